@@ -1,0 +1,74 @@
+"""Pictures of a training run; the only module that imports matplotlib (lecture cell 11)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import BinaryIO
+
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from makemore.training import Evaluation, Schedule
+
+LECTURE_WINDOW = 1000
+"""Steps that one point of the lecture's curve is the mean of."""
+
+
+def window_size(steps: int) -> int:
+    """How many steps to average over: 1,000 as in the lecture, fewer for a short run.
+
+    >>> window_size(200_000), window_size(20_000), window_size(50)
+    (1000, 100, 1)
+    """
+    return next((window for window in (1000, 100, 10) if steps >= 50 * window), 1)
+
+
+def plot_losses(
+    losses: Tensor,
+    evaluations: Sequence[Evaluation] = (),
+    schedule: Schedule | None = None,
+    title: str = "",
+) -> Figure:
+    """The lecture's curve: log10 of the batch loss, mean over each 1,000 steps (fewer if it was short).
+
+    ``losses`` is (steps,), in nats. Val losses are drawn where they were evaluated, and the step
+    from which the learning rate is lower is marked. The figure is returned, not shown.
+    """
+    figure = Figure(figsize=(8, 4.5), layout="constrained")
+    axes = figure.add_subplot()
+    window = window_size(len(losses))
+    points = losses[: len(losses) // window * window].double().log10().view(-1, window).mean(1)
+    middle = [(i + 0.5) * window for i in range(len(points))]
+    mean = f"mean of {window:,} steps" if window > 1 else "every step"
+    if window != LECTURE_WINDOW:
+        mean += " (short run; the lecture: 1,000)"
+    axes.plot(middle, points.tolist(), linewidth=1.2, label=f"batch loss, {mean}")
+    val = [(e.step, math.log10(e.val)) for e in evaluations if e.val is not None]
+    if val:
+        axes.plot(
+            *zip(*val, strict=True), "o", markersize=4, label=f"val loss, {10 ** val[-1][1]:.4f} at the end"
+        )
+    if schedule is not None and schedule.lr_drop < schedule.steps:
+        axes.axvline(schedule.lr_drop, color="grey", linestyle="--", linewidth=1)
+        axes.text(
+            schedule.lr_drop,
+            0.02,
+            f"  lr {schedule.lr:g} to {schedule.lr_final:g}",
+            transform=axes.get_xaxis_transform(),
+            va="bottom",
+            color="grey",
+        )
+    axes.set_xlabel("step")
+    axes.set_ylabel("log10 of the loss (nats per symbol)")
+    axes.set_title(title)
+    axes.xaxis.set_major_formatter("{x:,.0f}")
+    axes.grid(alpha=0.3)
+    axes.legend(loc="upper right")
+    return figure
+
+
+def save_figure(figure: Figure, file: str | Path | BinaryIO) -> None:
+    """Write a figure as PNG; it needs no display."""
+    figure.savefig(file, format="png", dpi=150)

@@ -1,0 +1,59 @@
+"""New words from a trained network (lecture cell 15).
+
+Departures from the lecture: a word may start with a given prefix, ends at ``max_length`` characters at
+the latest, and the distribution over the next symbol can be sharpened or cut off.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Generator, Tensor
+
+from makemore.layers import Sequential
+from makemore.networks import block_size
+from makemore.words import STOP, Vocabulary
+
+MAX_LENGTH = 100
+"""The longest word drawn unless another maximum is given, in characters."""
+
+
+def sample_word(
+    network: Sequential,
+    vocabulary: Vocabulary,
+    generator: Generator,
+    *,
+    prefix: str = "",
+    temperature: float = 1.0,
+    top_k: int | None = None,
+    max_length: int = MAX_LENGTH,
+) -> str:
+    """One new word, a symbol at a time until the stop is drawn, as the lecture does it.
+
+    ``temperature`` divides the logits (0: the most likely symbol, always); ``top_k`` keeps the k most
+    likely symbols. Raises DataError on a prefix with a character the vocabulary lacks.
+    """
+    out = vocabulary.encode(prefix)
+    device = network.parameters()[0].device
+    padding = [STOP] * block_size(network)
+    with network.evaluating():
+        while len(out) < max_length:
+            context = (padding + out)[-len(padding) :]
+            logits = network(torch.tensor([context], device=device)).cpu()  # (1, vocab_size)
+            probs = next_symbol_probs(logits, temperature, top_k)
+            ix = int(torch.multinomial(probs, num_samples=1, generator=generator))
+            if ix == STOP:
+                break
+            out.append(ix)
+    return vocabulary.decode(out)
+
+
+def next_symbol_probs(logits: Tensor, temperature: float, top_k: int | None) -> Tensor:
+    """Probabilities of the next symbol: (B, vocab_size) -> (B, vocab_size)."""
+    if temperature == 0:
+        return F.one_hot(logits.argmax(dim=1), logits.shape[1]).to(logits.dtype)
+    logits = (logits - logits.max(dim=1, keepdim=True).values) / temperature
+    if top_k is not None and top_k < logits.shape[1]:
+        least = logits.topk(top_k, dim=1).values[:, -1:]
+        logits = logits.masked_fill(logits < least, -torch.inf)
+    return F.softmax(logits, dim=1)
