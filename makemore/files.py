@@ -1,0 +1,30 @@
+"""Files that are there whole or not at all (beyond the lecture)."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO
+
+
+@contextmanager
+def replacing(path: str | Path) -> Iterator[BinaryIO]:
+    """Write beside the target, and rename over it once all is on disk.
+
+    Whatever fails in between, the file that was there before stays as it was, and nothing else is
+    left behind; after a kill, a file named ``*.part`` may be, which the next write replaces. Raises
+    OSError.
+    """
+    path = Path(path)
+    part = path.with_name(path.name + ".part")
+    try:
+        with open(part, "wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(part, path)
+    except BaseException:
+        part.unlink(missing_ok=True)
+        raise
