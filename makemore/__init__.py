@@ -5,38 +5,56 @@ The names below are imported when first used, so that the commands answer ``--he
 
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-_HOME = {
-    "BatchNorm1d": "layers",
-    "Embedding": "layers",
-    "FlattenConsecutive": "layers",
-    "HistoricBatchNorm1d": "layers",
-    "Linear": "layers",
-    "Sequential": "layers",
-    "Tanh": "layers",
-    "NETWORKS": "networks",
-    "Network": "networks",
-    "network_plan": "networks",
-    "summary": "networks",
-    "Data": "words",
-    "Examples": "words",
-    "Vocabulary": "words",
-    "WordList": "words",
-    "load_words": "words",
-    "read_words": "words",
-    "split_loss": "evaluation",
-    "sample_word": "sampling",
-    "Schedule": "training",
-    "Trainer": "training",
-    "Model": "checkpoint",
-    "load_model": "checkpoint",
-    "save_model": "checkpoint",
-    "plot_losses": "plotting",
+if TYPE_CHECKING:
+    from makemore.checkpoint import Model as Model
+    from makemore.checkpoint import load_model as load_model
+    from makemore.checkpoint import save_model as save_model
+    from makemore.evaluation import split_loss as split_loss
+    from makemore.layers import BatchNorm1d as BatchNorm1d
+    from makemore.layers import Embedding as Embedding
+    from makemore.layers import FlattenConsecutive as FlattenConsecutive
+    from makemore.layers import HistoricBatchNorm1d as HistoricBatchNorm1d
+    from makemore.layers import Linear as Linear
+    from makemore.layers import Sequential as Sequential
+    from makemore.layers import Tanh as Tanh
+    from makemore.networks import NETWORKS as NETWORKS
+    from makemore.networks import Network as Network
+    from makemore.networks import network_plan as network_plan
+    from makemore.networks import summary as summary
+    from makemore.plotting import plot_losses as plot_losses
+    from makemore.sampling import sample_word as sample_word
+    from makemore.training import Schedule as Schedule
+    from makemore.training import Trainer as Trainer
+    from makemore.words import Data as Data
+    from makemore.words import Examples as Examples
+    from makemore.words import Vocabulary as Vocabulary
+    from makemore.words import WordList as WordList
+    from makemore.words import load_words as load_words
+    from makemore.words import read_words as read_words
+
+_MODULES = {
+    "checkpoint": ("Model", "load_model", "save_model"),
+    "evaluation": ("split_loss",),
+    "layers": (
+        "BatchNorm1d",
+        "Embedding",
+        "FlattenConsecutive",
+        "HistoricBatchNorm1d",
+        "Linear",
+        "Sequential",
+        "Tanh",
+    ),
+    "networks": ("NETWORKS", "Network", "network_plan", "summary"),
+    "plotting": ("plot_losses",),
+    "sampling": ("sample_word",),
+    "training": ("Schedule", "Trainer"),
+    "words": ("Data", "Examples", "Vocabulary", "WordList", "load_words", "read_words"),
 }
-"""Each public name and the module it lives in."""
+_HOME = {name: module for module, names in _MODULES.items() for name in names}
 
-__all__ = [*_HOME]
+__all__ = [*_HOME]  # noqa: PLE0604
 
 try:
     __version__ = version("makemore-wavenet")
@@ -51,4 +69,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return [*globals(), *__all__]
+    return sorted({*globals(), *__all__})

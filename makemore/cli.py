@@ -90,8 +90,8 @@ def train_parser() -> Parser:
     add("--n-hidden", type=whole(1, 16384), help="channels of a hidden layer", **size)
     add("--steps", type=whole(1, MOST_STEPS), default=200_000, metavar="N", help="updates")
     add("--batch-size", type=whole(2, 2**20), default=32, metavar="N", help="examples in each")
-    add("--lr", type=real(0, 1e6), default=0.1, help="learning rate")
-    add("--lr-final", type=real(0, 1e6), help="learning rate of the last steps (default: lr / 10)")
+    add("--lr", type=real(0, 1e30), default=0.1, help="learning rate")
+    add("--lr-final", type=real(0, 1e30), help="learning rate of the last steps (default: lr / 10)")
     add(
         "--lr-drop",
         type=whole(0, MOST_STEPS),

@@ -16,6 +16,7 @@ Departures from the lecture, each without effect on its figures:
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Protocol
@@ -313,4 +314,5 @@ class Sequential:
         return self
 
     def __repr__(self) -> str:
-        return "Sequential([\n" + "".join(f"    {layer},\n" for layer in self.layers) + "])"
+        rows = "".join(f"{layer},\n" for layer in self.layers)
+        return "Sequential([\n" + textwrap.indent(rows, "    ") + "])"

@@ -122,7 +122,7 @@ class Examples:
         back = torch.arange(-self.block_size, 0, device=index.device)
         window = (index.unsqueeze(-1) + back).clamp_(min=0)  # (...) -> (..., block_size)
         inside = self.offsets[index].unsqueeze(-1) >= -back
-        return self.symbols[window] * inside, self.symbols[index].long()
+        return (self.symbols[window] * inside).long(), self.symbols[index].long()
 
     def to(self, device: torch.device | str) -> Examples:
         """The same examples on another device."""

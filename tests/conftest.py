@@ -1,0 +1,46 @@
+"""What the tests share: small word lists, a small trained network, and the lecture's list if at hand."""
+
+from __future__ import annotations
+
+import os
+import random
+from pathlib import Path
+
+import pytest
+import torch
+
+from makemore.checkpoint import Model
+from makemore.networks import Network
+from makemore.training import Schedule, Trainer
+from makemore.words import LECTURE_VARIABLE, WordList, bundled_path, lecture_path, read_words
+
+torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def lecture_words() -> WordList:
+    """The lecture's own list; it is never downloaded for a test."""
+    if not os.environ.get(LECTURE_VARIABLE):
+        pytest.skip(f"the lecture's names.txt is not at hand: set {LECTURE_VARIABLE} to its path")
+    return read_words(lecture_path())
+
+
+@pytest.fixture(scope="session")
+def word_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """400 of the bundled names."""
+    words = random.Random(0).sample(read_words(bundled_path()).words, 400)
+    path = tmp_path_factory.mktemp("words") / "words.txt"
+    path.write_text("\n".join(words), encoding="utf-8")
+    return path
+
+
+@pytest.fixture(scope="session")
+def small_model(word_file: Path) -> Model:
+    """A small hierarchical network after 300 steps on those names."""
+    plan = Network("small", 8, 6, 16, hierarchical=True)
+    data = read_words(word_file).data(plan.block_size)
+    generator = torch.Generator().manual_seed(1)
+    network = plan.build(len(data.vocabulary), generator)
+    for _ in Trainer(network, data, Schedule(steps=300, lr_drop=200), generator).run(100):
+        pass
+    return Model(plan, data.vocabulary, network.eval())

@@ -1,0 +1,228 @@
+"""The commands: what they print and write, and that every mistake is one line and an exit code."""
+
+from __future__ import annotations
+
+import csv
+import random
+import re
+from pathlib import Path
+
+import pytest
+import torch
+
+from makemore.cli import sample_main, train_main
+from makemore.evaluation import split_loss
+from makemore.networks import NETWORKS, network_plan
+from makemore.sampling import sample_word
+from makemore.training import Schedule, Trainer
+from makemore.words import read_words
+
+SMALL = ["--network", "hierarchical", "--n-hidden", "16", "--n-embd", "4", "--device", "cpu"]
+
+
+@pytest.fixture(scope="module")
+def finished(word_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The directory of a finished small run."""
+    out = tmp_path_factory.mktemp("run") / "out"
+    assert train([*SMALL, "--data", word_file, "--steps", "200", "--out-dir", out]) == 0
+    return out
+
+
+def train(argv: list[object]) -> int:
+    try:
+        return train_main([str(arg) for arg in argv])
+    except SystemExit as stop:
+        return int(stop.code or 0)
+
+
+def sample(argv: list[object]) -> int:
+    try:
+        return sample_main([str(arg) for arg in argv])
+    except SystemExit as stop:
+        return int(stop.code or 0)
+
+
+def refused(capsys: pytest.CaptureFixture[str], code: int, expected: int, message: str) -> None:
+    out, err = capsys.readouterr()
+    assert code == expected
+    assert re.search(message, err), err
+    assert len(err.splitlines()) == 1, err
+    assert "Traceback" not in out + err
+
+
+def test_training_prints_and_writes_the_run(
+    word_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "new" / "out"
+    argv = [*SMALL, "--data", word_file, "--steps", "200", "--log-every", "50", "--eval-every", "80"]
+    assert train([*argv, "--lr-drop", "120", "--samples", "5", "--out-dir", out]) == 0
+    printed, err = capsys.readouterr()
+    assert err == "", "no progress bar where there is no terminal"
+
+    words = read_words(word_file)
+    data = words.data(8)
+    plan = network_plan("hierarchical", None, 4, 16)
+    generator = torch.Generator().manual_seed(42)
+    run = Trainer(
+        plan.build(len(data.vocabulary), generator), data, Schedule(steps=200, lr_drop=120), generator
+    )
+    val = {}
+    for losses in run.run(40):
+        assert len(losses) == 40
+        val[run.step] = split_loss(run.network, data.val)
+    lines = [f"{i:7d}/{200:7d}: {run.losses[i].item():.4f}" for i in (0, 50, 100, 150)]
+    assert "\n".join(lines) in printed
+    final = [split_loss(run.network, examples) for examples in data[1:]]
+    assert "train {:.4f}   val {:.4f}   test {:.4f}".format(*final) in printed
+    new = [sample_word(run.network, data.vocabulary, generator) for _ in range(5)]
+    assert "5 new words:\n" + "\n".join(new) + "\n" in printed
+    assert f"train ({len(data.train):,}, 8)" in printed
+    assert str(out / "loss.png") in printed
+
+    assert {path.name for path in out.iterdir()} == {"model.pt", "losses.csv", "loss.png"}
+    assert (out / "loss.png").read_bytes().startswith(b"\x89PNG")
+    rows = list(csv.DictReader((out / "losses.csv").read_text().splitlines()))
+    assert [int(row["step"]) for row in rows] == list(range(201))
+    assert torch.equal(torch.tensor([float(row["loss"]) for row in rows[:200]]), run.losses)
+    assert {int(r["step"]): float(r["val"]) for r in rows if r["val"]} == pytest.approx(
+        {80: val[80], 160: val[160], 200: final[1]}, abs=1e-6
+    )
+    assert [float(rows[200][split]) for split in ("train", "val", "test")] == pytest.approx(final, abs=1e-6)
+    assert rows[200]["loss"] == ""
+
+
+def test_sampling_prints_words_and_nothing_else(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model = finished / "model.pt"
+    assert sample([model, "--number", "30", "--seed", "7"]) == 0
+    first = capsys.readouterr()
+    assert first.err == ""
+    assert len(first.out.splitlines()) == 30
+    assert sample([model, "--number", "30", "--seed", "7"]) == 0
+    assert capsys.readouterr().out == first.out
+    assert sample([model, "--number", "30", "--seed", "8"]) == 0
+    assert capsys.readouterr().out != first.out
+    assert sample([model, "-n", "5", "--prefix", "ab", "--temperature", "0", "--max-length", "3"]) == 0
+    words = capsys.readouterr().out.splitlines()
+    assert len(words) == 5
+    assert len(set(words)) == 1
+    assert words[0].startswith("ab")
+    assert sample([model, "-n", "0"]) == 0
+    assert capsys.readouterr().out == ""
+
+
+def test_model_file_is_enough(finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    alone = tmp_path / "elsewhere.pt"
+    alone.write_bytes((finished / "model.pt").read_bytes())
+    assert sample([alone, "-n", "3"]) == 0
+    assert len(capsys.readouterr().out.splitlines()) == 3
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--steps", "0"], "--steps: must be a whole number from 1 to"),
+        (["--steps", "-5"], "--steps: must be"),
+        (["--steps", "many"], "--steps: must be.*'many'"),
+        (["--batch-size", "1"], "--batch-size: must be a whole number from 2"),
+        (["--lr", "nan"], "--lr: must be a number"),
+        (["--lr", "-1"], "--lr: must be"),
+        (["--seed", "-1"], "--seed: must be"),
+        (["--network", "lstm"], "unknown network 'lstm': choose from mlp, mlp-8"),
+        (["--network", "wavenet", "--block-size", "6"], "power of two from 2 up.*got 6"),
+        (["--block-size", "0"], "--block-size: must be"),
+        (["--device", "cuda:99"], "device cuda:99 is not there"),
+        (["--device", "tpu"], "unknown device 'tpu': choose auto, cpu, cuda"),
+        (["--speed", "9"], "unrecognized arguments: --speed 9"),
+        (["--data", "/nowhere/words.txt"], "cannot read the word list /nowhere/words.txt: No such file"),
+    ],
+)
+def test_train_refuses_bad_flags(
+    flags: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code = train([*flags, "--out-dir", tmp_path / "out"])
+    refused(capsys, code, 2, message)
+    assert not (tmp_path / "out").exists()
+
+
+def test_cuda_is_refused_where_there_is_none(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    if torch.cuda.is_available():
+        pytest.skip("there is CUDA here")
+    refused(capsys, train(["--device", "cuda", "--out-dir", tmp_path]), 2, "torch sees 0 CUDA devices")
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"emma\n", b"\xff\xfe\0e\0m\0m\0a", random.Random(1).randbytes(5000)]
+)
+def test_train_refuses_bad_lists(content: bytes, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "words.txt"
+    path.write_bytes(content)
+    code = train(["--data", path, "--out-dir", tmp_path / "out"])
+    refused(capsys, code, 2, "words.txt (is not a|is a binary|holds \\d words)")
+
+
+def test_train_refuses_a_used_directory(
+    finished: Path, word_file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = (finished / "model.pt").read_bytes()
+    argv = [*SMALL, "--data", word_file, "--steps", "10", "--out-dir", finished]
+    refused(capsys, train(argv), 2, r"model.pt is there already.*--overwrite")
+    assert (finished / "model.pt").read_bytes() == before
+
+
+def test_overwrite(word_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    argv = [*SMALL, "--data", word_file, "--steps", "10", "--out-dir", tmp_path]
+    assert train(argv) == 0
+    before = (tmp_path / "model.pt").read_bytes()
+    assert train([*argv, "--seed", "1", "--overwrite"]) == 0
+    assert (tmp_path / "model.pt").read_bytes() != before
+
+
+def test_train_refuses_a_directory_it_cannot_write(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").write_text("")
+    refused(capsys, train(["--out-dir", tmp_path / "file"]), 2, "cannot make the directory .*file")
+    refused(capsys, train(["--out-dir", "/proc/makemore"]), 2, "cannot (make|write into) the directory")
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--number", "-1"], "--number/-n: must be"),
+        (["--temperature", "-1"], "--temperature: must be"),
+        (["--temperature", "hot"], "--temperature: must be.*'hot'"),
+        (["--top-k", "0"], "--top-k: must be"),
+        (["--max-length", "0"], "--max-length: must be"),
+        (["--prefix", "aé"], "the character 'é' is not in the vocabulary"),
+    ],
+)
+def test_sample_refuses_bad_flags(
+    flags: list[str], message: str, finished: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    refused(capsys, sample([finished / "model.pt", *flags]), 2, message)
+
+
+@pytest.mark.parametrize(
+    "content", [None, b"", b"PK\x03\x04", b"emma\nava\n", random.Random(2).randbytes(999)]
+)
+def test_sample_refuses_what_is_no_model(
+    content: bytes | None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "model.pt"
+    if content is not None:
+        path.write_bytes(content)
+    code = sample([path])
+    refused(capsys, code, 2, "cannot read .*model.pt|model.pt is not a makemore model file")
+
+
+def test_divergence_is_noticed(word_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    argv = [*SMALL, "--data", word_file, "--steps", "500", "--lr", "1e30", "--out-dir", tmp_path]
+    code = train(argv)
+    refused(capsys, code, 1, r"loss at step \d+ is (nan|inf): try a lower --lr")
+
+
+def test_help_names_every_network(capsys: pytest.CaptureFixture[str]) -> None:
+    assert train(["--help"]) == 0
+    text = " ".join(capsys.readouterr().out.split())
+    assert "mlp, mlp-8, hierarchical-bug, hierarchical or wavenet" in text
+    assert list(NETWORKS) == ["mlp", "mlp-8", "hierarchical-bug", "hierarchical", "wavenet"]

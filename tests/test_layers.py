@@ -1,0 +1,238 @@
+"""Each layer against its torch twin in float64, and what the layers refuse."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from makemore.layers import (
+    BatchNorm1d,
+    Embedding,
+    FlattenConsecutive,
+    HistoricBatchNorm1d,
+    Linear,
+    Sequential,
+    Tanh,
+)
+
+EXACT = {"rtol": 1e-12, "atol": 1e-12}
+
+
+@pytest.fixture(autouse=True)
+def float64() -> object:
+    torch.manual_seed(0)
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(torch.float32)
+
+
+def gradients(out: Tensor, *leaves: Tensor) -> tuple[Tensor, ...]:
+    """Gradients of a fixed random weighting of the output."""
+    weights = torch.randn(out.shape, generator=torch.Generator().manual_seed(1))
+    return torch.autograd.grad((out * weights).sum(), leaves)
+
+
+def assert_all_close(ours: object, theirs: object) -> None:
+    torch.testing.assert_close(ours, theirs, **EXACT)
+
+
+@pytest.mark.parametrize("shape", [(5,), (4, 5), (4, 3, 5), (2, 3, 4, 5)])
+@pytest.mark.parametrize("bias", [True, False])
+def test_linear_equals_torch(shape: tuple[int, ...], bias: bool) -> None:
+    ours, theirs = Linear(5, 7, bias=bias), nn.Linear(5, 7, bias=bias)
+    if ours.bias is not None:
+        ours.bias = torch.randn(7)
+        theirs.bias.data = ours.bias.clone()
+    theirs.weight.data = ours.weight.T.clone()
+    for p in ours.parameters():
+        p.requires_grad = True
+    x = torch.randn(shape, requires_grad=True)
+    out, reference = ours(x), theirs(x)
+    assert ours.out is out
+    assert_all_close(out, reference)
+    gx, gw, *gb = gradients(out, x, *ours.parameters())
+    rx, rw, *rb = gradients(reference, x, *theirs.parameters())
+    assert_all_close((gx, gw, *gb), (rx, rw.T, *rb))
+
+
+def test_linear_initial_values() -> None:
+    weight = Linear(400, 300, generator=torch.Generator().manual_seed(3)).weight
+    same = torch.randn((400, 300), generator=torch.Generator().manual_seed(3)) / 20
+    assert torch.equal(weight, same)
+    assert torch.equal(Linear(4, 3).bias, torch.zeros(3))
+
+
+@pytest.mark.parametrize("shape", [(6, 5), (4, 3, 5), (2, 5), (1, 2, 5)])
+def test_batchnorm_equals_torch(shape: tuple[int, ...]) -> None:
+    """The twin takes (B, C, L) and normalises by the biased variance: its eps and gamma are adapted."""
+    rows = torch.Size(shape[:-1]).numel()
+    unbiased = (rows - 1) / rows
+    ours, theirs = BatchNorm1d(5), nn.BatchNorm1d(5, eps=1e-5 * unbiased)
+    ours.gamma = torch.randn(5, requires_grad=True)
+    ours.beta = torch.randn(5, requires_grad=True)
+    theirs.weight.data = ours.gamma.detach() * unbiased**0.5
+    theirs.bias.data = ours.beta.detach().clone()
+
+    def twin(x: Tensor) -> Tensor:
+        return theirs(x.movedim(-1, 1)).movedim(1, -1)
+
+    for _ in range(3):
+        x = torch.randn(shape, requires_grad=True)
+        out, reference = ours(x), twin(x)
+        assert_all_close(out, reference)
+        gx, ggamma, gbeta = gradients(out, x, ours.gamma, ours.beta)
+        rx, rgamma, rbeta = gradients(reference, x, theirs.weight, theirs.bias)
+        assert_all_close((gx, ggamma, gbeta), (rx, rgamma * unbiased**0.5, rbeta))
+        assert_all_close(ours.running_mean, theirs.running_mean)
+        assert_all_close(ours.running_var, theirs.running_var)
+        assert ours.running_mean.shape == ours.running_var.shape == (5,)
+
+    ours.training = False
+    theirs.eval()
+    theirs.eps = 1e-5
+    theirs.weight.data = ours.gamma.detach().clone()
+    x = torch.randn(shape, requires_grad=True)
+    assert_all_close(ours(x), twin(x))
+    assert_all_close(gradients(ours(x), x), gradients(twin(x), x))
+
+
+def test_batchnorm_over_batch_and_positions_by_hand() -> None:
+    x = torch.randn(4, 3, 2)
+    layer = BatchNorm1d(2)
+    rows = x.reshape(12, 2)
+    mean = rows.sum(0) / 12
+    var = ((rows - mean) ** 2).sum(0) / 11
+    assert_all_close(layer(x), (x - mean) / (var + 1e-5).sqrt())
+    assert_all_close(layer.running_mean, 0.1 * mean)
+    assert_all_close(layer.running_var, 0.9 + 0.1 * var)
+
+
+def test_historic_batchnorm_normalises_each_position_apart() -> None:
+    x = torch.randn(6, 3, 2)
+    historic, fixed = HistoricBatchNorm1d(2, positions=3), BatchNorm1d(2)
+    apart = torch.stack([BatchNorm1d(2)(x[:, t]) for t in range(3)], dim=1)
+    assert_all_close(historic(x), apart)
+    assert historic.running_mean.shape == (3, 2)
+    assert not torch.allclose(apart, fixed(x))
+    historic.training = False
+    assert historic(x[:1]).shape == (1, 3, 2)
+    assert_all_close(HistoricBatchNorm1d(2)(x[:, 0]), BatchNorm1d(2)(x[:, 0]))
+
+
+def test_tanh_equals_torch() -> None:
+    x = torch.randn(4, 3, requires_grad=True)
+    layer = Tanh()
+    assert_all_close(layer(x), nn.Tanh()(x))
+    assert_all_close(gradients(layer.out, x), gradients(nn.Tanh()(x), x))
+
+
+@pytest.mark.parametrize("dtype", [torch.int32, torch.int64])
+def test_embedding_equals_torch(dtype: torch.dtype) -> None:
+    ours, theirs = Embedding(9, 4), nn.Embedding(9, 4)
+    theirs.weight.data = ours.weight.clone()
+    ours.weight.requires_grad = True
+    IX = torch.randint(0, 9, (5, 8), dtype=dtype)
+    assert_all_close(ours(IX), theirs(IX))
+    assert_all_close(gradients(ours.out, ours.weight), gradients(theirs(IX), theirs.weight))
+
+
+@pytest.mark.parametrize("n", [1, 2, 4, 8])
+def test_flatten_consecutive_equals_explicit_concatenation(n: int) -> None:
+    e = torch.randn(4, 8, 10, requires_grad=True)
+    out = FlattenConsecutive(n)(e)
+    explicit = torch.cat([e[:, i::n] for i in range(n)], dim=2)
+    assert out.data_ptr() == e.data_ptr(), "a view, not a copy"
+    assert torch.equal(out, explicit.squeeze(1))
+    assert out.shape == ((4, 80) if n == 8 else (4, 8 // n, 10 * n))
+    assert_all_close(gradients(out, e), gradients(explicit.squeeze(1), e))
+
+
+def test_shapes_of_the_study_notes() -> None:
+    assert Linear(20, 256)(torch.randn(5, 4, 20)).shape == (5, 4, 256)
+    assert Linear(80, 200)(torch.randn(4, 5, 6, 7, 80)).shape == (4, 5, 6, 7, 200)
+    x = Embedding(27, 10)(torch.zeros((5, 8), dtype=torch.int64))
+    assert x.shape == (5, 8, 10)
+    assert FlattenConsecutive(8)(x).shape == (5, 80)
+    assert Linear(80, 256)(FlattenConsecutive(8)(x)).shape == (5, 256)
+    assert FlattenConsecutive(2)(x).shape == (5, 4, 20)
+    assert BatchNorm1d(68)(torch.randn(32, 4, 68)).shape == (32, 4, 68)
+
+
+def small_network() -> Sequential:
+    return Sequential(
+        [Embedding(5, 2), FlattenConsecutive(2), Linear(4, 3, bias=False), BatchNorm1d(3), Tanh()]
+    )
+
+
+def test_sequential_is_its_layers_in_a_row() -> None:
+    network = small_network()
+    IX = torch.randint(0, 5, (6, 2))
+    x = IX
+    for layer in network.layers:
+        x = layer(x)
+    assert torch.equal(network(IX), x)
+    assert network.out is network.layers[-1].out
+    assert len(network.parameters()) == 4
+    assert list(network.named_tensors()) == [
+        "0.weight", "2.weight", "3.gamma", "3.beta", "3.running_mean", "3.running_var",
+    ]  # fmt: skip
+
+
+def test_sequential_switches_and_moves_every_layer() -> None:
+    network = Sequential([small_network(), BatchNorm1d(3)])
+    assert network.training
+    with network.evaluating() as same:
+        assert same is network
+        assert not network.training
+        network(torch.zeros((1, 2), dtype=torch.int64))
+    assert network.training
+    assert not network.eval().training
+    weight = network.parameters()[0]
+    network.to(dtype=torch.float32)
+    assert {t.dtype for t in network.named_tensors().values()} == {torch.float32}
+    assert network.parameters()[0] is weight
+
+
+def test_load_copies_by_name_and_refuses_the_rest() -> None:
+    network, other = small_network(), small_network()
+    other(torch.randint(0, 5, (6, 2)))
+    network.load(other.named_tensors())
+    for name, tensor in network.named_tensors().items():
+        assert torch.equal(tensor, other.named_tensors()[name])
+    with pytest.raises(ValueError, match=r"2\.weight"):
+        network.load({k: v for k, v in other.named_tensors().items() if k != "2.weight"})
+    with pytest.raises(ValueError, match=r"3\.gamma has shape \(3,\), got \(1,\)"):
+        network.load(other.named_tensors() | {"3.gamma": torch.ones(1)})
+
+
+@pytest.mark.parametrize(
+    ("layer", "x", "error", "message"),
+    [
+        (Linear(4, 3), torch.randn(2, 5), ValueError, r"needs an input \(\.\.\., 4\), got \(2, 5\)"),
+        (Linear(4, 3), torch.tensor(1.0), ValueError, r"got \(\)"),
+        (BatchNorm1d(3), torch.randn(1, 3), ValueError, "more than one value per channel"),
+        (BatchNorm1d(3), torch.randn(1, 1, 3), ValueError, "more than one value per channel"),
+        (BatchNorm1d(3), torch.randn(0, 3), ValueError, "more than one value per channel"),
+        (HistoricBatchNorm1d(3, 4), torch.randn(1, 4, 3), ValueError, "more than one value"),
+        (HistoricBatchNorm1d(3, 4), torch.randn(5, 2, 3), ValueError, r"needs \(B, 4, 3\)"),
+        (BatchNorm1d(3), torch.randn(3), ValueError, r"needs \(B, 3\) or \(B, T, 3\)"),
+        (BatchNorm1d(3), torch.randn(2, 2, 2, 3), ValueError, r"got \(2, 2, 2, 3\)"),
+        (BatchNorm1d(3), torch.randn(4, 1), ValueError, r"got \(4, 1\)"),
+        (FlattenConsecutive(2), torch.randn(4, 7, 3), ValueError, "divisible by 2, got 7"),
+        (FlattenConsecutive(2), torch.randn(4, 0, 3), ValueError, "divisible by 2, got 0"),
+        (FlattenConsecutive(2), torch.randn(4, 6), ValueError, "already fused into one"),
+        (Embedding(5, 2), torch.tensor([4, 5]), IndexError, "rows 0 to 4, got index 5"),
+        (Embedding(5, 2), torch.tensor([4, -1]), IndexError, "rows 0 to 4, got index -1"),
+        (Embedding(5, 2), torch.tensor([1.0]), TypeError, "int64"),
+        (Embedding(5, 2), torch.tensor([True]), TypeError, "int64"),
+    ],
+)
+def test_what_cannot_work_says_so(layer: object, x: Tensor, error: type, message: str) -> None:
+    with pytest.raises(error, match=message):
+        layer(x)
+
+
+def test_flatten_consecutive_refuses_n_below_1() -> None:
+    with pytest.raises(ValueError, match="n of 1 or more"):
+        FlattenConsecutive(0)

@@ -1,0 +1,63 @@
+"""The curve: what is drawn where, checked on the figure's own data."""
+
+from __future__ import annotations
+
+import math
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from makemore.plotting import plot_losses, save_figure, window_size
+from makemore.training import Evaluation, Schedule
+
+
+def test_curve_is_log10_and_mean_of_1000() -> None:
+    """Lecture cell 11: ``torch.tensor(lossi).view(-1, 1000).mean(1)`` with lossi in log10."""
+    losses = torch.rand(200_000, generator=torch.Generator().manual_seed(0)) + 2
+    (curve,) = plot_losses(losses).axes[0].lines
+    expected = losses.double().log10().view(-1, 1000).mean(1)
+    torch.testing.assert_close(torch.tensor(curve.get_ydata(), dtype=torch.float64), expected)
+    assert curve.get_xdata()[0] == 500
+    assert curve.get_label() == "batch loss, mean of 1,000 steps"
+
+
+@pytest.mark.parametrize(
+    ("steps", "window"), [(200_000, 1000), (50_000, 1000), (49_999, 100), (400, 1), (1, 1)]
+)
+def test_short_runs_use_a_shorter_mean_and_say_so(steps: int, window: int) -> None:
+    assert window_size(steps) == window
+    (curve,) = plot_losses(torch.full((steps,), 2.5)).axes[0].lines
+    assert len(curve.get_xdata()) == steps // window
+    assert ("short run" in curve.get_label()) == (window != 1000)
+
+
+def test_val_points_learning_rate_and_labels() -> None:
+    evaluations = [Evaluation(400, val=2.2), Evaluation(800, val=2.1), Evaluation(900, train=1.0)]
+    figure = plot_losses(torch.full((1000,), 2.5), evaluations, Schedule(steps=1000, lr_drop=750), "title")
+    (axes,) = figure.axes
+    _, val, drop = axes.lines
+    assert list(val.get_xdata()) == [400, 800]
+    assert list(val.get_ydata()) == pytest.approx([math.log10(2.2), math.log10(2.1)])
+    assert val.get_label() == "val loss, 2.1000 at the end"
+    assert set(drop.get_xdata()) == {750}
+    assert [text.get_text() for text in axes.texts] == ["  lr 0.1 to 0.01"]
+    assert (axes.get_xlabel(), axes.get_title()) == ("step", "title")
+    assert "log10" in axes.get_ylabel()
+
+
+def test_picture_needs_no_display(tmp_path: Path) -> None:
+    path = tmp_path / "loss.png"
+    code = (
+        "import sys, torch; from makemore.plotting import *;"
+        "save_figure(plot_losses(torch.full((100,), 2.5)), sys.argv[1])"
+    )
+    hidden = {k: v for k, v in os.environ.items() if k not in ("DISPLAY", "WAYLAND_DISPLAY", "MPLBACKEND")}
+    subprocess.run([sys.executable, "-c", code, path], check=True, env=hidden)
+    assert path.read_bytes().startswith(b"\x89PNG")
+    with path.open("wb") as file:
+        save_figure(plot_losses(torch.full((100,), 2.5)), file)
+    assert path.read_bytes().startswith(b"\x89PNG")

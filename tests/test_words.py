@@ -1,0 +1,194 @@
+"""Word lists: what is read, the lecture's split and contexts, and the data sets by name."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import random
+import subprocess
+import sys
+import urllib.request
+from pathlib import Path
+
+import pytest
+import torch
+
+from makemore import words as words_module
+from makemore.words import (
+    LECTURE_VARIABLE,
+    DataError,
+    Examples,
+    Vocabulary,
+    WordList,
+    bundled_path,
+    load_words,
+    read_words,
+)
+
+
+def lecture_dataset(words: list[str], stoi: dict[str, int], block_size: int) -> tuple[list, list]:
+    """The lecture's build_dataset: the plain way that the tensors must equal."""
+    X, Y = [], []
+    for w in words:
+        context = [0] * block_size
+        for ix in [stoi[ch] for ch in w] + [0]:
+            X.append(context)
+            Y.append(ix)
+            context = [*context[1:], ix]
+    return X, Y
+
+
+def write(path: Path, content: bytes | str) -> Path:
+    path.write_bytes(content.encode() if isinstance(content, str) else content)
+    return path
+
+
+@pytest.mark.parametrize("block_size", [1, 3, 8, 64])
+def test_contexts_are_the_lectures(block_size: int) -> None:
+    rng = random.Random(block_size)
+    words = ["".join(rng.choices("abcé.漢😀", k=rng.randint(1, 20))) for _ in range(50)]
+    vocabulary = Vocabulary("".join(words))
+    X, Y = lecture_dataset(words, vocabulary.stoi, block_size)
+    examples = Examples(vocabulary.encode_all(words), block_size)
+    xs, ys = examples[:]
+    assert xs.dtype == ys.dtype == torch.int64
+    assert xs.tolist() == X
+    assert ys.tolist() == Y
+    index = torch.randint(0, len(examples), (4, 6))
+    xs, ys = examples[index]
+    assert xs.tolist() == [[X[i] for i in row] for row in index.tolist()]
+    assert ys.tolist() == [[Y[i] for i in row] for row in index.tolist()]
+
+
+def test_vocabulary_has_the_stop_first_then_sorted_characters() -> None:
+    vocabulary = Vocabulary("emma.")
+    assert vocabulary.stoi == {".": 1, "a": 2, "e": 3, "m": 4}
+    assert vocabulary.itos == {0: ".", 1: ".", 2: "a", 3: "e", 4: "m"}
+    assert len(vocabulary) == 5
+    assert vocabulary.decode([*vocabulary.encode("m.e"), 0, 2]) == "m.e"
+
+
+@pytest.mark.parametrize("words", [["ab", "xb"], ["a\nb"]])
+def test_unknown_characters_are_named(words: list[str]) -> None:
+    with pytest.raises(DataError, match=r"character '(x|\\n)' is not in the vocabulary 'ab'"):
+        Vocabulary("ab").encode_all(words)
+
+
+def test_reading_keeps_words_as_they_are(tmp_path: Path) -> None:
+    content = "\ufeffanna\r\nanna\r\n\r\n  bob \r\nde la cruz\rj.r.\nЖанна\n王\n".encode()
+    words = read_words(write(tmp_path / "words.txt", content))
+    assert words.words == ["anna", "anna", "bob", "de la cruz", "j.r.", "Жанна", "王"]
+    assert words.fingerprint == hashlib.sha256("\n".join(words.words).encode()).hexdigest()
+
+
+@pytest.mark.parametrize("count", [6, 7, 9, 10, 11, 100])
+def test_every_split_has_words(count: int) -> None:
+    words = WordList([f"w{i}" for i in range(count)], "x", "")
+    assert all(len(split) > 0 for split in words.split())
+    assert sorted(itertools.chain(*words.split())) == sorted(words.words)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "holds 0 words"),
+        (b"\n \n\r\n", "holds 0 words"),
+        (b"emma\n", "holds 1 words; 6 is the least"),
+        (b"anna\nb\xff\n", "not a utf-8 word list: line 2 holds the byte 0xff"),
+        (b"a\0b\nc\nd\ne\nf\ng\n", "binary file"),
+        (random.Random(0).randbytes(1000), "utf-8|binary"),
+    ],
+)
+def test_bad_lists_say_why(tmp_path: Path, content: bytes, message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        read_words(write(tmp_path / "words.txt", content))
+
+
+def test_missing_files_and_directories_say_why(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="No such file"):
+        load_words(str(tmp_path / "none.txt"))
+    with pytest.raises(DataError, match="Is a directory"):
+        load_words(str(tmp_path))
+
+
+def test_a_million_words_need_little_memory(tmp_path: Path) -> None:
+    """Measured in a process of its own: load, encode and split in well under 500 MB."""
+    rng = random.Random(0)
+    names = read_words(bundled_path()).words
+    big = tmp_path / "big.txt"
+    big.write_text("\n".join(rng.choice(names) + rng.choice(names) for _ in range(1_000_000)))
+    code = (
+        "import resource, sys\n"
+        "from makemore.words import load_words\n"
+        "used = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024\n"
+        "before = used(); data = load_words(sys.argv[1]).data(8)\n"
+        "print(sum(map(len, data[1:])), used() - before)"
+    )
+    run = subprocess.run([sys.executable, "-c", code, big], capture_output=True, text=True, check=True)
+    examples, megabytes = map(int, run.stdout.split())
+    assert examples == len(big.read_text()) + 1
+    assert megabytes < 400
+
+
+def test_lecture_shapes_and_first_contexts(lecture_words: WordList) -> None:
+    """Lecture cells 2-6: the printed shapes, and the first words after the shuffle."""
+    assert len(lecture_words.words) == 32_033
+    assert max(map(len, lecture_words.words)) == 15
+    train, val, test = lecture_words.split()
+    assert train[:2] == ["yuheng", "diondre"]
+    data = lecture_words.data(8)
+    assert len(data.vocabulary) == 27
+    assert [len(examples) for examples in data[1:]] == [182_625, 22_655, 22_866]
+    for words, examples in zip((train, val, test), data[1:], strict=True):
+        X, Y = lecture_dataset(words, data.vocabulary.stoi, 8)
+        xs, ys = examples[:]
+        assert torch.equal(xs, torch.tensor(X))
+        assert torch.equal(ys, torch.tensor(Y))
+
+
+@pytest.fixture
+def lecture_like(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> bytes:
+    """A file that passes for the lecture's, so that the way to it is tested without it."""
+    content = "\n".join(["emma", "olivia", "ava", "isabella", "sophia", "mia"]).encode()
+    monkeypatch.setattr(words_module, "LECTURE_SHA256", hashlib.sha256(content).hexdigest())
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.delenv(LECTURE_VARIABLE, raising=False)
+    source = write(tmp_path / "served.txt", content)
+    monkeypatch.setattr(words_module, "LECTURE_URL", source.as_uri())
+    return content
+
+
+def test_lecture_list_is_downloaded_once_and_checked(
+    lecture_like: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert load_words("lecture").words[0] == "emma"
+    monkeypatch.setattr(urllib.request, "urlopen", None)
+    assert load_words("lecture").words[-1] == "mia"
+    (cached,) = (tmp_path / "cache" / "makemore").iterdir()
+    cached.write_bytes(lecture_like + b"x")
+    with pytest.raises(DataError, match=r"sha256 differs.*delete it"):
+        load_words("lecture")
+
+
+def test_lecture_list_from_the_environment(
+    lecture_like: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(urllib.request, "urlopen", None)
+    path = write(tmp_path / "own.txt", lecture_like)
+    monkeypatch.setenv(LECTURE_VARIABLE, str(path))
+    assert len(load_words("lecture").words) == 6
+    write(path, lecture_like + b"\nextra")
+    with pytest.raises(DataError, match=rf"sha256 differs.*{LECTURE_VARIABLE}"):
+        load_words("lecture")
+    path.unlink()
+    with pytest.raises(DataError, match=rf"No such file.*{LECTURE_VARIABLE}"):
+        load_words("lecture")
+
+
+def test_offline_says_what_to_do(
+    lecture_like: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(words_module, "LECTURE_URL", (tmp_path / "nothing").as_uri())
+    with pytest.raises(DataError, match=rf"cannot download .*set {LECTURE_VARIABLE}"):
+        load_words("lecture")
+    assert not list(tmp_path.glob("cache/makemore/*"))
