@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Generator
 
+from makemore.errors import UsageError
 from makemore.layers import (
     BatchNorm1d,
     Embedding,
@@ -30,7 +31,7 @@ class Network:
     """The plan of a network; ``build`` makes one of it.
 
     ``block_size`` characters of context, ``n_embd`` channels a character, ``n_hidden`` channels a
-    hidden layer. Raises ValueError on sizes below 1, and for a hierarchical network on a block size that
+    hidden layer. Raises UsageError on sizes below 1, and for a hierarchical network on a block size that
     is no power of two from 2 up.
     """
 
@@ -44,9 +45,9 @@ class Network:
     def __post_init__(self) -> None:
         for field in ("block_size", "n_embd", "n_hidden"):
             if getattr(self, field) < 1:
-                raise ValueError(f"{field} must be 1 or more, got {getattr(self, field)}")
+                raise UsageError(f"{field} must be 1 or more, got {getattr(self, field)}")
         if self.hierarchical and (self.block_size < 2 or self.block_size.bit_count() != 1):
-            raise ValueError(
+            raise UsageError(
                 f"network {self.name} fuses pairs: its block size must be a power of two"
                 f" from 2 up (2, 4, 8, 16, ...), got {self.block_size}"
             )
@@ -112,9 +113,9 @@ def network_plan(
     n_embd: int | None = None,
     n_hidden: int | None = None,
 ) -> Network:
-    """The plan of that name, with sizes replaced where given. Raises ValueError on an unknown name."""
+    """The plan of that name, with sizes replaced where given. Raises UsageError on an unknown name."""
     if name not in NETWORKS:
-        raise ValueError(f"unknown network {name!r}: choose from {', '.join(NETWORKS)}")
+        raise UsageError(f"unknown network {name!r}: choose from {', '.join(NETWORKS)}")
     plan = NETWORKS[name]
     return replace(
         plan,

@@ -1,7 +1,8 @@
-"""A training run from word list to finished files: what ``makemore-train`` does (lecture, whole).
+"""A training run from word list to finished files: what ``makemore-train`` does.
 
 The run goes as in the lecture: seed, network, training with a line every 10,000 steps, losses of the
-splits, 20 new words. Beyond it: files that keep the result, and a progress bar.
+splits, 20 new words. Beyond it: the model file is written every few seconds, on Ctrl-C and on SIGTERM,
+and a run resumed from it ends exactly where an uninterrupted one would have ended.
 """
 
 from __future__ import annotations
@@ -9,90 +10,189 @@ from __future__ import annotations
 import math
 import os
 import re
+import signal
 import sys
 import time
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, replace
 from pathlib import Path
+from types import FrameType
+from typing import Any
 
+import filelock
 import torch
 from torch import Generator, Tensor
 from tqdm import tqdm
 
-from makemore.checkpoint import Model, save_model
+from makemore.checkpoint import Model, Progress, load_model, save_model
+from makemore.errors import Interrupted, ModelFileError, TrainingError, UsageError, WriteError
 from makemore.files import replacing
-from makemore.networks import Network, summary
+from makemore.networks import network_plan, summary
 from makemore.sampling import sample_word
-from makemore.training import Evaluation, Schedule, Trainer, TrainingError
+from makemore.settings import Settings
+from makemore.training import Evaluation, Schedule, Trainer
 from makemore.words import Data, WordList, load_words
 
 MODEL_FILE = "model.pt"
 LOSSES_FILE = "losses.csv"
 PICTURE_FILE = "loss.png"
+LOCK_FILE = ".lock"
 
 
-class UsageError(ValueError):
-    """Settings that cannot work; the message says which and what to do."""
+class Signals:
+    """SIGINT and SIGTERM within a ``with`` block.
+
+    The first is kept in ``caught`` while ``deferred`` is set, so that the loop can end where a
+    checkpoint is whole; a second one, or one at another time, raises Interrupted at once.
+    """
+
+    def __init__(self) -> None:
+        self.caught: int | None = None
+        self.deferred = False
+
+    def __enter__(self) -> Signals:
+        self._before = {s: signal.signal(s, self._handle) for s in (signal.SIGINT, signal.SIGTERM)}
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        for signum, handler in self._before.items():
+            signal.signal(signum, handler)
+
+    def _handle(self, signum: int, frame: FrameType | None) -> None:
+        if self.caught is not None or not self.deferred:
+            raise Interrupted(signum)
+        self.caught = signum
 
 
-@dataclass(frozen=True)
-class Settings:
-    """What a run is to do; see ``makemore-train --help``."""
+def train(given: Mapping[str, Any], out_dir: Path, *, resume: bool = False, overwrite: bool = False) -> None:
+    """Do a run, printing as it goes: ``given`` are the settings that are not to have their defaults.
 
-    data: str | None
-    plan: Network
-    schedule: Schedule
-    seed: int
-    device: str
-    threads: int
-    out_dir: Path
-    overwrite: bool
-    log_every: int
-    eval_every: int
-    samples: int
-
-
-def train(settings: Settings) -> None:
-    """Do the run, printing as it goes.
-
-    Raises DataError and UsageError before anything is written, TrainingError, CheckpointError or
-    OSError if the run fails.
+    With ``resume`` the run in ``out_dir`` goes on; with ``overwrite`` a finished one is replaced. Raises
+    DataError, UsageError and ModelFileError before anything is written; TrainingError, WriteError or
+    Interrupted if the run cannot go on.
     """
     started = time.perf_counter()
+    with Signals() as signals:
+        if resume:
+            if not (out_dir / MODEL_FILE).exists():
+                raise UsageError(f"there is no run to resume in {out_dir}: leave out --resume to start one")
+        else:
+            settings, words, trainer, model = new_run(given)
+            make_directory(out_dir)
+        with locked(out_dir):
+            if resume:
+                settings, words, trainer, model = resumed_run(given, out_dir)
+            else:
+                make_room(out_dir, overwrite)
+            saver = Saver(out_dir, settings, words, trainer, model)
+            saver.save()
+            try:
+                print(describe(settings, words, trainer, out_dir))
+                print(summary(trainer.network, settings.batch_size), flush=True)
+                print()
+                train_with_log(trainer, settings, saver, signals)
+                finish(trainer, settings, saver)
+                print(f"\n{time.perf_counter() - started:.1f} s", flush=True)
+            except Interrupted as stop:
+                raise Interrupted(stop.signum, f"interrupted; {saver.how_to_go_on()}") from stop
+            except OSError as error:
+                saver.save()
+                raise WriteError(
+                    f"cannot write the output: {error.strerror or error}; {saver.how_to_go_on()}"
+                ) from error
+
+
+def make_directory(out_dir: Path) -> None:
+    """Make the directory. Raises UsageError if it cannot be made or written into."""
+    try:
+        out_dir.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"cannot make the directory {out_dir}: {error.strerror}") from error
+    if not os.access(out_dir, os.W_OK | os.X_OK):
+        raise UsageError(f"cannot write into the directory {out_dir}: choose another --out-dir")
+
+
+@contextmanager
+def locked(out_dir: Path) -> Iterator[None]:
+    """Keep other runs out. Raises UsageError while one lives; a killed one holds no lock."""
+    try:
+        with filelock.FileLock(out_dir / LOCK_FILE, timeout=0):
+            yield
+    except filelock.Timeout as error:
+        raise UsageError(f"another run is writing into {out_dir}: choose another --out-dir") from error
+
+
+def make_room(out_dir: Path, overwrite: bool) -> None:
+    """Clear the way for a new run. Raises UsageError if there is one, unless it is to be overwritten."""
+    target = out_dir / MODEL_FILE
+    if target.exists() and not overwrite:
+        try:
+            progress = load_model(target).progress
+            how = "--resume to go on with it, " if progress and not progress.finished else ""
+        except ModelFileError:
+            how = ""
+        raise UsageError(f"{target} is there already: {how}--overwrite it, or choose another --out-dir")
+    for name in (LOSSES_FILE, PICTURE_FILE):
+        (out_dir / name).unlink(missing_ok=True)
+
+
+def new_run(given: Mapping[str, Any]) -> tuple[Settings, WordList, Trainer, Model]:
+    """Settings, words, a fresh trainer and its model."""
+    settings = Settings(**given).resolved()
+    plan = network_plan(settings.network, settings.block_size, settings.n_embd, settings.n_hidden)
+    settings = replace(settings, block_size=plan.block_size, n_embd=plan.n_embd, n_hidden=plan.n_hidden)
     torch.set_num_threads(settings.threads)
     device = resolve_device(settings.device)
     words = load_words(settings.data)
-    prepare_out_dir(settings.out_dir, settings.overwrite)
-
-    data = words.data(settings.plan.block_size)
+    data = words.data(plan.block_size)
     generator = Generator().manual_seed(settings.seed)
-    network = settings.plan.build(len(data.vocabulary), generator).to(device)
-    trainer = Trainer(network, data.to(device), settings.schedule, generator)
-    print(describe(settings, words, data, device))
-    print(summary(network, settings.schedule.batch_size), flush=True)
-    print()
+    network = plan.build(len(data.vocabulary), generator).to(device)
+    trainer = Trainer(network, data.to(device), schedule_of(settings), generator)
+    return settings, words, trainer, Model(plan, data.vocabulary, network)
 
-    train_with_log(trainer, settings.log_every, settings.eval_every)
 
-    final = trainer.evaluate("train", "val", "test")
-    print(f"\ntrain {final.train:.4f}   val {final.val:.4f}   test {final.test:.4f}")
-    info = {"data": words.source, "fingerprint": words.fingerprint, "loss": asdict(final)}
-    written = write_files(
-        settings, trainer, Model(settings.plan, data.vocabulary, network, info), words.source
-    )
+def resumed_run(given: Mapping[str, Any], out_dir: Path) -> tuple[Settings, WordList, Trainer, Model]:
+    """Settings, words, a trainer that stands where the run stood, and its model."""
+    path = out_dir / MODEL_FILE
+    model = load_model(path)
+    progress = model.progress
+    if progress is None:
+        raise UsageError(f"{path} holds a network alone, without the run it comes from")
+    if set(progress.settings) != set(asdict(Settings())):
+        raise ModelFileError(f"{path} is damaged: its settings cannot be")
+    settings = Settings(**progress.settings).resolved().changed(given)
+    if settings.steps < progress.step or (settings.steps == progress.step and progress.finished):
+        state = "finished at" if progress.finished else "already at"
+        raise UsageError(f"the run in {out_dir} is {state} step {progress.step:,}: give it more --steps")
+    torch.set_num_threads(settings.threads)
+    device = resolve_device(settings.device)
+    words = load_words(settings.data)
+    if words.fingerprint != progress.fingerprint:
+        raise UsageError(
+            f"the words of {words.source} are not those the run began with; to go on it needs the same list,"
+            " for other words start a new run"
+        )
+    generator = Generator()
+    generator.set_state(progress.generator)
+    data = words.data(model.plan.block_size)
+    trainer = Trainer(model.network.to(device), data.to(device), schedule_of(settings), generator)
+    trainer.restore(progress.step, progress.losses, progress.evaluations)
+    return settings, words, trainer, model
 
-    print(f"\n{settings.samples} new words:" if settings.samples else "")
-    for _ in range(settings.samples):
-        print(sample_word(network, data.vocabulary, generator))
-    seconds = time.perf_counter() - started
-    print(f"\n{seconds:.1f} s; wrote " + ", ".join(map(str, written)))
+
+def schedule_of(settings: Settings) -> Schedule:
+    """The schedule that resolved settings ask for."""
+    assert settings.lr_final is not None
+    assert settings.lr_drop is not None
+    return Schedule(settings.steps, settings.batch_size, settings.lr, settings.lr_final, settings.lr_drop)
 
 
 def resolve_device(name: str) -> torch.device:
     """The device of "auto", "cpu", "cuda" or "cuda:n". Raises UsageError on one that is not there."""
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
-    if re.fullmatch(r"cpu|cuda(:\d+)?", name) is None:
+    if re.fullmatch(r"cpu|cuda(:\d{1,3})?", name) is None:
         raise UsageError(f"unknown device {name!r}: choose auto, cpu, cuda or cuda:n")
     device = torch.device(name)
     if device.type == "cuda":
@@ -102,82 +202,140 @@ def resolve_device(name: str) -> torch.device:
     return device
 
 
-def prepare_out_dir(out_dir: Path, overwrite: bool) -> None:
-    """Make the directory. Raises UsageError if it cannot be written or holds a finished run."""
-    try:
-        out_dir.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UsageError(f"cannot make the directory {out_dir}: {error.strerror}") from error
-    if not os.access(out_dir, os.W_OK | os.X_OK):
-        raise UsageError(f"cannot write into the directory {out_dir}: choose another --out-dir")
-    if (out_dir / MODEL_FILE).exists() and not overwrite:
-        raise UsageError(
-            f"{out_dir / MODEL_FILE} is there already: choose another --out-dir, or --overwrite it"
-        )
-
-
-def describe(settings: Settings, words: WordList, data: Data, device: torch.device) -> str:
+def describe(settings: Settings, words: WordList, trainer: Trainer, out_dir: Path) -> str:
     """The resolved settings and the shapes of the data, for the top of the log."""
-    plan, schedule = settings.plan, settings.schedule
+    data: Data = trainer.data
     shapes = ", ".join(
-        f"{name} ({len(examples):,}, {plan.block_size})"
+        f"{name} ({len(examples):,}, {settings.block_size})"
         for name, examples in zip(("train", "val", "test"), data[1:], strict=True)
     )
     rows = {
         "data": f"{words.source}: {len(words.words):,} words, {len(data.vocabulary)} symbols",
         "examples": shapes,
-        "network": f"{plan.name}, block size {plan.block_size}, n_embd {plan.n_embd},"
-        f" n_hidden {plan.n_hidden}",
-        "training": f"{schedule.steps:,} steps of {schedule.batch_size:,} examples,"
-        f" lr {schedule.lr:g}, from step {schedule.lr_drop:,} on {schedule.lr_final:g}",
+        "network": f"{settings.network}, block size {settings.block_size},"
+        f" n_embd {settings.n_embd}, n_hidden {settings.n_hidden}",
+        "training": f"{settings.steps:,} steps of {settings.batch_size:,} examples,"
+        f" lr {settings.lr:g}, from step {settings.lr_drop:,} on {settings.lr_final:g}",
         "seed": str(settings.seed),
-        "device": str(device),
-        "writes to": str(settings.out_dir),
+        "device": f"{data.train.symbols.device}, CPU threads {settings.threads}",
+        "writes to": str(out_dir),
     }
+    if trainer.step:
+        rows["resumes"] = f"at step {trainer.step:,}"
     return "".join(f"{name:<10}{value}\n" for name, value in rows.items())
 
 
-def train_with_log(trainer: Trainer, log_every: int, eval_every: int) -> None:
-    """Run the trainer to its end with the lecture's log lines, and a progress bar on a terminal.
+class Saver:
+    """Writes the model file of a run, and says how to go on from it."""
 
-    Raises TrainingError as soon as a loss is seen that is not finite.
+    def __init__(
+        self, out_dir: Path, settings: Settings, words: WordList, trainer: Trainer, model: Model
+    ) -> None:
+        self.out_dir = out_dir
+        self.settings = settings
+        self.words = words
+        self.trainer = trainer
+        self.model = model
+        self.saved_step = trainer.step
+        self._due = 0.0
+
+    def save(self, finished: bool = False) -> None:
+        """Write the model file. Raises TrainingError on a network whose tensors are not finite."""
+        trainer = self.trainer
+        if not all(tensor.isfinite().all() for tensor in trainer.network.named_tensors().values()):
+            raise TrainingError(self.diverged(trainer.step, "the network is not finite"))
+        progress = Progress(
+            settings=asdict(self.settings),
+            fingerprint=self.words.fingerprint,
+            finished=finished,
+            step=trainer.step,
+            losses=trainer.losses,
+            evaluations=trainer.evaluations,
+            generator=trainer.generator.get_state(),
+        )
+        save_model(replace(self.model, progress=progress), self.out_dir / MODEL_FILE)
+        self.saved_step = trainer.step
+        self._due = time.monotonic() + self.settings.save_every
+
+    def save_if_due(self) -> None:
+        """Write the model file if the last one is older than it should be."""
+        if time.monotonic() >= self._due:
+            self.save()
+
+    def how_to_go_on(self) -> str:
+        """Which step is on disk, and the command that goes on from there."""
+        return (
+            f"step {self.saved_step:,} is saved; go on with: makemore-train --resume --out-dir {self.out_dir}"
+        )
+
+    def diverged(self, step: int, what: str) -> str:
+        """The message of a run that diverged."""
+        advice = f"try a lower --lr than {self.settings.lr:g} with --overwrite"
+        kept = f"{MODEL_FILE} holds step {self.saved_step:,}"
+        return f"the training diverged: at step {step} {what}; {advice} ({kept})"
+
+
+def train_with_log(trainer: Trainer, settings: Settings, saver: Saver, signals: Signals) -> None:
+    """Run the trainer to its end, or until a signal is caught; the lecture's log lines, and a progress bar.
+
+    The model file is written whenever it is due. Raises TrainingError as soon as a loss is seen that is
+    not finite, and Interrupted after a signal, once the steps under way are saved.
     """
-    steps = trainer.schedule.steps
-    stops = math.gcd(log_every, eval_every)
-    with tqdm(total=steps, unit="step", disable=None, leave=False, mininterval=0.5) as bar:
-        bar.update(trainer.step)
-        for losses in trainer.run(stops):
+    steps, log_every, eval_every = settings.steps, settings.log_every, settings.eval_every
+    assert log_every is not None
+    assert eval_every is not None
+    signals.deferred = True
+    with tqdm(
+        total=steps, initial=trainer.step, unit="step", disable=None, leave=False, mininterval=0.5
+    ) as bar:
+        for losses in trainer.run(math.gcd(log_every, eval_every)):
             start = trainer.step - len(losses)
+            if not losses.isfinite().all():
+                bad = int((~losses.isfinite()).nonzero()[0])
+                raise TrainingError(saver.diverged(start + bad, f"the loss is {losses[bad].item()}"))
             for i in range(-(-start // log_every) * log_every, trainer.step, log_every):
                 bar.write(f"{i:7d}/{steps:7d}: {losses[i - start].item():.4f}", file=sys.stdout)
                 sys.stdout.flush()
-            if not losses.isfinite().all():
-                bad = int((~losses.isfinite()).nonzero()[0])
-                raise TrainingError(
-                    f"the loss at step {start + bad} is {losses[bad].item()}: try a lower --lr"
-                )
             bar.update(len(losses))
             if trainer.step % eval_every == 0 and trainer.step < steps:
                 trainer.evaluate("val")
+            if signals.caught is not None:
+                saver.save()
+                raise Interrupted(signals.caught)
+            saver.save_if_due()
+    signals.deferred = False
 
 
-def write_files(settings: Settings, trainer: Trainer, model: Model, title: str) -> list[Path]:
-    """Write model, losses and picture; returns their paths."""
+def finish(trainer: Trainer, settings: Settings, saver: Saver) -> None:
+    """Evaluate, write losses and picture, print new words, and only then call the run finished.
+
+    A run killed in between is not finished, and does all of this again when it is resumed.
+    """
     from makemore.plotting import plot_losses, save_figure
 
-    out_dir = settings.out_dir
-    paths = [out_dir / name for name in (MODEL_FILE, LOSSES_FILE, PICTURE_FILE)]
-    save_model(model, paths[0])
-    with replacing(paths[1]) as file:
+    saver.save()
+    final = trainer.evaluate("train", "val", "test")
+    print(f"\ntrain {final.train:.4f}   val {final.val:.4f}   test {final.test:.4f}")
+    with replacing(saver.out_dir / LOSSES_FILE) as file:
         file.write(losses_csv(trainer.losses, trainer.evaluations).encode())
-    title = f"{model.plan.name} on {Path(title).name}"
-    with replacing(paths[2]) as file:
-        save_figure(plot_losses(trainer.losses, trainer.evaluations, settings.schedule, title), file)
-    return paths
+    title = f"{settings.network} on {Path(saver.words.source).name}"
+    with replacing(saver.out_dir / PICTURE_FILE) as file:
+        save_figure(plot_losses(trainer.losses, trainer.evaluations, trainer.schedule, title), file)
+
+    # From a copy of the generator: a run that goes on later is to draw the batches it would have drawn.
+    generator = trainer.generator.clone_state()
+    if settings.samples:
+        print(f"\n{settings.samples} new words:")
+    for _ in range(settings.samples):
+        print(sample_word(trainer.network, saver.model.vocabulary, generator))
+    sys.stdout.flush()
+    saver.save(finished=True)
+    written = ", ".join(str(saver.out_dir / name) for name in (MODEL_FILE, LOSSES_FILE, PICTURE_FILE))
+    print(f"\nwrote {written}")
 
 
 def losses_csv(losses: Tensor, evaluations: Sequence[Evaluation]) -> str:
-    """The loss history as CSV: the batch loss of each step, split losses before the steps that have them.
+    """The loss history as CSV: the batch loss of each step, and the split losses where evaluated.
 
     A row ``s`` tells of the network after ``s`` updates; the last has no batch any more. The
     digits are enough to read the same float32 back.

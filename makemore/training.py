@@ -23,10 +23,6 @@ BLOCK_STEPS = 500
 BLOCK_EXAMPLES = 65_536
 
 
-class TrainingError(RuntimeError):
-    """A training that cannot go on; the message says where it stopped and what to try."""
-
-
 @dataclass(frozen=True)
 class Schedule:
     """Plain SGD as in the lecture: ``lr``, and ``lr_final`` from step ``lr_drop`` on."""
@@ -102,6 +98,12 @@ class Trainer:
     def losses(self) -> Tensor:
         """Batch losses of the steps done: float32, (step,)."""
         return torch.cat(self._losses) if self._losses else torch.empty(0)
+
+    def restore(self, step: int, losses: Tensor, evaluations: Sequence[Evaluation]) -> None:
+        """Stand where a run stood; network and generator are restored by the caller."""
+        self.step = step
+        self._losses = [losses]
+        self.evaluations = list(evaluations)
 
     def run(self, stops: int) -> Iterator[Tensor]:
         """Train to the end of the schedule; yields the losses of the steps just done, time and again.

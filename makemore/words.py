@@ -28,16 +28,14 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from makemore.errors import DataError
+
 STOP = 0
 """The symbol that starts and stops every word."""
 
 LECTURE_URL = "https://raw.githubusercontent.com/karpathy/makemore/master/names.txt"
 LECTURE_SHA256 = "0a30b5557f192f32ab962680889aac5f6fda0f4cecf40a6d0b5694f58ea8cc4d"
 LECTURE_VARIABLE = "MAKEMORE_LECTURE_NAMES"
-
-
-class DataError(ValueError):
-    """A word list that cannot be had or used; the message says what to do."""
 
 
 class Vocabulary:

@@ -7,8 +7,8 @@ import torch
 import torch.nn.functional as F
 
 from makemore.checkpoint import Model
+from makemore.errors import DataError
 from makemore.sampling import next_symbol_probs, sample_word
-from makemore.words import DataError
 
 
 def seeded(seed: int = 0) -> torch.Generator:
@@ -27,7 +27,7 @@ def lecture_samples(model: Model, number: int, generator: torch.Generator) -> li
             logits = model.network(torch.tensor([context]))
             probs = F.softmax(logits, dim=1)
             ix = torch.multinomial(probs, num_samples=1, generator=generator).item()
-            context = context[1:] + [ix]
+            context = [*context[1:], ix]
             out.append(ix)
             if ix == 0:
                 break

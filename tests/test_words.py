@@ -14,9 +14,9 @@ import pytest
 import torch
 
 from makemore import words as words_module
+from makemore.errors import DataError
 from makemore.words import (
     LECTURE_VARIABLE,
-    DataError,
     Examples,
     Vocabulary,
     WordList,

@@ -1,0 +1,44 @@
+"""What a user can be told: every error has a message of one line and the exit code of the commands."""
+
+from __future__ import annotations
+
+
+class MakemoreError(Exception):
+    """The base of them all: a run that failed."""
+
+    exit_code = 1
+
+
+class UsageError(MakemoreError, ValueError):
+    """Settings that cannot work; the message says which and what to do."""
+
+    exit_code = 2
+
+
+class DataError(MakemoreError, ValueError):
+    """A word list that cannot be had or used; the message says what to do."""
+
+    exit_code = 2
+
+
+class ModelFileError(MakemoreError, ValueError):
+    """A model file that cannot be read; the message says why."""
+
+    exit_code = 2
+
+
+class WriteError(MakemoreError):
+    """Something that cannot be written; the message says what and why."""
+
+
+class TrainingError(MakemoreError):
+    """A training that cannot go on; the message says where it stopped and what to try."""
+
+
+class Interrupted(MakemoreError):
+    """A signal ended the run; the exit code is the shell's for it, 130 or 143."""
+
+    def __init__(self, signum: int, message: str = "interrupted") -> None:
+        super().__init__(message)
+        self.signum = signum
+        self.exit_code = 128 + signum

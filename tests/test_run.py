@@ -1,0 +1,283 @@
+"""Runs that survive: resume bit for bit, signals, locks, full disks, divergence."""
+
+from __future__ import annotations
+
+import os
+import re
+import resource
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from kill_and_resume import main as kill_and_resume
+from kill_and_resume import progress_on_disk, wait
+from kill_and_resume import start as fork_run
+
+from makemore.checkpoint import load_model
+from makemore.cli import train_main
+
+TINY = [
+    "--network", "hierarchical", "--n-embd", "4", "--n-hidden", "12", "--device", "cpu",
+    "--log-every", "20", "--save-every", "0",
+]  # fmt: skip
+
+
+def argv(word_file: Path, out_dir: Path, *more: object) -> list[str]:
+    return [*TINY, "--data", str(word_file), "--out-dir", str(out_dir), *map(str, more)]
+
+
+@pytest.fixture
+def start() -> Iterator[Callable[..., int]]:
+    """Start runs in processes that do not outlive the test."""
+    pids: list[int] = []
+
+    def fork(*args: Any) -> int:
+        pids.append(fork_run(*args))
+        return pids[-1]
+
+    yield fork
+    for pid in pids:
+        with suppress(ProcessLookupError, ChildProcessError):
+            os.kill(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)
+
+
+def wait_for_step(out_dir: Path, step: int) -> None:
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        progress = progress_on_disk(out_dir)
+        if progress is not None and progress.step >= step:
+            return
+        time.sleep(0.005)
+    raise AssertionError("the run does not get on")
+
+
+def assert_matches(pattern: str, text: str) -> None:
+    assert re.search(pattern, text), text
+
+
+def wait_for_line(log: Path, text: str) -> None:
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        if log.exists() and text in log.read_text():
+            return
+        time.sleep(0.005)
+    raise AssertionError(f"{text!r} does not come")
+
+
+def error_of(capsys: pytest.CaptureFixture[str], code: int) -> str:
+    error = capsys.readouterr().err
+    assert len(error.splitlines()) == 1
+    return f"{code}: {error.strip()}"
+
+
+def test_killed_at_random_moments_and_resumed(capsys: pytest.CaptureFixture[str]) -> None:
+    assert kill_and_resume(["--kills", "10", "--steps", "150"]) == 0
+    summary = capsys.readouterr().out
+    assert "differences: 0" in summary
+    assert "files lost: 0" in summary
+
+
+@pytest.mark.parametrize(("signum", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_signals_save_and_say_how_to_go_on(
+    word_file: Path, tmp_path: Path, signum: signal.Signals, code: int, start: Callable[..., int]
+) -> None:
+    flags = argv(word_file, tmp_path / "a", "--save-every", 1e9, "--steps", 4000)
+    pid = start(flags, tmp_path / "log")
+    wait_for_line(tmp_path / "log", "     20/   4000:")
+    os.kill(pid, signum)
+    assert wait(pid) == code
+    log = (tmp_path / "log").read_text()
+    progress = progress_on_disk(tmp_path / "a")
+    assert progress is not None
+    assert 20 <= progress.step < 4000
+    assert log.splitlines()[-1] == (
+        f"makemore-train: interrupted; step {progress.step:,} is saved; go on with:"
+        f" makemore-train --resume --out-dir {tmp_path / 'a'}"
+    )
+    assert "Traceback" not in log
+
+
+def test_a_second_signal_stops_at_once(word_file: Path, tmp_path: Path, start: Callable[..., int]) -> None:
+    """One block of this run takes long, so that the first signal finds it in its midst."""
+    flags = ["--n-hidden", "1024", "--log-every", "4000", "--steps", "4000", "--save-every", "1e9"]
+    pid = start(argv(word_file, tmp_path / "a", *flags), tmp_path / "log")
+    wait_for_step(tmp_path / "a", 0)
+    wait_for_line(tmp_path / "log", "total")
+    time.sleep(0.2)
+    os.kill(pid, signal.SIGINT)
+    time.sleep(0.2)
+    assert os.waitpid(pid, os.WNOHANG) == (0, 0), "the first one waits for the block to end"
+    os.kill(pid, signal.SIGINT)
+    began = time.monotonic()
+    assert wait(pid) == 130
+    assert time.monotonic() - began < 2
+    assert "interrupted; step 0 is saved; go on with" in (tmp_path / "log").read_text()
+
+
+def test_resuming_a_stopped_run_ends_as_if_never_stopped(word_file: Path, tmp_path: Path) -> None:
+    """Stopped by steps and gone on with more; learning rate and evaluations given, as their defaults move."""
+    flags = ["--lr-drop", "150", "--eval-every", "60"]
+    assert train_main(argv(word_file, tmp_path / "a", "--steps", "200", *flags)) == 0
+    assert train_main(argv(word_file, tmp_path / "b", "--steps", "90", *flags)) == 0
+    assert train_main(argv(word_file, tmp_path / "b", "--steps", "200", "--resume")) == 0
+    whole, resumed = (load_model(tmp_path / name / "model.pt") for name in "ab")
+    for name, tensor in whole.network.named_tensors().items():
+        assert torch.equal(tensor, resumed.network.named_tensors()[name])
+    assert torch.equal(whole.progress.losses, resumed.progress.losses)
+    assert torch.equal(whole.progress.generator, resumed.progress.generator)
+    assert whole.progress.evaluations[-1] == resumed.progress.evaluations[-1]
+
+
+@pytest.fixture
+def stopped(word_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Path:
+    """The directory of a run of 40 steps."""
+    assert train_main(argv(word_file, tmp_path / "out", "--steps", "40")) == 0
+    capsys.readouterr()
+    return tmp_path / "out"
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (
+            ["--lr", "0.2"],
+            "2: makemore-train: --lr was 0.1 in the run to resume and cannot become 0.2",
+        ),
+        (["--n-hidden", "13"], "2: makemore-train: --n-hidden was 12 .*cannot become 13"),
+        (["--seed", "1"], "2: makemore-train: --seed was 42"),
+        (["--batch-size", "64"], "--batch-size was 32"),
+        ([], "2: makemore-train: the run in .* is finished at step 40: give it more --steps"),
+        (["--steps", "30"], "finished at step 40: give it more --steps"),
+    ],
+)
+def test_resume_refuses_what_may_not_change(
+    stopped: Path, flags: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = (stopped / "model.pt").read_bytes()
+    code = train_main(["--resume", "--out-dir", str(stopped), *flags])
+    assert_matches(message, error_of(capsys, code))
+    assert (stopped / "model.pt").read_bytes() == before
+
+
+def test_resume_refuses_another_list(
+    stopped: Path, word_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    moved = tmp_path / "moved.txt"
+    moved.write_bytes(word_file.read_bytes() + b"\nextra\n")
+    resume = ["--resume", "--out-dir", str(stopped), "--steps", "60", "--data", str(moved)]
+    assert_matches("2: .*not those the run began with", error_of(capsys, train_main(resume)))
+    moved.write_bytes(word_file.read_bytes())
+    assert train_main(resume) == 0
+
+
+def test_resume_needs_a_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code = train_main(["--resume", "--out-dir", str(tmp_path)])
+    assert_matches("2: .*no run to resume in", error_of(capsys, code))
+    (tmp_path / "model.pt").write_bytes(b"junk")
+    code = train_main(["--resume", "--out-dir", str(tmp_path)])
+    assert_matches(r"2: .*model\.pt is not a makemore model file", error_of(capsys, code))
+
+
+def test_resume_refuses_forged_settings(stopped: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    whole = (stopped / "model.pt").read_bytes()
+    for change in ({"steps": "x"}, {"batch_size": 0}, {"lr": None}, {"extra": 1}, {"lr": float("nan")}):
+        content = torch.load(stopped / "model.pt", weights_only=True)
+        content["progress"]["settings"].update(change)
+        torch.save(content, stopped / "model.pt")
+        code = train_main(["--resume", "--out-dir", str(stopped), "--steps", "60"])
+        assert_matches("2: .*(must be|cannot be)", error_of(capsys, code))
+        (stopped / "model.pt").write_bytes(whole)
+
+
+def test_an_unfinished_run_is_not_overwritten_unasked(
+    word_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], start: Callable[..., int]
+) -> None:
+    pid = start(argv(word_file, tmp_path / "a", "--steps", 100_000), tmp_path / "log")
+    wait_for_step(tmp_path / "a", 20)
+    os.kill(pid, signal.SIGKILL)
+    wait(pid)
+    code = train_main(argv(word_file, tmp_path / "a", "--steps", 50))
+    assert_matches("2: .*is there already: --resume to go on with it", error_of(capsys, code))
+
+
+def test_two_runs_in_one_directory(
+    word_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], start: Callable[..., int]
+) -> None:
+    pid = start(argv(word_file, tmp_path / "a", "--steps", 100_000), tmp_path / "log")
+    wait_for_step(tmp_path / "a", 20)
+    for flags in (["--overwrite"], ["--resume"]):
+        code = train_main(argv(word_file, tmp_path / "a", *flags))
+        assert_matches("2: .*another run is writing into", error_of(capsys, code))
+    os.kill(pid, signal.SIGKILL)
+    wait(pid)
+    assert train_main(argv(word_file, tmp_path / "a", "--steps", 40, "--overwrite")) == 0
+
+
+@pytest.mark.parametrize("kilobytes", [1, 4])
+def test_a_full_disk_ends_the_run_and_keeps_the_file(
+    stopped: Path, kilobytes: int, tmp_path: Path, start: Callable[..., int]
+) -> None:
+    """The limit on file sizes stands for a full disk: the run's file outgrows it at some save."""
+    before = load_model(stopped / "model.pt")
+    size = (stopped / "model.pt").stat().st_size + 1024 * kilobytes
+    pid = start(
+        ["--resume", "--out-dir", str(stopped), "--steps", "100000"],
+        tmp_path / "log",
+        lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (size, size)),
+    )
+    assert wait(pid) == 1
+    error = (tmp_path / "log").read_text().splitlines()[-1]
+    assert_matches(r"^makemore-train: cannot write .*model\.pt: File too large$", error)
+    after = load_model(stopped / "model.pt")
+    assert after.progress.step > before.progress.step
+    assert torch.equal(after.progress.losses[:40], before.progress.losses)
+    assert not list(stopped.glob("*.part"))
+
+
+def test_divergence_keeps_the_last_good_file(
+    word_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The learning rate jumps in the midst of the run."""
+    flags = ["--steps", "200", "--lr-drop", "100", "--lr-final", "1e30"]
+    code = train_main(argv(word_file, tmp_path / "a", *flags))
+    error = error_of(capsys, code)
+    assert_matches("1: .*the training diverged: at step 10\\d the (loss|network) is .*holds step 100", error)
+    model = load_model(tmp_path / "a" / "model.pt")
+    assert model.progress.step == 100
+    assert model.progress.losses.isfinite().all()
+
+
+def test_a_full_or_closed_stdout_is_one_line(word_file: Path, tmp_path: Path) -> None:
+    flags = argv(word_file, tmp_path / "a", "--steps", "40")
+    script = "import sys; from makemore.cli import train_main; sys.exit(train_main())"
+    command = [sys.executable, "-c", script, *flags]
+    with open("/dev/full", "w") as full:
+        run = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True)
+    assert run.returncode == 1
+    assert_matches("^makemore-train: cannot write the output: No space left", run.stderr)
+    assert len(run.stderr.splitlines()) == 1
+    assert progress_on_disk(tmp_path / "a") is not None
+
+
+def test_sampling_into_a_pipe_that_closes(stopped: Path) -> None:
+    script = "import sys; from makemore.cli import sample_main; sys.exit(sample_main())"
+    command = [sys.executable, "-c", script, str(stopped / "model.pt"), "-n", "3000"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as run:
+        assert run.stdout is not None
+        assert run.stdout.readline()
+        run.stdout.close()
+        assert run.stderr is not None
+        assert run.stderr.read() == ""
+    assert run.returncode == 0
+    with open("/dev/full", "w") as full:
+        failed = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True)
+    assert failed.returncode == 1
+    assert_matches("^makemore-sample: .*No space left on device\n$", failed.stderr)
