@@ -1,0 +1,367 @@
+"""Backprop by hand against autograd, the plain way: gradients, running statistics, losses, trained values.
+
+All comparisons are in float64 unless they say otherwise. The lecture's word list is not part of the project:
+the test that needs it is skipped where it is not found.
+"""
+
+from __future__ import annotations
+
+import copy
+import os
+import random
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Generator, Tensor
+
+from makemore.backprop import KEPT_SHAPES, BackpropEngine
+from makemore.layers import (
+    BatchNorm1d,
+    Embedding,
+    FlattenConsecutive,
+    HistoricBatchNorm1d,
+    Layer,
+    Linear,
+    Sequential,
+    Tanh,
+)
+from makemore.networks import NETWORKS, network_plan
+from makemore.training import AutogradEngine, Schedule, Trainer
+from makemore.words import load_words
+
+LECTURE_NAMES = Path(
+    os.environ.get("MAKEMORE_LECTURE_NAMES", Path(__file__).parents[2] / "shared" / "lecture" / "names.txt")
+)
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def trained(layers: Sequence[Layer], seed: int = 1) -> Sequential:
+    """The network in float64, its parameters away from their tidy initial values."""
+    network = Sequential(layers).to(dtype=torch.float64)
+    generator = Generator().manual_seed(seed)
+    for p in network.parameters():
+        p += 0.3 * torch.randn(p.shape, generator=generator, dtype=p.dtype)
+        p.requires_grad = True
+    return network
+
+
+def twins(layers: Sequence[Layer]) -> tuple[Sequential, Sequential]:
+    network = trained(layers)
+    return network, copy.deepcopy(network)
+
+
+def batches(steps: int, B: int, T: int, V: int = 27, seed: int = 2) -> tuple[Tensor, Tensor]:
+    generator = Generator().manual_seed(seed)
+    X = torch.randint(0, V, (steps, B, T), generator=generator)
+    X[:, -1] = X[:, 0]  # a duplicate in each batch
+    return X, torch.randint(0, V, (steps, B), generator=generator)
+
+
+def assert_same(a: Sequential, b: Sequential, tolerance: float, gradients: bool = False) -> None:
+    for (name, x), y in zip(a.named_tensors().items(), b.named_tensors().values(), strict=True):
+        torch.testing.assert_close(x, y, rtol=0, atol=tolerance, msg=lambda m, name=name: f"{name}: {m}")
+        if gradients and "running" not in name:
+            assert x.grad is not None
+            torch.testing.assert_close(
+                x.grad, y.grad, rtol=0, atol=tolerance, msg=lambda m, name=name: f"{name}.grad: {m}"
+            )
+
+
+def random_layers(random: random.Random) -> tuple[list[Layer], int, int]:
+    """Layers for contexts of T symbols out of V, composed at random; T and V."""
+    V, C, fused = (
+        random.randint(2, 30),
+        random.randint(1, 6),
+        random.choice([[8], [2, 2, 2], [3, 2], [1, 4], [4]]),
+    )
+    layers: list[Layer] = [Embedding(V, C)]
+    T = positions = torch.tensor(fused).prod().item()
+    for n in fused:
+        if random.random() < 0.2:
+            layers.append(random.choice([Tanh(), BatchNorm1d(C)]))
+        layers.append(FlattenConsecutive(n))
+        positions //= n
+        C *= n
+        for _ in range(random.choice([0, 1, 1, 1, 2])):
+            H = random.randint(2, 9)
+            layers.append(Linear(C, H, bias=random.random() < 0.5))
+            C = H
+            batchnorm = HistoricBatchNorm1d(C, positions, momentum=0.3), BatchNorm1d(C, eps=1e-3)
+            layers += random.choice([[], [batchnorm[0]], [batchnorm[1]], [batchnorm[1]]])
+            layers += [Tanh() for _ in range(random.choice([0, 1, 1, 2]))]
+    return [*layers, Linear(C, V)], T, V
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_random_networks_have_autograds_gradients(seed: int):
+    rng = random.Random(seed)
+    torch.manual_seed(seed)
+    layers, T, V = random_layers(rng)
+    a, b = twins(layers)
+    # In a batch of 2 duplicates would have no variance at all: there the derivative is that of rounding.
+    X, Y = batches(3, rng.choice([2, 3, 5, 32, 64]), T, V, seed)
+    if X.shape[1] == 2:
+        X[:, 1] = (X[:, 0] + 1) % V
+    plain, engine = AutogradEngine(a), BackpropEngine(b)
+    for x, y in zip(X, Y, strict=True):
+        torch.testing.assert_close(plain.gradients(x, y), engine.gradients(x, y), rtol=0, atol=1e-10)
+        scale = max(1.0, *(p.grad.abs().max().item() for p in a.parameters()))
+        assert_same(a, b, 1e-10 * scale, gradients=True)
+    lrs = [0.1, 0.05, 0.01]
+    if X.shape[1] > 2:
+        torch.testing.assert_close(
+            plain.sgd_steps(X, Y, lrs).double(), engine.sgd_steps(X, Y, lrs), rtol=1e-6, atol=1e-6
+        )
+        assert_same(a, b, 1e-8)
+
+
+def named(name: str, dtype: torch.dtype = torch.float64) -> Sequential:
+    return NETWORKS[name].build(27, Generator().manual_seed(42)).to(dtype=dtype)
+
+
+@pytest.mark.parametrize("B", [2, 32, 70])
+@pytest.mark.parametrize("name", NETWORKS)
+def test_the_lectures_networks(name: str, B: int):
+    a, b = named(name), named(name)
+    X, Y = batches(4, B, NETWORKS[name].block_size)
+    X[:, -1] = (X[:, 0] + 1) % 27
+    plain, engine = AutogradEngine(a), BackpropEngine(b)
+    torch.testing.assert_close(plain.gradients(X[0], Y[0]), engine.gradients(X[0], Y[0]), rtol=0, atol=1e-10)
+    assert_same(a, b, 1e-10, gradients=True)
+    losses = plain.sgd_steps(X, Y, [0.1, 0.1, 0.01, 0.01]), engine.sgd_steps(X, Y, [0.1, 0.1, 0.01, 0.01])
+    torch.testing.assert_close(losses[0].double(), losses[1], rtol=0, atol=1e-6)
+    assert_same(a, b, 1e-8)
+
+
+@pytest.mark.parametrize("B", [2, 7, 32, 100])
+def test_a_run_may_be_cut_into_blocks_anywhere_bit_for_bit(B: int):
+    a, b = named("wavenet", torch.float32), named("wavenet", torch.float32)
+    X, Y = batches(9, B, 8)
+    lrs = [0.1] * 9
+    whole = BackpropEngine(a).sgd_steps(X, Y, lrs)
+    engine = BackpropEngine(b)
+    parts = [engine.sgd_steps(X[:2], Y[:2], lrs[:2]), engine.sgd_steps(X[2:5], Y[2:5], lrs[2:5])]
+    engine = BackpropEngine(b)  # as after a resume
+    parts += [engine.sgd_steps(X[i : i + 1], Y[i : i + 1], lrs[:1]) for i in range(5, 9)]
+    assert torch.equal(whole, torch.cat(parts))
+    assert_same(a, b, 0)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda parameters: torch.optim.AdamW(parameters, lr=1e-2),
+        lambda parameters: torch.optim.SGD(parameters, lr=0.1, momentum=0.9),
+    ],
+)
+def test_gradients_feed_any_optimiser(make: Callable[[list[Tensor]], torch.optim.Optimizer]):
+    a, b = named("hierarchical"), named("hierarchical")
+    X, Y = batches(5, 16, 8)
+    for network, engine in ((a, AutogradEngine(a)), (b, BackpropEngine(b))):
+        optimiser = make(network.parameters())
+        for x, y in zip(X, Y, strict=True):
+            optimiser.zero_grad()
+            engine.gradients(x, y)
+            optimiser.step()
+    assert_same(a, b, 1e-8)
+
+
+def test_gradients_keep_their_tensors_and_do_not_add_up():
+    network = named("wavenet")
+    engine = BackpropEngine(network)
+    X, Y = batches(1, 8, 8)
+    engine.gradients(X[0], Y[0])
+    grads = [p.grad for p in network.parameters()]
+    values = [grad.clone() for grad in grads]
+    engine.gradients(X[0], Y[0])
+    for p, grad, value in zip(network.parameters(), grads, values, strict=True):
+        assert p.grad is grad
+        torch.testing.assert_close(grad, value, rtol=0, atol=1e-14)
+
+
+def test_batch_shape_and_network_may_change_in_between():
+    a, b = named("wavenet"), named("wavenet")
+    plain, engine = AutogradEngine(a), BackpropEngine(b)
+    for i, B in enumerate([32, 5, 32, *range(40, 40 + KEPT_SHAPES), 5]):
+        X, Y = batches(2, B, 8, seed=i)
+        plain.sgd_steps(X, Y, [0.1, 0.1])
+        engine.sgd_steps(X, Y, [0.1, 0.1])
+    assert_same(a, b, 1e-8)
+    for network in (a, b):
+        network.to(dtype=torch.float32).eval()
+    X, Y = batches(2, 5, 8)
+    torch.testing.assert_close(plain.sgd_steps(X, Y, [0.1] * 2), engine.sgd_steps(X, Y, [0.1] * 2))
+    assert_same(a, b, 1e-4)
+    assert b.training
+
+
+def test_what_is_around_a_step():
+    network = named("mlp")
+    engine = BackpropEngine(network)
+    X, Y = batches(3, 4, 3)
+    before = copy.deepcopy(network)
+    assert engine.sgd_steps(X[:0], Y[:0], []).shape == (0,)
+    assert_same(network, before, 0)
+    X_before, Y_before = X.clone(), Y.clone()
+    losses = engine.sgd_steps(X, Y, [0.1] * 3)
+    assert losses.shape == (3,)
+    assert not losses.requires_grad
+    assert not losses.is_inference()
+    engine.gradients(X[0], Y[0])
+    AutogradEngine(network).gradients(X[0], Y[0])  # what the engine has touched still works with autograd
+    engine.sgd_steps(X, Y, [0.1] * 3)
+    assert torch.equal(X, X_before)
+    assert torch.equal(Y, Y_before)
+    assert engine.note is None
+    losses = engine.sgd_steps(X, Y, [float("inf")] * 3)
+    assert not losses.isfinite().all()  # divergence shows in the losses
+
+
+def test_nested_networks_and_bigrams():
+    inner = [Linear(4, 6), BatchNorm1d(6), Tanh()]
+    for layers, T in (
+        (
+            [
+                Embedding(5, 3),
+                Sequential([FlattenConsecutive(2), Linear(6, 4)]),
+                Sequential(inner),
+                Linear(6, 5),
+            ],
+            2,
+        ),
+        ([Embedding(5, 5), FlattenConsecutive(1)], 1),
+    ):
+        a, b = twins(layers)
+        X, Y = batches(3, 6, T, V=5)
+        AutogradEngine(a).sgd_steps(X, Y, [0.1] * 3)
+        BackpropEngine(b).sgd_steps(X, Y, [0.1] * 3)
+        assert_same(a, b, 1e-10)
+
+
+class Dropout(Tanh):
+    def __repr__(self) -> str:
+        return "Dropout()"
+
+
+def test_networks_it_cannot_do_are_refused():
+    with pytest.raises(ValueError, match=r"no derivative of Dropout\(\)"):
+        BackpropEngine(Sequential([Embedding(27, 2), Dropout(), Linear(2, 27)]))
+    X, Y = batches(1, 4, 2)
+    linear = Linear(4, 4)
+    shared = [Embedding(27, 2), FlattenConsecutive(2), linear, Tanh(), linear, Linear(4, 27)]
+    with pytest.raises(ValueError, match="parameters of its own"):
+        BackpropEngine(Sequential(shared)).gradients(X[0], Y[0])
+    with pytest.raises(ValueError, match="one Embedding"):
+        BackpropEngine(Sequential([Linear(2, 2)])).gradients(X[0], Y[0])
+
+
+def test_batches_that_do_not_fit_raise_the_layers_own_errors():
+    network = named("wavenet")
+    before = copy.deepcopy(network)
+    X, Y = batches(1, 32, 8)
+    for x, y, error in (
+        (X[:, :1], Y[:, :1], ValueError),  # one value per channel
+        (X[..., :6], Y, ValueError),
+        (X, Y[:, :5], ValueError),
+        (X.float(), Y, TypeError),
+        (X + 27, Y, IndexError),
+        (X - 27, Y, IndexError),
+    ):
+        messages = []
+        for engine in (AutogradEngine(copy.deepcopy(before)), BackpropEngine(network)):
+            with pytest.raises(error) as caught:
+                engine.gradients(x[0], y[0])
+            messages.append(str(caught.value))
+        assert messages[0] == messages[1]
+    assert_same(network, before, 0)
+    engine = BackpropEngine(network)
+    with pytest.raises(ValueError, match="2 learning rates"):
+        engine.sgd_steps(X, Y, [0.1, 0.1])
+    engine.sgd_steps(X, Y, [0.1])
+    with pytest.raises(IndexError, match="got index 27"):  # a shape that is known by now
+        engine.sgd_steps(torch.full_like(X, 27), Y, [0.1])
+
+
+def stand_in(run: Callable[[], object], tensors: Sequence[Tensor]) -> Callable[[], object]:
+    """Does on the CPU what capturing a CUDA graph does: warms up, puts the tensors back, replays."""
+    before = [tensor.clone() for tensor in tensors]
+    run()
+    for tensor, value in zip(tensors, before, strict=True):
+        tensor.copy_(value)
+    return run
+
+
+def test_captured_steps_are_the_same_steps():
+    a, b = named("wavenet"), named("wavenet")
+    captured = []
+
+    def capture(run: Callable[[], object], tensors: Sequence[Tensor]) -> Callable[[], object]:
+        captured.append(len(tensors))
+        return stand_in(run, tensors)
+
+    plain, engine = AutogradEngine(a), BackpropEngine(b, capture)
+    X, Y = batches(6, 32, 8)
+    lrs = [0.1, 0.1, 0.1, 0.01, 0.01, 0.01]
+    for part in (slice(0, 1), slice(1, 6)):
+        losses = plain.sgd_steps(X[part], Y[part], lrs[part]).double()
+        torch.testing.assert_close(losses, engine.sgd_steps(X[part], Y[part], lrs[part]), rtol=0, atol=1e-6)
+    assert_same(a, b, 1e-10)
+    torch.testing.assert_close(plain.gradients(X[0], Y[0]), engine.gradients(X[0], Y[0]), rtol=0, atol=1e-10)
+    assert_same(a, b, 1e-10, gradients=True)
+    assert captured == [len(b.named_tensors())]  # once per batch shape
+    assert engine.note is None
+
+
+def test_a_capture_that_fails_leaves_the_plain_steps_and_a_note():
+    def capture(run: Callable[[], object], tensors: Sequence[Tensor]) -> Callable[[], object]:
+        raise RuntimeError("operation not permitted when stream is capturing")
+
+    a, b = named("wavenet"), named("wavenet")
+    engine = BackpropEngine(b, capture)
+    X, Y = batches(3, 32, 8)
+    AutogradEngine(a).sgd_steps(X, Y, [0.1] * 3)
+    engine.sgd_steps(X, Y, [0.1] * 3)
+    assert_same(a, b, 1e-10)
+    assert "not permitted" in str(engine.note)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no CUDA device")
+@pytest.mark.parametrize("name", NETWORKS)
+def test_cuda_graphs_give_autograds_steps(name: str):
+    a, b = named(name).to("cuda"), named(name).to("cuda")
+    plain, engine = AutogradEngine(a), BackpropEngine(b)
+    for B in (32, 4, 32, 512):
+        X, Y = (t.to("cuda") for t in batches(5, B, NETWORKS[name].block_size))
+        losses = plain.sgd_steps(X, Y, [0.1] * 5).double()
+        torch.testing.assert_close(losses, engine.sgd_steps(X, Y, [0.1] * 5), rtol=0, atol=1e-6)
+        assert engine.note is None
+        assert_same(a, b, 1e-8)
+    plain.gradients(X[0], Y[0])
+    engine.gradients(X[0], Y[0])
+    assert_same(a, b, 1e-8, gradients=True)
+
+
+@pytest.mark.skipif(not LECTURE_NAMES.exists(), reason=f"the lecture's word list is not at {LECTURE_NAMES}")
+def test_the_lectures_run_from_its_start():
+    """Seed 42, the performance log's last row: 3.3167 at step 0 (lecture cell 10)."""
+    words = load_words(str(LECTURE_NAMES))
+    losses = []
+    for engine in (AutogradEngine, BackpropEngine):
+        generator = Generator().manual_seed(42)
+        data = words.data(network_plan().block_size)
+        network = network_plan().build(len(data.vocabulary), generator)
+        trainer = Trainer(network, data, Schedule(steps=200), generator)
+        trainer.engine = engine(network)
+        list(trainer.run(1000))
+        losses.append(trainer.losses)
+    assert f"{losses[1][0].item():.4f}" == "3.3167"
+    torch.testing.assert_close(losses[0], losses[1], rtol=0, atol=1e-4)
