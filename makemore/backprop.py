@@ -36,7 +36,14 @@ from makemore.layers import (
     Tanh,
 )
 
-KEPT_SHAPES = 8  # batch shapes whose buffers an engine keeps
+KEPT_SHAPES = 8
+"""Batch shapes whose buffers an engine keeps."""
+
+KEPT_VALUES = 2**22
+"""Log-probabilities that are kept at a time, of as many steps."""
+
+TABLE_SYMBOLS = 128
+"""The largest vocabulary whose first Linear is applied to the table of symbols, see ``_First``."""
 
 Into = Callable[[Tensor], Tensor]
 """Where the derivative of a parameter is added to."""
@@ -159,7 +166,7 @@ class _Tanh:
         self.in_place = in_place
 
     def forward(self, x: Tensor) -> Tensor:
-        self.y = torch.tanh(x, out=x if self.in_place else None)
+        self.y = x.tanh_() if self.in_place else x.tanh()
         return self.y
 
     # y = tanh x:   dx = (1 - y^2) dy
@@ -186,6 +193,60 @@ class _FlattenConsecutive:
         return self.dx
 
 
+class _First:
+    """Embedding, FlattenConsecutive(n) and the Linear behind them, as one product with one-hot rows.
+
+    With W in n pieces W_j, one for each fused position, a row of the Linear's output is the sum of the
+    rows E[s_j] W_j of a table that has n * V rows, for V symbols. A small vocabulary makes the table small,
+    and the derivatives of E and W come from the table's, without going back to every example. A
+    dropped position (``keep`` 0) has an empty one-hot row.
+    """
+
+    def __init__(self, embedding: Embedding, linear: Linear, n: int, rows: int, into: Into) -> None:
+        V, C = embedding.weight.shape
+        H = linear.weight.shape[1]
+        like = embedding.weight
+        self.E, self.into_E = like.expand(n, V, C), into(like)
+        self.E_t = like.t().expand(n, C, V)
+        self.W, self.into_W = linear.weight.view(n, C, H), into(linear.weight).view(n, C, H)
+        self.W_t = self.W.transpose(1, 2)
+        self.bias = linear.bias
+        self.into_bias = None if linear.bias is None else into(linear.bias)
+        self.symbols = torch.eye(V, dtype=like.dtype, device=like.device)
+        self.onehot = like.new_empty(rows * n, V)
+        self.rows_onehot = self.onehot.view(rows, n * V)
+        self.columns_onehot = self.rows_onehot.t()
+        self.table, self.dtable = like.new_empty(2, n, V, H).unbind()
+        self.table_rows, self.dtable_rows = self.table.view(n * V, H), self.dtable.view(n * V, H)
+        self.dE = like.new_empty(n, V, C)
+        self.dE_pieces = self.dE.unbind()
+        self.y, self.ones = like.new_empty(rows, H), like.new_ones(rows)
+        self.keep: Tensor | float = 1.0
+
+    def forward(self, x: Tensor) -> Tensor:
+        torch.index_select(self.symbols, 0, x, out=self.onehot)  # (B*T,) -> (B*T, V)
+        if isinstance(self.keep, Tensor):
+            self.onehot.mul_(self.keep)
+        torch.bmm(self.E, self.W, out=self.table)  # (n, V, C) -> (n, V, H)
+        if self.bias is None:
+            torch.mm(self.rows_onehot, self.table_rows, out=self.y)
+        else:
+            torch.addmm(self.bias, self.rows_onehot, self.table_rows, out=self.y)
+        return self.y
+
+    # y = onehot table, table_j = E W_j:
+    #   dtable = onehot' dy   dE = sum over j of dtable_j W_j'   dW_j = E' dtable_j
+    def backward(self, dy: Tensor, alpha: float) -> Tensor:
+        torch.mm(self.columns_onehot, dy, out=self.dtable_rows)
+        torch.bmm(self.dtable, self.W_t, out=self.dE)
+        self.into_W.baddbmm_(self.E_t, self.dtable, alpha=alpha)
+        for dE in self.dE_pieces:
+            self.into_E.add_(dE, alpha=alpha)
+        if self.into_bias is not None:
+            self.into_bias.addmv_(dy.t(), self.ones, alpha=alpha)
+        return dy  # of indices there is no derivative
+
+
 class _Embedding:
     def __init__(self, layer: Embedding, rows: int, into: Into) -> None:
         self.weight = layer.weight
@@ -194,13 +255,17 @@ class _Embedding:
         self.y = layer.weight.new_empty(rows, embedding_dim)
         # On CUDA index_add_ adds in no fixed order. A product with one-hot rows does, so that runs repeat.
         self.onehot = layer.weight.new_empty(rows, num_embeddings) if layer.weight.is_cuda else None
+        self.keep: Tensor | float = 1.0
 
     def forward(self, x: Tensor) -> Tensor:
-        self.ix = x.reshape(-1)
-        return torch.index_select(self.weight, 0, self.ix, out=self.y)  # (B, T) -> (B*T, C)
+        self.ix = x
+        torch.index_select(self.weight, 0, x, out=self.y)  # (B*T,) -> (B*T, C)
+        return self.y if isinstance(self.keep, float) else self.y.mul_(self.keep)
 
     # y = E[ix] = onehot(ix) E:   dE = onehot(ix)' dy: each row of dy is added to row ix of dE
     def backward(self, dy: Tensor, alpha: float) -> Tensor:
+        if isinstance(self.keep, Tensor):
+            dy = dy * self.keep
         if self.onehot is None:
             self.into_weight.index_add_(0, self.ix, dy, alpha=alpha)
         else:
@@ -210,19 +275,23 @@ class _Embedding:
 
 
 class _CrossEntropy:
-    """The loss of the logits, (B, V). Targets and their log-probabilities are columns, (B, 1)."""
+    """The loss of the logits, (B, V), and of targets that are distributions over the symbols, (B, V).
+
+    A symbol as target is the distribution that has nothing else. The targets come with a minus.
+    """
 
     def __init__(self, logits: Tensor) -> None:
-        self.logprobs, self.dlogits = torch.empty_like(logits), torch.empty_like(logits)
-        self.minus_one = logits.new_full((len(logits), 1), -1.0)
+        self.dlogits = torch.empty_like(logits)
 
-    # loss = -mean over i of log softmax(logits[i])[Y[i]]:   dlogits = (softmax(logits) - onehot(Y)) / B
-    # The 1/B is left to alpha. What is kept of the forward pass is enough to tell the loss later.
-    def forward_backward(self, logits: Tensor, Y: Tensor, target_logprobs: Tensor) -> Tensor:
-        torch.log_softmax(logits, 1, out=self.logprobs)
-        torch.gather(self.logprobs, 1, Y, out=target_logprobs)
-        torch.exp(self.logprobs, out=self.dlogits)
-        return self.dlogits.scatter_add_(1, Y, self.minus_one)
+    # loss = -mean over i of sum over v of Y[i, v] log softmax(logits[i])[v]:
+    #   dlogits = (softmax(logits) - Y) / B
+    # The 1/B is left to alpha. The log-probabilities are kept, to tell the losses of many steps at once.
+    def forward_backward(self, logits: Tensor, minus_Y: Tensor, logprobs: Tensor) -> Tensor:
+        torch.log_softmax(logits, 1, out=logprobs)
+        torch.ops.aten._log_softmax_backward_data.out(
+            minus_Y, logprobs, 1, minus_Y.dtype, out=self.dlogits
+        )  # minus_Y - softmax * (sum of minus_Y = -1)
+        return self.dlogits
 
 
 class _Step:
@@ -231,10 +300,19 @@ class _Step:
     def __init__(self, network: Sequential, X: Tensor, Y: Tensor, into: Into) -> None:
         layers = list(_flat(network))
         shapes = _shapes(network, layers, X, Y)
-        assert isinstance(layers[0], Embedding)
-        parts: list[_Part] = [_Embedding(layers[0], X.numel(), into)]
-        made_by: Layer = layers[0]  # the layer that wrote what the next one reads
-        for layer, shape in zip(layers[1:], shapes[1:], strict=False):
+        embedding, *rest = layers
+        assert isinstance(embedding, Embedding)
+        self.first: _First | _Embedding
+        match rest:
+            case [FlattenConsecutive(n=n), Linear() as linear, *_] if len(embedding.weight) <= TABLE_SYMBOLS:
+                self.first = _First(embedding, linear, n, X.numel() // n, into)
+                done = 3
+            case _:
+                self.first = _Embedding(embedding, X.numel(), into)
+                done = 1
+        parts: list[_Part] = [self.first]
+        made_by: Layer = layers[done - 1]  # the layer that wrote what the next one reads
+        for layer, shape in zip(layers[done:], shapes[done:], strict=False):
             count = shape[:-1].numel()
             if isinstance(layer, Linear):
                 parts.append(_Linear(layer, count, into))
@@ -246,17 +324,24 @@ class _Step:
                 parts.append(_FlattenConsecutive(layer, count))
                 continue
             made_by = layer
-        self.loss = _CrossEntropy(layers[0].weight.new_empty(shapes[-1]))
+        self.loss = _CrossEntropy(embedding.weight.new_empty(shapes[-1]))
         self.forward = [part.forward for part in parts]
         self.backward = [part.backward for part in reversed(parts)]
 
-    def __call__(self, X: Tensor, Y: Tensor, target_logprobs: Tensor, alpha: float) -> None:
-        """Add ``alpha`` times the gradients where they go. X is (B, T), Y and the result (B, 1)."""
+    def __call__(
+        self, X: Tensor, minus_Y: Tensor, logprobs: Tensor, alpha: float, keep: Tensor | float = 1.0
+    ) -> None:
+        """Add ``alpha`` times the gradients where they go; leaves the log-probabilities, (B, V).
+
+        X is (B*T,), ``minus_Y`` (B, V). ``keep``, (B*T, 1), is 0 for positions whose embedding is dropped,
+        1 for the others.
+        """
+        self.first.keep = keep
         x = X
         for forward in self.forward:
             x = forward(x)
-        dy = self.loss.forward_backward(x, Y, target_logprobs)
-        alpha /= len(Y)
+        dy = self.loss.forward_backward(x, minus_Y, logprobs)
+        alpha /= len(minus_Y)
         for backward in self.backward:
             dy = backward(dy, alpha)
 
@@ -326,13 +411,21 @@ class _GradientStep:
     """Steps that leave the gradients in ``grads``. All buffers stay in place, so that it can be recorded."""
 
     def __init__(
-        self, network: Sequential, X: Tensor, Y: Tensor, grads: list[Tensor], capture: Capture | None
+        self,
+        network: Sequential,
+        X: Tensor,
+        Y: Tensor,
+        keep: Tensor | None,
+        grads: list[Tensor],
+        capture: Capture | None,
     ) -> None:
         into = {id(p): grad for p, grad in zip(network.parameters(), grads, strict=True)}
         self.step = _Step(network, X, Y, lambda p: into[id(p)])
         self.grads = grads
-        self.X, self.Y = X.clone(), Y.unsqueeze(-1).clone()
-        self.target_logprobs = grads[0].new_empty(self.Y.shape)
+        self.X = X.flatten().clone()
+        self.keep = 1.0 if keep is None else keep.reshape(-1, 1).clone()
+        self.minus_Y = self.step.loss.dlogits.new_zeros(self.step.loss.dlogits.shape)
+        self.logprobs = torch.empty_like(self.minus_Y)
         self.note: str | None = None
         self.replay: Run = self.run
         if capture is not None:
@@ -343,13 +436,15 @@ class _GradientStep:
 
     def run(self) -> None:
         torch._foreach_zero_(self.grads)
-        self.step(self.X, self.Y, self.target_logprobs, 1.0)
+        self.step(self.X, self.minus_Y, self.logprobs, 1.0, self.keep)
 
-    def __call__(self, X: Tensor, Y: Tensor, target_logprobs: Tensor) -> None:
-        self.X.copy_(X)
-        self.Y.copy_(Y)
+    def __call__(self, X: Tensor, Y: Tensor, keep: Tensor | None = None) -> Tensor:
+        self.X.copy_(X.flatten())
+        minus_distributions(Y, out=self.minus_Y)
+        if isinstance(self.keep, Tensor) and keep is not None:
+            self.keep.copy_(keep.reshape(-1, 1))
         self.replay()
-        target_logprobs.copy_(self.target_logprobs)
+        return (self.minus_Y * self.logprobs).sum() / len(Y)
 
 
 class BackpropEngine:
@@ -376,36 +471,47 @@ class BackpropEngine:
         """
         if not len(X) == len(Y) == len(lrs):
             raise ValueError(f"got {len(X)} batches, {len(Y)} of targets and {len(lrs)} learning rates")
+        losses = torch.empty(len(lrs), dtype=self.network.parameters()[0].dtype, device=X.device)
         if len(lrs) == 0:
-            return torch.empty(0, device=X.device)
+            return losses
         with torch.no_grad():
             self._prepare(X)
-            target_logprobs = self._grads[0].new_empty(*Y.shape, 1)  # (steps, B, 1)
-            batches = zip(X.unbind(), Y.unsqueeze(-1).unbind(), target_logprobs.unbind(), lrs, strict=True)
             if X.device.type == "cpu" and self._capture is None:
                 step = self._sgd_step(X[0], Y[0])
                 with torch.inference_mode():  # spares a tenth of the time beyond no_grad
-                    for x, y, out, lr in batches:
-                        step(x, y, out, -lr)
+                    many = max(1, KEPT_VALUES // step.loss.dlogits.numel())
+                    for i in range(0, len(lrs), many):
+                        piece = slice(i, i + many)
+                        losses[piece] = self._sgd_piece(step, X[piece], Y[piece], lrs[piece])
             else:  # a recorded step is the same each time: the learning rate stays outside
                 gradient_step, parameters = self._gradient_step(X[0], Y[0]), self.network.parameters()
-                for x, y, out, lr in batches:
-                    gradient_step(x, y, out)
+                for i, lr in enumerate(lrs):
+                    losses[i] = gradient_step(X[i], Y[i])
                     torch._foreach_add_(parameters, self._grads, alpha=-lr)
-            return -target_logprobs.mean((1, 2))
+        return losses
 
-    def gradients(self, X: Tensor, Y: Tensor) -> Tensor:
-        """Put the gradients of one batch, (B, T) and (B,), into ``p.grad``; returns its loss, ().
+    @staticmethod
+    def _sgd_piece(step: _Step, X: Tensor, Y: Tensor, lrs: Sequence[float]) -> Tensor:
+        minus_Y = step.loss.dlogits.new_zeros(len(X), *step.loss.dlogits.shape)
+        minus_distributions(Y, out=minus_Y)
+        logprobs = torch.empty_like(minus_Y)
+        rows = X.flatten(1)  # (steps, B, T) -> (steps, B*T)
+        for x, y, out, lr in zip(rows.unbind(), minus_Y.unbind(), logprobs.unbind(), lrs, strict=True):
+            step(x, y, out, -lr)
+        return (minus_Y * logprobs).sum((1, 2)) / Y.shape[1]
 
-        The tensors in ``p.grad`` are the same ones each time.
+    def gradients(self, X: Tensor, Y: Tensor, keep: Tensor | None = None) -> Tensor:
+        """Put the gradients of one batch into ``p.grad``, the same tensors each time; returns its loss, ().
+
+        X is (B, T); Y is (B,), or (B, vocab_size) for distributions in place of symbols; ``keep``, (B, T) and
+        floating, is 0 for the positions whose embedding is dropped.
         """
         with torch.no_grad():
             self._prepare(X)
-            target_logprobs = self._grads[0].new_empty(len(Y), 1)
-            self._gradient_step(X, Y)(X, Y.unsqueeze(-1), target_logprobs)
+            loss = self._gradient_step(X, Y, keep)(X, Y, keep)
             for p, grad in zip(self.network.parameters(), self._grads, strict=True):
                 p.grad = grad
-            return -target_logprobs.mean()
+            return loss
 
     def _prepare(self, X: Tensor) -> None:
         """Check the indices, and drop what was built for layers or tensors that are no longer there."""
@@ -424,10 +530,10 @@ class BackpropEngine:
     def _sgd_step(self, X: Tensor, Y: Tensor) -> _Step:
         return _kept(self._sgd_steps, X, Y, partial(_Step, self.network, X, Y, lambda p: p))
 
-    def _gradient_step(self, X: Tensor, Y: Tensor) -> _GradientStep:
+    def _gradient_step(self, X: Tensor, Y: Tensor, keep: Tensor | None = None) -> _GradientStep:
         capture = self._capture or (capture_cuda_graph if X.is_cuda else None)
-        make = partial(_GradientStep, self.network, X, Y, self._grads, capture)
-        step = _kept(self._gradient_steps, X, Y, make)
+        make = partial(_GradientStep, self.network, X, Y, keep, self._grads, capture)
+        step = _kept(self._gradient_steps, X, Y, make, keep is None)
         self.note = step.note
         return step
 
@@ -435,9 +541,19 @@ class BackpropEngine:
 _Kept = TypeVar("_Kept")
 
 
-def _kept(steps: dict[object, _Kept], X: Tensor, Y: Tensor, make: Callable[[], _Kept]) -> _Kept:
+def minus_distributions(Y: Tensor, out: Tensor) -> None:
+    """Write targets as distributions with a minus: symbols (...) or distributions (..., V) -> (..., V)."""
+    if Y.is_floating_point():
+        torch.neg(Y, out=out)
+    else:
+        out.zero_().scatter_(-1, Y.unsqueeze(-1), -1.0)
+
+
+def _kept(
+    steps: dict[object, _Kept], X: Tensor, Y: Tensor, make: Callable[[], _Kept], *more: object
+) -> _Kept:
     """The step for batches like X and Y, made if need be in place of the oldest."""
-    key = X.shape, X.dtype, Y.shape, Y.dtype
+    key = X.shape, X.dtype, Y.shape, Y.dtype, *more
     if key not in steps:
         if len(steps) == KEPT_SHAPES:
             del steps[next(iter(steps))]

@@ -48,12 +48,35 @@ def sample_word(
     return vocabulary.decode(out)
 
 
-def next_symbol_probs(logits: Tensor, temperature: float, top_k: int | None) -> Tensor:
-    """Probabilities of the next symbol: (B, vocab_size) -> (B, vocab_size)."""
+def next_symbol_probs(
+    logits: Tensor,
+    temperature: float = 1.0,
+    top_k: int | None = None,
+    top_p: float | None = None,
+    *,
+    may_stop: bool = True,
+) -> Tensor:
+    """Probabilities of the next symbol: (B, vocab_size) -> (B, vocab_size).
+
+    In this order: ``temperature`` divides the logits (0: the most likely symbol, always); the stop is
+    left out unless ``may_stop``; ``top_k`` keeps the k most likely symbols; ``top_p`` keeps the fewest of
+    the most likely symbols whose probabilities, after all that, come to p. Of equally likely symbols the
+    first comes first.
+    """
+    if not may_stop:
+        stop = torch.arange(logits.shape[1], device=logits.device) == STOP
+        logits = logits.masked_fill(stop, -torch.inf)
     if temperature == 0:
         return F.one_hot(logits.argmax(dim=1), logits.shape[1]).to(logits.dtype)
-    logits = (logits - logits.max(dim=1, keepdim=True).values) / temperature
-    if top_k is not None and top_k < logits.shape[1]:
-        least = logits.topk(top_k, dim=1).values[:, -1:]
-        logits = logits.masked_fill(logits < least, -torch.inf)
+    if temperature != 1:
+        logits = logits - logits.max(dim=1, keepdim=True).values
+        logits = logits / max(temperature, 1e-30)  # float32 has little below
+    if top_k is not None or top_p is not None:
+        logits, order = logits.sort(dim=1, descending=True, stable=True)
+        if top_k is not None:
+            logits[:, top_k:] = -torch.inf
+        if top_p is not None and top_p < 1:
+            probs = F.softmax(logits.double(), dim=1)
+            logits[probs.cumsum(dim=1) - probs >= top_p] = -torch.inf
+        logits = torch.empty_like(logits).scatter_(1, order, logits)
     return F.softmax(logits, dim=1)

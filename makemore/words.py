@@ -83,6 +83,14 @@ class Vocabulary:
                 self.encode(word)
         return symbols
 
+    def decode_all(self, symbols: Tensor) -> list[str]:
+        """All words of one run in which each is followed by its stop; undoes ``encode_all``."""
+        points = _code_points("\n" + self.characters)[symbols.cpu()]
+        text = bytearray(4 * len(points))
+        if text:
+            torch.frombuffer(text, dtype=torch.int32).copy_(points)
+        return text.decode("utf-32-le").split("\n")[:-1]
+
 
 def _code_points(text: str) -> Tensor:
     return torch.frombuffer(bytearray(text, "utf-32-le"), dtype=torch.int32)

@@ -1,0 +1,310 @@
+"""The same network as a dilated causal convolution (beyond the lecture: its "next time").
+
+The tree over 8 symbols that the lecture's network computes for each example is a stack of causal
+convolutions with kernel 2 and dilations 1, 2, 4, looked at in one position; a flat network is one causal
+convolution as wide as its context. ``Convolution.from_network`` builds them from trained layers, with the
+running statistics folded into weights and biases. Three things follow:
+
+* ``logits`` forwards all positions of a word at once, by torch's conv1d.
+* Neighbouring examples share nodes: a layer has one new node for each character, where the lecture
+  computes the whole tree anew. And a node depends on nothing but the window of symbols below it, so
+  that equal windows, in one word or many, are computed once; losses and likelihoods work that way.
+* A convolution multiplies each node by one matrix for each place it can take in a window. These
+  products are taken once a node, and a window of the next layer is their sum.
+
+Departure from the lecture: a folded network adds in another order than its layers do, so that logits
+agree to rounding (1e-5 in float32, 1e-12 in float64), not bit for bit.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from makemore.layers import (
+    BatchNorm1d,
+    Embedding,
+    FlattenConsecutive,
+    HistoricBatchNorm1d,
+    Layer,
+    Linear,
+    Sequential,
+    Tanh,
+)
+from makemore.networks import block_size
+from makemore.words import STOP, Examples, Vocabulary
+
+TILE = 256
+"""Rows that are multiplied at a time: always as many, see ``products``."""
+
+SUM_ROWS = 1024
+"""Rows of products that are added up at a time, so that they stay in the processor's cache."""
+
+PIECE_VALUES = 2**22
+"""Values of a layer's output that are held at a time: 16 MB in float32."""
+
+PLAIN_PIECE = 2048
+"""Examples that go through all the layers at a time."""
+
+CHUNK_SYMBOLS = 2**20
+"""Symbols of a list of words that are encoded at a time."""
+
+
+class Stage(NamedTuple):
+    """One causal convolution, with or without tanh after it.
+
+    ``weight``, (n, C_in, C_out), has the oldest of the n fused positions first; they lie ``dilation``
+    symbols apart. ``bias`` is (C_out,).
+    """
+
+    weight: Tensor
+    bias: Tensor
+    dilation: int
+    tanh: bool
+
+    @property
+    def lags(self) -> list[int]:
+        """How many symbols back each of the fused positions lies: [4, 0] for n = 2, dilation 4."""
+        return [j * self.dilation for j in reversed(range(len(self.weight)))]
+
+    def products(self, nodes: Tensor) -> list[Tensor]:
+        """The nodes times each of the n matrices: (D, C_in) -> n times (D, C_out).
+
+        The newest position's product includes the bias. A BLAS may add in another order for another
+        number of rows; here every multiplication has ``TILE`` rows, so that a node's product does not
+        depend, not even in the last bit, on how many other nodes it is computed with.
+        """
+        rows = nodes.shape[0]
+        full = rows // TILE * TILE
+        rest = F.pad(nodes[full:], (0, 0, 0, full + TILE - rows))
+        products = []
+        for weight in self.weight:
+            product = nodes.new_empty((rows, weight.shape[1]))
+            for start in range(0, full, TILE):
+                torch.mm(nodes[start : start + TILE], weight, out=product[start : start + TILE])
+            product[full:] = torch.mm(rest, weight)[: rows - full]
+            products.append(product)
+        products[-1] += self.bias
+        return products
+
+    def fuse(self, products: Sequence[Tensor], columns: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+        """The nodes of the distinct windows, and for every window which of them is its node.
+
+        A window is one row of n ``columns``, (N,) each, the oldest first: an index into each of
+        ``products``. Returns (D, C_out) for D distinct windows, and (N,).
+        """
+        if len(columns) == 1:
+            return (products[0].tanh() if self.tanh else products[0]), columns[0]
+        members, ids = distinct(columns)
+        columns = [column.index_select(0, members) for column in columns]
+        nodes = products[0].new_empty((len(members), products[0].shape[1]))
+        for start in range(0, len(members), SUM_ROWS):
+            rows = slice(start, start + SUM_ROWS)
+            torch.index_select(products[0], 0, columns[0][rows], out=nodes[rows])
+            for product, column in zip(products[1:], columns[1:], strict=True):
+                nodes[rows] += product.index_select(0, column[rows])
+            if self.tanh:
+                nodes[rows].tanh_()
+        return nodes, ids
+
+
+def distinct(columns: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+    """The distinct rows of some columns of indices, (N,) each.
+
+    Returns where one of each kind stands, (D,), and of which kind each row is, (N,).
+
+    >>> distinct([torch.tensor([5, 5, 2, 5]), torch.tensor([0, 1, 0, 0])])[1]
+    tensor([1, 2, 0, 1])
+    """
+    kinds = columns[0]
+    for column in columns[1:]:
+        kinds = torch.unique(kinds * (column.max() + 1) + column, return_inverse=True)[1]
+    members = kinds.new_empty(int(kinds.max()) + 1)
+    members[kinds] = torch.arange(len(kinds), device=kinds.device)
+    return members, kinds
+
+
+class Convolution:
+    """A network as a stack of dilated causal convolutions, in evaluation, without gradients.
+
+    ``embedding`` is (vocab_size, C), ``stages`` the convolutions from the symbols up. The values are
+    those of the network at the time of conversion.
+    """
+
+    def __init__(self, embedding: Tensor, stages: Sequence[Stage]) -> None:
+        self.embedding = embedding
+        self.stages = list(stages)
+        self.block_size = 1 + sum(stage.lags[0] for stage in self.stages)
+
+    @classmethod
+    @torch.no_grad()
+    def from_network(cls, network: Sequential) -> Convolution:
+        """The convolution equal to a network: an Embedding, then any of our other layers.
+
+        Each Linear and BatchNorm1d becomes part of one affine map, which ends at a Tanh or where
+        positions are fused. Raises ValueError on a layer it does not know, and on statistics kept for
+        each position apart: such a network computes something else at each position of its context.
+        """
+        layers = _flattened(network.layers)
+        first = layers.pop(0) if layers else None
+        if type(first) is not Embedding:
+            raise ValueError(f"a convolution begins with an Embedding, got {first}")
+        like, channels = first.weight, first.weight.shape[1]
+        stages: list[Stage] = []
+        affine = _Affine(channels)
+        n, dilation = 1, 1
+
+        def end(tanh: bool) -> None:
+            nonlocal affine, n, dilation
+            weight, bias = affine.weight.to(like), affine.bias.to(like)
+            stages.append(Stage(weight.view(n, -1, len(bias)), bias, dilation, tanh))
+            affine = _Affine(len(bias))
+            n, dilation = 1, dilation * n
+
+        for layer in layers:
+            if type(layer) is Tanh:
+                end(tanh=True)
+            elif type(layer) is FlattenConsecutive:
+                if affine.used:
+                    end(tanh=False)
+                n *= layer.n
+                affine = _Affine(len(affine.bias) * layer.n)
+            else:
+                affine.append(layer)
+        if affine.used or n > 1 or not stages:
+            end(tanh=False)
+        return cls(like.detach().clone(), stages)
+
+    @torch.no_grad()
+    def logits(self, symbols: Tensor) -> Tensor:
+        """Logits at every position of some words, all at once: (B, L) -> (B, L, vocab_size).
+
+        Position t has the logits for the context of the symbols before it; ``symbols[:, -1]`` is
+        thus not looked at. Shorter words are filled up with anything behind their stop.
+        """
+        x = F.pad(symbols, (self.block_size, -1))  # (B, L) -> (B, block_size - 1 + L)
+        x = self.embedding[x].transpose(1, 2)  # conv1d takes (B, C, L)
+        for stage in self.stages:
+            weight = stage.weight.permute(2, 1, 0)  # (n, C_in, C_out) -> (C_out, C_in, n)
+            x = F.conv1d(x, weight, stage.bias, dilation=stage.dilation)
+            x = x.tanh() if stage.tanh else x
+        return x.transpose(1, 2)  # (B, vocab_size, L) -> (B, L, vocab_size)
+
+    @torch.no_grad()
+    def log_probs(self, examples: Examples) -> Iterator[Tensor]:
+        """Log-probabilities of the examples' targets, in order, piece by piece: (N,) in all."""
+        widths = [stage.weight.shape[2] for stage in self.stages]
+        piece = max(TILE, PIECE_VALUES // max([*widths, *self.embedding.shape]))
+        for start in range(0, len(examples), piece):
+            # A word may have begun in the piece before: its last symbols are looked at once more.
+            first = max(0, start - self.block_size + 1)
+            offsets = examples.offsets[first : start + piece].long()
+            index = torch.arange(len(offsets), device=offsets.device)
+            offsets = torch.minimum(offsets, index)
+            symbols = examples.symbols[first : start + piece].long()
+            before = examples.symbols[max(0, first - 1) : start + piece - 1].long()
+            if first == 0:
+                before = F.pad(before, (1, 0), value=STOP)[: len(symbols)]
+            nodes, ids = self.embedding, before
+            for stage in self.stages:
+                # Symbols from before the word are 0, and so is the whole context of its first
+                # example: whatever a window has there, it finds at the first example.
+                columns = [ids[index - offsets.clamp(max=lag)] for lag in stage.lags]
+                nodes, ids = stage.fuse(stage.products(nodes), columns)
+            yield F.log_softmax(nodes, dim=1)[ids, symbols][start - first :]
+
+
+class _Affine:
+    """Linear and BatchNorm1d layers multiplied out into one, x @ weight + bias, in float64 on the CPU."""
+
+    def __init__(self, dim: int) -> None:
+        self.weight = torch.eye(dim, dtype=torch.float64)
+        self.bias = torch.zeros(dim, dtype=torch.float64)
+        self.used = False
+
+    def append(self, layer: Layer) -> None:
+        values = {name: tensor.to("cpu", torch.float64) for name, tensor in layer.named_tensors().items()}
+        if type(layer) is Linear:
+            fan_in = len(values["weight"])
+            scale, shift = values["weight"], values.get("bias", torch.zeros(()))
+        elif type(layer) is BatchNorm1d or type(layer) is HistoricBatchNorm1d:
+            if layer.running_mean.ndim > 1:
+                raise ValueError(
+                    f"{layer} has other statistics at each of {len(layer.running_mean)} positions:"
+                    " no convolution is equal to it"
+                )
+            fan_in = len(values["gamma"])
+            scale = values["gamma"] / torch.sqrt(values["running_var"] + layer.eps)
+            shift = values["beta"] - values["running_mean"] * scale
+        else:
+            raise ValueError(f"cannot make a convolution of the layer {layer}")
+        if fan_in != len(self.bias):
+            raise ValueError(f"{layer} does not fit its input of {len(self.bias)} channels")
+        if scale.ndim == 1:  # a factor for each channel
+            self.weight, self.bias = self.weight * scale, self.bias * scale + shift
+        else:
+            self.weight = self.weight @ scale if self.used else scale
+            self.bias = self.bias @ scale + shift
+        self.used = True
+
+
+def _flattened(layers: Sequence[Layer]) -> list[Layer]:
+    """The layers, with those of a Sequential among them in its place."""
+    nested = [_flattened(layer.layers) if isinstance(layer, Sequential) else [layer] for layer in layers]
+    return [layer for group in nested for layer in group]
+
+
+def plain_log_probs(network: Sequential, examples: Examples) -> Iterator[Tensor]:
+    """``Convolution.log_probs`` by the lecture's way: every example through all the layers."""
+    for start in range(0, len(examples), PLAIN_PIECE):
+        X, Y = examples[start : start + PLAIN_PIECE]
+        with network.evaluating():
+            yield F.log_softmax(network(X), dim=1).gather(1, Y.unsqueeze(1)).squeeze(1)
+
+
+def convolution_loss(convolution: Convolution, examples: Examples) -> float:
+    """Mean cross-entropy on the examples in nats per symbol: ``split_loss``'s figure, sooner."""
+    total = math.fsum(piece.sum(dtype=torch.float64).item() for piece in convolution.log_probs(examples))
+    return -total / len(examples)
+
+
+def log_likelihoods(
+    network: Convolution | Sequential, vocabulary: Vocabulary, words: Sequence[str]
+) -> Tensor:
+    """The log-likelihood of each word, its stop included, in nats: float64, (len(words),), on the CPU.
+
+    A ``Sequential`` goes the lecture's way, for layers that no convolution is equal to. Raises DataError
+    that names a character the vocabulary lacks.
+    """
+    if isinstance(network, Convolution):
+        size, device, log_probs = network.block_size, network.embedding.device, network.log_probs
+    else:
+        size, device = block_size(network), network.parameters()[0].device
+        log_probs = functools.partial(plain_log_probs, network)
+    scores = [torch.empty(0, dtype=torch.float64)]
+    for chunk in _chunks(words):
+        # In alphabetical order, words with a beginning in common share its nodes: 1.5x.
+        order = sorted(range(len(chunk)), key=chunk.__getitem__)
+        symbols = vocabulary.encode_all([chunk[i] for i in order])
+        stops = symbols == STOP
+        place = stops.cumsum(dim=0) - stops.long()  # of the word that each symbol belongs to
+        pieces = [piece.cpu() for piece in log_probs(Examples(symbols, size).to(device))]
+        score = torch.zeros(len(chunk), dtype=torch.float64)
+        scores.append(score.index_add_(0, torch.tensor(order)[place], torch.cat(pieces).double()))
+    return torch.cat(scores)
+
+
+def _chunks(words: Sequence[str]) -> Iterator[Sequence[str]]:
+    """The words in groups of some ``CHUNK_SYMBOLS`` symbols."""
+    first = symbols = 0
+    for i, word in enumerate(words):
+        symbols += len(word) + 1
+        if symbols >= CHUNK_SYMBOLS or i == len(words) - 1:
+            yield words[first : i + 1]
+            first, symbols = i + 1, 0
