@@ -11,7 +11,14 @@ if TYPE_CHECKING:
     from makemore.checkpoint import Model as Model
     from makemore.checkpoint import load_model as load_model
     from makemore.checkpoint import save_model as save_model
+    from makemore.convolution import Convolution as Convolution
+    from makemore.convolution import log_likelihoods as log_likelihoods
+    from makemore.drawing import draw_nodes as draw_nodes
+    from makemore.evaluation import loss as loss
     from makemore.evaluation import split_loss as split_loss
+    from makemore.generation import Filters as Filters
+    from makemore.generation import generate as generate
+    from makemore.generation import generate_scored as generate_scored
     from makemore.layers import BatchNorm1d as BatchNorm1d
     from makemore.layers import Embedding as Embedding
     from makemore.layers import FlattenConsecutive as FlattenConsecutive
@@ -25,7 +32,9 @@ if TYPE_CHECKING:
     from makemore.networks import summary as summary
     from makemore.plotting import plot_losses as plot_losses
     from makemore.sampling import sample_word as sample_word
-    from makemore.training import Schedule as Schedule
+    from makemore.training import LectureRecipe as LectureRecipe
+    from makemore.training import ModernRecipe as ModernRecipe
+    from makemore.training import ModernTrainer as ModernTrainer
     from makemore.training import Trainer as Trainer
     from makemore.words import Data as Data
     from makemore.words import Examples as Examples
@@ -36,7 +45,10 @@ if TYPE_CHECKING:
 
 _MODULES = {
     "checkpoint": ("Model", "load_model", "save_model"),
-    "evaluation": ("split_loss",),
+    "convolution": ("Convolution", "log_likelihoods"),
+    "drawing": ("draw_nodes",),
+    "evaluation": ("loss", "split_loss"),
+    "generation": ("Filters", "generate", "generate_scored"),
     "layers": (
         "BatchNorm1d",
         "Embedding",
@@ -49,7 +61,7 @@ _MODULES = {
     "networks": ("NETWORKS", "Network", "network_plan", "summary"),
     "plotting": ("plot_losses",),
     "sampling": ("sample_word",),
-    "training": ("Schedule", "Trainer"),
+    "training": ("LectureRecipe", "ModernRecipe", "ModernTrainer", "Trainer"),
     "words": ("Data", "Examples", "Vocabulary", "WordList", "load_words", "read_words"),
 }
 _HOME = {name: module for module, names in _MODULES.items() for name in names}

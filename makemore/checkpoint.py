@@ -15,7 +15,7 @@ import io
 import pickletools
 import zipfile
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, astuple, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +38,7 @@ LARGEST_PICKLE = 2**24
 PICKLED_GLOBALS = {
     "collections OrderedDict",
     "torch._utils _rebuild_tensor_v2",
-    *(f"torch {kind}Storage" for kind in ("Float", "Double", "Byte")),
+    *(f"torch {kind}Storage" for kind in ("Float", "Double", "Byte", "Long")),
 }
 """All that the pickled part of a model file refers to."""
 
@@ -48,7 +48,7 @@ class Progress:
     """Where a run stands: all that it needs to go on, beside the network.
 
     ``settings`` are plain values by name; ``losses``, (step,), and ``evaluations`` are the history;
-    ``generator`` is the state of the random generator, uint8.
+    ``generator`` is the state of the random generator, uint8; ``state`` are the trainer's own tensors.
     """
 
     settings: Mapping[str, Any]
@@ -58,6 +58,7 @@ class Progress:
     losses: Tensor
     evaluations: Sequence[Evaluation]
     generator: Tensor
+    state: Mapping[str, Tensor]
 
 
 @dataclass(frozen=True)
@@ -85,8 +86,9 @@ def save_model(model: Model, path: str | Path) -> None:
     }
     if model.progress is not None:
         progress = {field.name: getattr(model.progress, field.name) for field in fields(Progress)}
-        evaluations = [[e.step, e.train, e.val, e.test] for e in model.progress.evaluations]
-        content["progress"] = progress | {"evaluations": evaluations}
+        evaluations = [list(astuple(e)) for e in model.progress.evaluations]
+        state = {name: tensor.detach().cpu().clone() for name, tensor in model.progress.state.items()}
+        content["progress"] = progress | {"evaluations": evaluations, "state": state}
     whole = io.BytesIO()
     torch.save(content, whole)
     try:
@@ -186,7 +188,10 @@ def _progress_of(content: Mapping[str, Any], size: int) -> Progress:
     evaluations = [Evaluation(*row) for row in content["evaluations"]]
     for e in evaluations:
         _require(type(e.step) is int, "evaluations")
-        _require(all(isinstance(x, float | None) for x in (e.train, e.val, e.test)), "evaluations")
+        _require(all(isinstance(x, float | None) for x in astuple(e)[1:]), "evaluations")
+    for name, tensor in content["state"].items():
+        # Its storage is all that the file holds of a tensor, however large it says it is.
+        _require(isinstance(name, str) and tensor.numel() <= size, "state")
     return Progress(
         **{
             **content,

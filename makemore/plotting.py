@@ -1,4 +1,4 @@
-"""Pictures of a training run; the only module that imports matplotlib (lecture cell 11)."""
+"""Pictures of a training run (lecture cell 11); only drawing.py imports matplotlib as well."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import BinaryIO
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from makemore.training import Evaluation, Schedule
+from makemore.training import Evaluation, LectureRecipe, Recipe
 
 LECTURE_WINDOW = 1000
 """Steps that one point of the lecture's curve is the mean of."""
@@ -28,13 +28,13 @@ def window_size(steps: int) -> int:
 def plot_losses(
     losses: Tensor,
     evaluations: Sequence[Evaluation] = (),
-    schedule: Schedule | None = None,
+    recipe: Recipe | None = None,
     title: str = "",
 ) -> Figure:
     """The lecture's curve: log10 of the batch loss, mean over each 1,000 steps (fewer if it was short).
 
     ``losses`` is (steps,), in nats. Val losses are drawn where they were evaluated, and the step
-    from which the learning rate is lower is marked. The figure is returned, not shown.
+    at which the learning rate turns is marked. The figure is returned, not shown.
     """
     figure = Figure(figsize=(8, 4.5), layout="constrained")
     axes = figure.add_subplot()
@@ -50,15 +50,17 @@ def plot_losses(
         axes.plot(
             *zip(*val, strict=True), "o", markersize=4, label=f"val loss, {10 ** val[-1][1]:.4f} at the end"
         )
-    if schedule is not None and schedule.lr_drop < schedule.steps:
-        axes.axvline(schedule.lr_drop, color="grey", linestyle="--", linewidth=1)
+    if recipe is not None:
+        step, text = turn(recipe)
+        axes.axvline(step, color="grey", linestyle="--", linewidth=1)
         axes.text(
-            schedule.lr_drop,
+            step,
             0.02,
-            f"  lr {schedule.lr:g} to {schedule.lr_final:g}",
+            f"  {text}",
             transform=axes.get_xaxis_transform(),
             va="bottom",
             color="grey",
+            clip_on=True,
         )
     axes.set_xlabel("step")
     axes.set_ylabel("log10 of the loss (nats per symbol)")
@@ -67,6 +69,13 @@ def plot_losses(
     axes.grid(alpha=0.3)
     axes.legend(loc="upper right")
     return figure
+
+
+def turn(recipe: Recipe) -> tuple[float, str]:
+    """The step at which the learning rate turns, and how."""
+    if isinstance(recipe, LectureRecipe):
+        return recipe.lr_drop, f"lr {recipe.lr:g} to {recipe.lr_final:g}"
+    return recipe.warm_up * recipe.steps, f"lr up to {recipe.lr:g}, then a cosine to 0"
 
 
 def save_figure(figure: Figure, file: str | Path | BinaryIO) -> None:

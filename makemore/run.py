@@ -15,7 +15,7 @@ import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, replace
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -28,16 +28,19 @@ from tqdm import tqdm
 from makemore.checkpoint import Model, Progress, load_model, save_model
 from makemore.errors import Interrupted, ModelFileError, TrainingError, UsageError, WriteError
 from makemore.files import replacing
-from makemore.networks import network_plan, summary
+from makemore.layers import Sequential
+from makemore.networks import Network, network_plan, summary
 from makemore.sampling import sample_word
-from makemore.settings import Settings
-from makemore.training import Evaluation, Schedule, Trainer
+from makemore.settings import NAMES, Settings
+from makemore.training import Evaluation, LectureRecipe, ModernRecipe, ModernTrainer, Trainer
 from makemore.words import Data, WordList, load_words
 
 MODEL_FILE = "model.pt"
 LOSSES_FILE = "losses.csv"
 PICTURE_FILE = "loss.png"
 LOCK_FILE = ".lock"
+
+SPLITS = ("train", "val", "test", "unseen_val", "unseen_test")
 
 
 class Signals:
@@ -89,18 +92,17 @@ def train(given: Mapping[str, Any], out_dir: Path, *, resume: bool = False, over
             saver.save()
             try:
                 print(describe(settings, words, trainer, out_dir))
-                print(summary(trainer.network, settings.batch_size), flush=True)
+                print(summary(trainer.network, trainer.recipe.batch_size), flush=True)
                 print()
                 train_with_log(trainer, settings, saver, signals)
+                saver.save()
                 finish(trainer, settings, saver)
                 print(f"\n{time.perf_counter() - started:.1f} s", flush=True)
             except Interrupted as stop:
                 raise Interrupted(stop.signum, f"interrupted; {saver.how_to_go_on()}") from stop
             except OSError as error:
-                saver.save()
-                raise WriteError(
-                    f"cannot write the output: {error.strerror or error}; {saver.how_to_go_on()}"
-                ) from error
+                reason = error.strerror or error
+                raise WriteError(f"cannot write the output: {reason}; {saver.how_to_go_on()}") from error
 
 
 def make_directory(out_dir: Path) -> None:
@@ -139,16 +141,18 @@ def make_room(out_dir: Path, overwrite: bool) -> None:
 
 def new_run(given: Mapping[str, Any]) -> tuple[Settings, WordList, Trainer, Model]:
     """Settings, words, a fresh trainer and its model."""
-    settings = Settings(**given).resolved()
+    settings = Settings(**given)
+    if settings.data not in (None, "lecture"):
+        settings = replace(settings, data=str(Path(str(settings.data)).resolve()))
     plan = network_plan(settings.network, settings.block_size, settings.n_embd, settings.n_hidden)
-    settings = replace(settings, block_size=plan.block_size, n_embd=plan.n_embd, n_hidden=plan.n_hidden)
     torch.set_num_threads(settings.threads)
     device = resolve_device(settings.device)
     words = load_words(settings.data)
     data = words.data(plan.block_size)
+    settings = resolved(settings, plan, len(data.train))
     generator = Generator().manual_seed(settings.seed)
     network = plan.build(len(data.vocabulary), generator).to(device)
-    trainer = Trainer(network, data.to(device), schedule_of(settings), generator)
+    trainer = make_trainer(settings, network, data.to(device), generator)
     return settings, words, trainer, Model(plan, data.vocabulary, network)
 
 
@@ -159,9 +163,12 @@ def resumed_run(given: Mapping[str, Any], out_dir: Path) -> tuple[Settings, Word
     progress = model.progress
     if progress is None:
         raise UsageError(f"{path} holds a network alone, without the run it comes from")
-    if set(progress.settings) != set(asdict(Settings())):
+    if set(progress.settings) != set(NAMES) or Settings(**progress.settings).missing:
         raise ModelFileError(f"{path} is damaged: its settings cannot be")
-    settings = Settings(**progress.settings).resolved().changed(given)
+    settings = Settings(**progress.settings).changed(given)
+    assert settings.steps is not None
+    if progress.finished and settings.recipe == "modern":
+        raise UsageError(f"the run in {out_dir} is finished: the modern recipe ends where it ends")
     if settings.steps < progress.step or (settings.steps == progress.step and progress.finished):
         state = "finished at" if progress.finished else "already at"
         raise UsageError(f"the run in {out_dir} is {state} step {progress.step:,}: give it more --steps")
@@ -176,16 +183,47 @@ def resumed_run(given: Mapping[str, Any], out_dir: Path) -> tuple[Settings, Word
     generator = Generator()
     generator.set_state(progress.generator)
     data = words.data(model.plan.block_size)
-    trainer = Trainer(model.network.to(device), data.to(device), schedule_of(settings), generator)
-    trainer.restore(progress.step, progress.losses, progress.evaluations)
+    trainer = make_trainer(settings, model.network.to(device), data.to(device), generator)
+    try:
+        trainer.restore(progress.step, progress.losses, progress.evaluations, progress.state)
+    except (KeyError, ValueError, RuntimeError, IndexError) as error:
+        raise ModelFileError(f"{path} is damaged: its state cannot be") from error
     return settings, words, trainer, model
 
 
-def schedule_of(settings: Settings) -> Schedule:
-    """The schedule that resolved settings ask for."""
-    assert settings.lr_final is not None
-    assert settings.lr_drop is not None
-    return Schedule(settings.steps, settings.batch_size, settings.lr, settings.lr_final, settings.lr_drop)
+def resolved(settings: Settings, plan: Network, examples: int) -> Settings:
+    """The settings with every default filled in, for a list with that many training examples."""
+    settings = replace(settings, block_size=plan.block_size, n_embd=plan.n_embd, n_hidden=plan.n_hidden)
+    values = {name: value for name, value in asdict(settings).items() if value is not None}
+    if settings.recipe == "lecture":
+        steps = values.get("steps", LectureRecipe.steps)
+        lr = values.get("lr", LectureRecipe.lr)
+        defaults = {
+            "steps": steps,
+            "batch_size": LectureRecipe.batch_size,
+            "lr": lr,
+            "lr_final": lr / 10,
+            "lr_drop": steps * 3 // 4,
+        }
+    else:
+        own = {field.name: values[field.name] for field in fields(ModernRecipe) if field.name in values}
+        defaults = asdict(ModernRecipe.for_examples(examples, **own))
+        defaults["targets"] = "soft" if defaults.pop("soft_targets") else "hard"
+        steps = defaults["steps"]
+    log_every = max(1, min(10_000, steps // 20))
+    defaults |= {"log_every": log_every, "eval_every": values.get("log_every", log_every)}
+    return replace(settings, **(defaults | values))
+
+
+def make_trainer(settings: Settings, network: Sequential, data: Data, generator: Generator) -> Trainer:
+    """The trainer that resolved settings ask for."""
+    values = asdict(settings)
+    if settings.recipe == "lecture":
+        lecture = LectureRecipe(**{field.name: values[field.name] for field in fields(LectureRecipe)})
+        return Trainer(network, data, lecture, generator, settings.engine)
+    values["soft_targets"] = settings.targets == "soft"
+    modern = ModernRecipe(**{field.name: values[field.name] for field in fields(ModernRecipe)})
+    return ModernTrainer(network, data, modern, generator, settings.engine)
 
 
 def resolve_device(name: str) -> torch.device:
@@ -204,20 +242,28 @@ def resolve_device(name: str) -> torch.device:
 
 def describe(settings: Settings, words: WordList, trainer: Trainer, out_dir: Path) -> str:
     """The resolved settings and the shapes of the data, for the top of the log."""
-    data: Data = trainer.data
+    data = trainer.data
     shapes = ", ".join(
         f"{name} ({len(examples):,}, {settings.block_size})"
-        for name, examples in zip(("train", "val", "test"), data[1:], strict=True)
+        for name, examples in zip(("train", "val", "test"), data[1:4], strict=True)
     )
+    training = f"{settings.recipe} recipe, {settings.steps:,} steps of {settings.batch_size:,} examples"
+    if settings.recipe == "lecture":
+        rates = f"SGD, lr {settings.lr:g}, from step {settings.lr_drop:,} on {settings.lr_final:g}"
+    else:
+        rates = (
+            f"Muon lr {settings.lr:g}, AdamW lr {settings.lr_other:g}, one cycle;"
+            f" weight decay {settings.weight_decay:g}, drop {settings.drop:g}, {settings.targets} targets"
+        )
     rows = {
         "data": f"{words.source}: {len(words.words):,} words, {len(data.vocabulary)} symbols",
         "examples": shapes,
         "network": f"{settings.network}, block size {settings.block_size},"
         f" n_embd {settings.n_embd}, n_hidden {settings.n_hidden}",
-        "training": f"{settings.steps:,} steps of {settings.batch_size:,} examples,"
-        f" lr {settings.lr:g}, from step {settings.lr_drop:,} on {settings.lr_final:g}",
+        "training": training,
+        "": rates,
+        "engine": f"{settings.engine} on {data.train.symbols.device}, CPU threads {settings.threads}",
         "seed": str(settings.seed),
-        "device": f"{data.train.symbols.device}, CPU threads {settings.threads}",
         "writes to": str(out_dir),
     }
     if trainer.step:
@@ -252,6 +298,7 @@ class Saver:
             losses=trainer.losses,
             evaluations=trainer.evaluations,
             generator=trainer.generator.get_state(),
+            state={} if finished else trainer.state(),
         )
         save_model(replace(self.model, progress=progress), self.out_dir / MODEL_FILE)
         self.saved_step = trainer.step
@@ -282,8 +329,10 @@ def train_with_log(trainer: Trainer, settings: Settings, saver: Saver, signals: 
     not finite, and Interrupted after a signal, once the steps under way are saved.
     """
     steps, log_every, eval_every = settings.steps, settings.log_every, settings.eval_every
+    assert steps is not None
     assert log_every is not None
     assert eval_every is not None
+    show_val = settings.recipe == "modern"  # the lecture's lines stay the lecture's
     signals.deferred = True
     with tqdm(
         total=steps, initial=trainer.step, unit="step", disable=None, leave=False, mininterval=0.5
@@ -294,7 +343,11 @@ def train_with_log(trainer: Trainer, settings: Settings, saver: Saver, signals: 
                 bad = int((~losses.isfinite()).nonzero()[0])
                 raise TrainingError(saver.diverged(start + bad, f"the loss is {losses[bad].item()}"))
             for i in range(-(-start // log_every) * log_every, trainer.step, log_every):
-                bar.write(f"{i:7d}/{steps:7d}: {losses[i - start].item():.4f}", file=sys.stdout)
+                line = f"{i:7d}/{steps:7d}: {losses[i - start].item():.4f}"
+                last = trainer.evaluations[-1] if trainer.evaluations else None
+                if show_val and last is not None and last.step == i:
+                    line += f"   val {last.val:.4f}"
+                bar.write(line, file=sys.stdout)
                 sys.stdout.flush()
             bar.update(len(losses))
             if trainer.step % eval_every == 0 and trainer.step < steps:
@@ -313,25 +366,37 @@ def finish(trainer: Trainer, settings: Settings, saver: Saver) -> None:
     """
     from makemore.plotting import plot_losses, save_figure
 
-    saver.save()
-    final = trainer.evaluate("train", "val", "test")
-    print(f"\ntrain {final.train:.4f}   val {final.val:.4f}   test {final.test:.4f}")
+    trainer.finish()
+    print("\n" + report(trainer.evaluate(*SPLITS)))
     with replacing(saver.out_dir / LOSSES_FILE) as file:
         file.write(losses_csv(trainer.losses, trainer.evaluations).encode())
-    title = f"{settings.network} on {Path(saver.words.source).name}"
+    title = f"{settings.network} on {Path(saver.words.source).name}, {settings.recipe} recipe"
     with replacing(saver.out_dir / PICTURE_FILE) as file:
-        save_figure(plot_losses(trainer.losses, trainer.evaluations, trainer.schedule, title), file)
+        save_figure(plot_losses(trainer.losses, trainer.evaluations, trainer.recipe, title), file)
 
     # From a copy of the generator: a run that goes on later is to draw the batches it would have drawn.
     generator = trainer.generator.clone_state()
     if settings.samples:
         print(f"\n{settings.samples} new words:")
-    for _ in range(settings.samples):
-        print(sample_word(trainer.network, saver.model.vocabulary, generator))
+        new = [
+            sample_word(trainer.network, saver.model.vocabulary, generator) for _ in range(settings.samples)
+        ]
+        print("\n".join(new))
+        known = len(set(saver.words.split()[0]).intersection(new))
+        print(f"({known} of them stand in the training split)")
     sys.stdout.flush()
     saver.save(finished=True)
     written = ", ".join(str(saver.out_dir / name) for name in (MODEL_FILE, LOSSES_FILE, PICTURE_FILE))
     print(f"\nwrote {written}")
+
+
+def report(losses: Evaluation) -> str:
+    """The final losses as a table."""
+    rows = ["loss per character      nats     bits"]
+    for split in SPLITS:
+        nats = getattr(losses, split)
+        rows.append(f"{split.replace('_', ' '):<20} {nats:7.4f}  {nats / math.log(2):7.4f}")
+    return "\n".join([*rows, "(unseen: words that do not stand in the training split as well)"])
 
 
 def losses_csv(losses: Tensor, evaluations: Sequence[Evaluation]) -> str:
@@ -341,11 +406,12 @@ def losses_csv(losses: Tensor, evaluations: Sequence[Evaluation]) -> str:
     digits are enough to read the same float32 back.
     """
     split = {
-        e.step: ",".join("" if loss is None else f"{loss:.6f}" for loss in (e.train, e.val, e.test))
+        e.step: ",".join("" if (x := getattr(e, name)) is None else f"{x:.6f}" for name in SPLITS)
         for e in evaluations
     }
-    rows = ["step,loss,train,val,test"]
-    rows += [f"{i},{loss:.9g},{split.get(i, ',,')}" for i, loss in enumerate(losses.tolist())]
+    none = "," * (len(SPLITS) - 1)
+    rows = [",".join(["step", "loss", *SPLITS])]
+    rows += [f"{i},{loss:.9g},{split.get(i, none)}" for i, loss in enumerate(losses.tolist())]
     if len(losses) in split:
         rows.append(f"{len(losses)},,{split[len(losses)]}")
     return "\n".join([*rows, ""])

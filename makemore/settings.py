@@ -1,4 +1,4 @@
-"""What a training run is to do; the defaults are the lecture's. Imports no torch (beyond the lecture)."""
+"""What a training run is to do. Imports no torch (beyond the lecture)."""
 
 from __future__ import annotations
 
@@ -7,10 +7,6 @@ from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, get_type_hints
 
 from makemore.errors import UsageError
-
-MAY_CHANGE = ("data", "steps", "device", "threads", "log_every", "eval_every", "save_every", "samples")
-"""Settings that a resumed run may change; the words themselves may not, wherever they lie now."""
-
 
 RANGES: dict[str, tuple[float, float]] = {
     "block_size": (1, 1024),
@@ -21,6 +17,11 @@ RANGES: dict[str, tuple[float, float]] = {
     "lr": (0, 1e30),
     "lr_final": (0, 1e30),
     "lr_drop": (0, 10**9),
+    "lr_other": (0, 1e30),
+    "weight_decay": (0, 1e6),
+    "warm_up": (0, 1),
+    "drop": (0, 1),
+    "patience": (1, 10**9),
     "seed": (0, 2**63 - 1),
     "threads": (1, 1024),
     "log_every": (1, 10**9),
@@ -30,25 +31,48 @@ RANGES: dict[str, tuple[float, float]] = {
 }
 """Lowest and highest value of each number."""
 
+CHOICES = {
+    "recipe": ("modern", "lecture"),
+    "engine": ("backprop", "autograd"),
+    "targets": ("soft", "hard"),
+}
+
+LECTURE_ONLY = ("lr_final", "lr_drop")
+MODERN_ONLY = ("lr_other", "weight_decay", "warm_up", "drop", "targets", "patience")
+
+MAY_CHANGE = ("data", "device", "threads", "log_every", "save_every", "samples")
+"""Settings that a resumed run may change; the words themselves may not, wherever they lie now."""
+
+LECTURE_MAY_CHANGE = (*MAY_CHANGE, "steps", "eval_every")
+"""The lecture's learning rate does not depend on the number of steps, nor its course on evaluations."""
+
 
 @dataclass(frozen=True)
 class Settings:
     """The settings of a run, named as the flags of ``makemore-train``.
 
-    None stands for a default that follows from the others; ``resolved`` fills it in. Raises UsageError on a
-    value of another type or out of range.
+    None stands for a default that follows from the others, or from the words. Raises UsageError on a
+    value of another type or out of range, and on one that the other recipe would need.
     """
 
+    recipe: str = "modern"
     data: str | None = None
     network: str = "wavenet"
     block_size: int | None = None
     n_embd: int | None = None
     n_hidden: int | None = None
-    steps: int = 200_000
-    batch_size: int = 32
-    lr: float = 0.1
+    steps: int | None = None
+    batch_size: int | None = None
+    lr: float | None = None
     lr_final: float | None = None
     lr_drop: int | None = None
+    lr_other: float | None = None
+    weight_decay: float | None = None
+    warm_up: float | None = None
+    drop: float | None = None
+    targets: str | None = None
+    patience: int | None = None
+    engine: str = "backprop"
     seed: int = 42
     device: str = "auto"
     threads: int = 1
@@ -60,23 +84,24 @@ class Settings:
     def __post_init__(self) -> None:
         for name, hint in get_type_hints(Settings).items():
             value = getattr(self, name)
-            if hint is float or hint == float | None:
-                hint |= int
-            low, high = RANGES.get(name, (0, 0))
-            number = isinstance(value, int | float)
-            if not isinstance(value, hint) or (number and not low <= value <= high):
-                raise UsageError(f"{flag(name)} must be from {low:g} to {high:g}, got {value!r}")
+            if name in RANGES and value is not None:
+                low, high = RANGES[name]
+                whole = hint in (int, int | None)
+                if type(value) not in ((int,) if whole else (int, float)) or not low <= value <= high:
+                    raise UsageError(f"{flag(name)} must be from {low:g} to {high:g}, got {value!r}")
+            elif not isinstance(value, hint):
+                raise UsageError(f"{flag(name)} cannot be {value!r}")
+            if name in CHOICES and value not in (None, *CHOICES[name]):
+                raise UsageError(f"{flag(name)} must be one of {', '.join(CHOICES[name])}, got {value!r}")
+        for name in MODERN_ONLY if self.recipe == "lecture" else LECTURE_ONLY:
+            if getattr(self, name) is not None:
+                raise UsageError(f"the {self.recipe} recipe has no {flag(name)}")
 
-    def resolved(self) -> Settings:
-        """The same with every default of the schedule and the log filled in."""
-        log_every = self.log_every or max(1, min(10_000, self.steps // 20))
-        return replace(
-            self,
-            lr_final=self.lr / 10 if self.lr_final is None else self.lr_final,
-            lr_drop=self.steps * 3 // 4 if self.lr_drop is None else self.lr_drop,
-            log_every=log_every,
-            eval_every=self.eval_every or log_every,
-        )
+    @property
+    def missing(self) -> list[str]:
+        """The settings that have no value yet, though their recipe needs one."""
+        optional = ("data", *(MODERN_ONLY if self.recipe == "lecture" else LECTURE_ONLY))
+        return [name for name, value in asdict(self).items() if value is None and name not in optional]
 
     def changed(self, given: Mapping[str, Any]) -> Settings:
         """The settings of a run that is resumed with these given anew.
@@ -84,12 +109,12 @@ class Settings:
         Raises UsageError on one that differs and may not.
         """
         own = asdict(self)
+        allowed = LECTURE_MAY_CHANGE if self.recipe == "lecture" else MAY_CHANGE
         for name, value in given.items():
-            if name not in MAY_CHANGE and value != own[name]:
-                allowed = ", ".join(flag(other) for other in MAY_CHANGE)
+            if name not in allowed and value != own[name]:
                 raise UsageError(
                     f"{flag(name)} was {own[name]} in the run to resume and cannot become {value};"
-                    f" what may change: {allowed}"
+                    f" what may change: {', '.join(flag(other) for other in allowed)}"
                 )
         return replace(self, **given)
 

@@ -71,6 +71,8 @@ class Vocabulary:
 
     def encode_all(self, words: Sequence[str]) -> Tensor:
         """All words in one run, each followed by its stop: int32, (total characters + words,)."""
+        if not words:
+            return torch.empty(0, dtype=torch.int32)
         text = "\n".join([*words, ""])
         points = _code_points(text)
         known = _code_points(self.characters)
@@ -107,7 +109,7 @@ class Examples:
         self.symbols = symbols
         self.block_size = block_size
         stops = torch.nonzero(symbols == STOP).flatten().int()
-        starts = torch.cat([stops.new_zeros(1), stops[:-1] + 1])
+        starts = torch.cat([stops.new_zeros(1), stops + 1])[:-1]
         self.offsets = torch.arange(len(symbols), dtype=torch.int32)
         self.offsets -= starts.repeat_interleave(stops + 1 - starts)
 
@@ -138,13 +140,73 @@ class Examples:
         return other
 
 
+class ContextRows:
+    """The examples with equal contexts put together, for training on distributions (beyond the lecture).
+
+    The target of a row is the distribution of the symbols that follow its context anywhere in the
+    examples. A context that occurs c times has c / ``shared`` rows, rounded up; each weighs as many
+    examples as it stands for, by the mean of all rows. What follows is kept as the distinct pairs of context
+    and symbol with their shares: at most one pair for each example.
+    """
+
+    def __init__(self, examples: Examples, vocab_size: int, shared: int = 4) -> None:
+        self.examples = examples
+        self.vocab_size = vocab_size
+        contexts = torch.zeros_like(examples.symbols, dtype=torch.int64)  # which distinct context, (N,)
+        index = torch.arange(len(examples), device=contexts.device)
+        for lag in range(examples.block_size, 0, -1):
+            symbol = examples.symbols[(index - lag).clamp(min=0)] * (examples.offsets >= lag)
+            contexts = torch.unique(contexts * vocab_size + symbol, return_inverse=True)[1]
+        pairs, counts = torch.unique(contexts * vocab_size + examples.symbols, return_counts=True)
+        pair_contexts = pairs // vocab_size
+        totals = torch.bincount(contexts)
+        self.symbols = pairs % vocab_size
+        self.shares = counts / totals[pair_contexts]  # (pairs,)
+        self.lengths = torch.bincount(pair_contexts)  # symbols that follow each context
+        self.starts = self.lengths.cumsum(0) - self.lengths
+        self.example = index.new_full(totals.shape, len(index)).scatter_reduce(0, contexts, index, "amin")
+        rows = (totals + shared - 1) // shared
+        self.context = torch.arange(len(rows), device=rows.device).repeat_interleave(rows)  # (rows,)
+        self.weights = totals / rows * (len(self.context) / len(index))  # of a context's rows
+
+    def __len__(self) -> int:
+        return len(self.context)
+
+    def __getitem__(self, index: Tensor) -> tuple[Tensor, Tensor]:
+        """Contexts and weighted distributions: (B,) -> (B, block_size) int64, (B, vocab_size) float32.
+
+        >>> rows = ContextRows(Examples(Vocabulary("ab").encode_all(["ab", "b"]), 2), 3)
+        >>> rows[torch.arange(len(rows))]
+        (tensor([[0, 0],
+                [0, 1],
+                [0, 2],
+                [1, 2]]), tensor([[0.0000, 0.8000, 0.8000],
+                [0.0000, 0.0000, 0.8000],
+                [0.8000, 0.0000, 0.0000],
+                [0.8000, 0.0000, 0.0000]]))
+        """
+        contexts = self.context[index]
+        lengths = self.lengths[contexts]
+        rows = torch.arange(len(index), device=index.device).repeat_interleave(lengths)
+        first = lengths.cumsum(0) - lengths
+        pairs = torch.arange(len(rows), device=index.device) - first[rows] + self.starts[contexts][rows]
+        Y = torch.zeros((len(index), self.vocab_size), device=index.device)
+        Y[rows, self.symbols[pairs]] = self.shares[pairs] * self.weights[contexts][rows]
+        return self.examples[self.example[contexts]][0], Y
+
+
 class Data(NamedTuple):
-    """A word list made ready for training: its vocabulary and the examples of the three splits."""
+    """A word list made ready for training: its vocabulary and the examples of the three splits.
+
+    ``unseen_val`` and ``unseen_test`` are of those words alone that do not also stand in the training split.
+    """
 
     vocabulary: Vocabulary
     train: Examples
     val: Examples
     test: Examples
+    unseen_val: Examples
+    unseen_test: Examples
 
     def to(self, device: torch.device | str) -> Data:
         """The same data with the examples on another device."""
@@ -173,10 +235,11 @@ class WordList:
     def data(self, block_size: int) -> Data:
         """Vocabulary and examples of the splits, for contexts of ``block_size`` symbols."""
         vocabulary = self.vocabulary()
-        return Data(
-            vocabulary,
-            *(Examples(vocabulary.encode_all(words), block_size) for words in self.split()),
-        )
+        train, val, test = self.split()
+        seen = set(train)
+        unseen = ([word for word in words if word not in seen] for words in (val, test))
+        splits = (Examples(vocabulary.encode_all(words), block_size) for words in (train, val, test, *unseen))
+        return Data(vocabulary, *splits)
 
 
 def read_words(path: str | Path) -> WordList:

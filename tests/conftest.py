@@ -11,7 +11,7 @@ import torch
 
 from makemore.checkpoint import Model
 from makemore.networks import Network
-from makemore.training import Schedule, Trainer
+from makemore.training import LectureRecipe, Trainer
 from makemore.words import LECTURE_VARIABLE, WordList, bundled_path, lecture_path, read_words
 
 torch.set_num_threads(1)
@@ -41,6 +41,6 @@ def small_model(word_file: Path) -> Model:
     data = read_words(word_file).data(plan.block_size)
     generator = torch.Generator().manual_seed(1)
     network = plan.build(len(data.vocabulary), generator)
-    for _ in Trainer(network, data, Schedule(steps=300, lr_drop=200), generator).run(100):
+    for _ in Trainer(network, data, LectureRecipe(steps=300, lr_drop=200), generator).run(100):
         pass
     return Model(plan, data.vocabulary, network.eval())

@@ -28,7 +28,7 @@ from makemore.layers import (
     Tanh,
 )
 from makemore.networks import NETWORKS, network_plan
-from makemore.training import AutogradEngine, Schedule, Trainer
+from makemore.training import AutogradEngine, LectureRecipe, Trainer
 from makemore.words import load_words
 
 LECTURE_NAMES = Path(
@@ -359,7 +359,7 @@ def test_the_lectures_run_from_its_start():
         generator = Generator().manual_seed(42)
         data = words.data(network_plan().block_size)
         network = network_plan().build(len(data.vocabulary), generator)
-        trainer = Trainer(network, data, Schedule(steps=200), generator)
+        trainer = Trainer(network, data, LectureRecipe(steps=200), generator)
         trainer.engine = engine(network)
         list(trainer.run(1000))
         losses.append(trainer.losses)

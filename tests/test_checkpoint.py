@@ -31,6 +31,7 @@ def progress(**changes: Any) -> Progress:
         "losses": torch.tensor([3.0, 2.5, 2.25]),
         "evaluations": [Evaluation(2, val=2.5)],
         "generator": torch.Generator().manual_seed(5).get_state(),
+        "state": {"a": torch.tensor([1.5])},
     }
     return Progress(**(values | changes))
 
@@ -80,6 +81,7 @@ def test_everything_comes_back(small_model: Model, saved: Path) -> None:
     assert torch.equal(got.generator, expected.generator)
     assert (got.settings, got.step, got.evaluations) == (expected.settings, 3, expected.evaluations)
     assert got.fingerprint == "ab"
+    assert torch.equal(got.state["a"], expected.state["a"])
     assert not got.finished
 
 
@@ -204,6 +206,7 @@ def test_records_shorter_than_they_claim_are_never_read_past_the_file(saved: Pat
         (lambda c: c["progress"].update(evaluations=[[1, 2]]), "damaged"),
         (lambda c: c["progress"].update(evaluations=[["1", None, None, None]]), "its evaluations cannot be"),
         (lambda c: c["progress"].pop("fingerprint"), "damaged"),
+        (lambda c: c["progress"].update(state={"a": torch.ones(1).expand(10**9)}), "its state cannot be"),
         (lambda c: c.pop("progress"), "damaged"),
     ],
 )

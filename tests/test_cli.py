@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import math
 import random
 import re
 from pathlib import Path
@@ -13,11 +14,25 @@ import torch
 from makemore.cli import sample_main, train_main
 from makemore.evaluation import split_loss
 from makemore.networks import NETWORKS, network_plan
+from makemore.run import SPLITS
 from makemore.sampling import sample_word
-from makemore.training import Schedule, Trainer
+from makemore.training import LectureRecipe, Trainer
 from makemore.words import read_words
 
-SMALL = ["--network", "hierarchical", "--n-hidden", "16", "--n-embd", "4", "--device", "cpu"]
+SMALL = [
+    "--recipe",
+    "lecture",
+    "--engine",
+    "autograd",
+    "--network",
+    "hierarchical",
+    "--n-hidden",
+    "16",
+    "--n-embd",
+    "4",
+    "--device",
+    "cpu",
+]
 
 
 @pytest.fixture(scope="module")
@@ -63,9 +78,8 @@ def test_training_prints_and_writes_the_run(
     data = words.data(8)
     plan = network_plan("hierarchical", None, 4, 16)
     generator = torch.Generator().manual_seed(42)
-    run = Trainer(
-        plan.build(len(data.vocabulary), generator), data, Schedule(steps=200, lr_drop=120), generator
-    )
+    network = plan.build(len(data.vocabulary), generator)
+    run = Trainer(network, data, LectureRecipe(steps=200, lr_drop=120), generator, "autograd")
     val = {}
     for losses in run.run(40):
         assert len(losses) == 40
@@ -73,7 +87,8 @@ def test_training_prints_and_writes_the_run(
     lines = [f"{i:7d}/{200:7d}: {run.losses[i].item():.4f}" for i in (0, 50, 100, 150)]
     assert "\n".join(lines) in printed
     final = [split_loss(run.network, examples) for examples in data[1:]]
-    assert "train {:.4f}   val {:.4f}   test {:.4f}".format(*final) in printed
+    for split, nats in zip(SPLITS, final, strict=True):
+        assert f"{split.replace('_', ' '):<20} {nats:7.4f}  {nats / math.log(2):7.4f}\n" in printed
     new = [sample_word(run.network, data.vocabulary, generator) for _ in range(5)]
     assert "5 new words:\n" + "\n".join(new) + "\n" in printed
     assert f"train ({len(data.train):,}, 8)" in printed
@@ -87,7 +102,7 @@ def test_training_prints_and_writes_the_run(
     assert {int(r["step"]): float(r["val"]) for r in rows if r["val"]} == pytest.approx(
         {80: val[80], 160: val[160], 200: final[1]}, abs=1e-6
     )
-    assert [float(rows[200][split]) for split in ("train", "val", "test")] == pytest.approx(final, abs=1e-6)
+    assert [float(rows[200][split]) for split in SPLITS] == pytest.approx(final, abs=1e-6)
     assert rows[200]["loss"] == ""
 
 
@@ -110,6 +125,75 @@ def test_sampling_prints_words_and_nothing_else(finished: Path, capsys: pytest.C
     assert capsys.readouterr().out == ""
 
 
+def test_every_filter_and_score(
+    finished: Path, word_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    argv = [finished / "model.pt", "-n", "200", "--seed", "3", "--unique", "--novel", "--with-score"]
+    assert sample([*argv, "--prefix", "ma", "--min-length", "4", "--max-length", "6", "--top-p", "0.95"]) == 0
+    rows = [line.split("\t") for line in capsys.readouterr().out.splitlines()]
+    words = [word for word, _ in rows]
+    assert len(set(words)) == 200
+    assert not set(words) & set(read_words(word_file).words)
+    assert all(word.startswith("ma") and 4 <= len(word) <= 6 for word in words)
+
+    (tmp_path / "words.txt").write_text("\n".join([*words[:9], "ünknown", "", *words[9:]]))
+    assert sample([finished / "model.pt", "--score", tmp_path / "words.txt"]) == 0
+    out, err = capsys.readouterr()
+    scored = [line.split("\t") for line in out.splitlines()]
+    assert scored.pop(9) == ["ünknown", "nan", "nan"]
+    assert err == f"{tmp_path / 'words.txt'}, line 10: 'ü' is not in the vocabulary\n"
+    assert [word for word, _, _ in scored] == words
+    for (word, nats, mean), (_, drawn) in zip(scored, rows, strict=True):
+        assert float(nats) == pytest.approx(float(drawn), abs=2e-4)
+        assert float(mean) == pytest.approx(float(nats) / (len(word) + 1), abs=1e-4)
+
+
+def test_too_few_words_to_be_unique(
+    finished: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("makemore.writing.FRUITLESS", 2000)
+    code = sample([finished / "model.pt", "-n", "9999", "--unique", "--max-length", "1"])
+    out, err = capsys.readouterr()
+    assert code == 1
+    assert re.search(r"^makemore-sample: \d+ of 9,999 words: none of the last 2,000 drawn was unique", err)
+    words = out.splitlines()
+    assert len(set(words)) == len(words) == int(err.split()[1])
+
+
+def test_novel_needs_the_list_of_the_training(
+    finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = tmp_path / "other.txt"
+    other.write_text("\n".join("abcdefgh"))
+    refused(capsys, sample([finished / "model.pt", "--novel", "--data", other]), 2, "not those the model was")
+
+
+def test_the_network_without_a_convolution_samples_and_scores_too(
+    word_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    argv = ["--network", "hierarchical-bug", "--n-hidden", "8", "--data", word_file, "--steps", "30"]
+    assert train([*argv, "--out-dir", tmp_path, "--samples", "0"]) == 0
+    capsys.readouterr()
+    assert sample([tmp_path / "model.pt", "-n", "4", "--with-score", "--seed", "1"]) == 0
+    rows = [line.split("\t") for line in capsys.readouterr().out.splitlines()]
+    (tmp_path / "words.txt").write_text("\n".join(word for word, _ in rows))
+    assert sample([tmp_path / "model.pt", "--score", tmp_path / "words.txt"]) == 0
+    again = [line.split("\t")[:2] for line in capsys.readouterr().out.splitlines()]
+    assert again == rows
+
+
+def test_modern_recipe_end_to_end(
+    word_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert train(["--data", word_file, "--n-hidden", "32", "--steps", "120", "--out-dir", tmp_path]) == 0
+    printed = capsys.readouterr().out
+    assert "modern recipe, 120 steps of 128 examples" in printed
+    assert re.search(r"^ {5}60/ {4}120: \d\.\d{4} {3}val \d\.\d{4}$", printed, re.MULTILINE)
+    unseen = float(re.search(r"unseen val +(\d\.\d+)", printed)[1])
+    assert 2.0 < unseen < 3.0
+    assert re.search(r"^\(\d+ of them stand in the training split\)$", printed, re.MULTILINE)
+
+
 def test_model_file_is_enough(finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     alone = tmp_path / "elsewhere.pt"
     alone.write_bytes((finished / "model.pt").read_bytes())
@@ -124,6 +208,10 @@ def test_model_file_is_enough(finished: Path, tmp_path: Path, capsys: pytest.Cap
         (["--steps", "-5"], "--steps: must be"),
         (["--steps", "many"], "--steps: must be.*'many'"),
         (["--batch-size", "1"], "--batch-size: must be a whole number from 2"),
+        (["--recipe", "classic"], "--recipe: invalid choice: 'classic'"),
+        (["--engine", "magic"], "--engine: invalid choice"),
+        (["--recipe", "lecture", "--drop", "0.1"], "the lecture recipe has no --drop"),
+        (["--lr-drop", "10"], "the modern recipe has no --lr-drop"),
         (["--lr", "nan"], "--lr: must be a number"),
         (["--lr", "-1"], "--lr: must be"),
         (["--seed", "-1"], "--seed: must be"),
@@ -194,6 +282,13 @@ def test_train_refuses_a_directory_it_cannot_write(
         (["--top-k", "0"], "--top-k: must be"),
         (["--max-length", "0"], "--max-length: must be"),
         (["--prefix", "aé"], "the character 'é' is not in the vocabulary"),
+        (["--prefix", "abcde", "--max-length", "4"], "--prefix 'abcde' is longer than --max-length 4"),
+        (["--min-length", "5", "--max-length", "4"], "min_length must be from 0 to max_length 4, got 5"),
+        (["--top-p", "0"], "top_p must be above 0"),
+        (["--top-p", "1.5"], "--top-p: must be"),
+        (["--score", "/nowhere/words.txt"], "cannot read /nowhere/words.txt: No such file"),
+        (["--novel", "--data", "/nowhere/words.txt"], "cannot read the word list /nowhere"),
+        (["--device", "tpu"], "unknown device 'tpu'"),
     ],
 )
 def test_sample_refuses_bad_flags(

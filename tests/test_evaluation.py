@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import subprocess
 import sys
 
@@ -9,11 +10,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from makemore import evaluation
+from makemore import convolution
 from makemore.checkpoint import Model
-from makemore.evaluation import split_loss
-from makemore.networks import network_plan
-from makemore.words import WordList, bundled_path, read_words
+from makemore.evaluation import loss, split_loss
+from makemore.networks import NETWORKS, network_plan
+from makemore.words import Examples, WordList, bundled_path, read_words
 
 
 def test_pieces_equal_the_whole(small_model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -24,14 +25,27 @@ def test_pieces_equal_the_whole(small_model: Model, monkeypatch: pytest.MonkeyPa
         X, Y = data.val[:]
         whole = F.cross_entropy(network(X), Y).item()
     assert split_loss(network, data.val) == pytest.approx(whole, abs=1e-6)
-    monkeypatch.setattr(evaluation, "PIECE", 777)
+    monkeypatch.setattr(convolution, "PLAIN_PIECE", 777)
     assert split_loss(network, data.val) == pytest.approx(whole, abs=1e-6)
+    assert loss(network, data.val) == pytest.approx(whole, abs=1e-6)
     assert network.training
+
+
+def test_no_examples_have_no_loss(small_model: Model) -> None:
+    examples = Examples(small_model.vocabulary.encode_all([]), 8)
+    assert math.isnan(loss(small_model.network, examples))
+    assert math.isnan(split_loss(small_model.network, examples))
+
+
+def test_the_network_without_a_convolution_goes_the_lectures_way() -> None:
+    data = read_words(bundled_path()).data(8)
+    network = NETWORKS["hierarchical-bug"].build(27, torch.Generator().manual_seed(0))
+    assert loss(network, data.val) == split_loss(network, data.val)
 
 
 MEMORY = """
 import resource, sys, torch
-from makemore.evaluation import split_loss
+from makemore.evaluation import loss, split_loss
 from makemore.networks import network_plan
 from makemore.words import load_words
 used = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
@@ -42,6 +56,7 @@ network(data.train[:64][0])
 before = used()
 for examples in data[1:]:
     split_loss(network, examples)
+    loss(network, examples)
 print(used() - before)
 """
 
@@ -56,7 +71,8 @@ def test_lecture_splits_equal_the_whole(lecture_words: WordList) -> None:
     data = lecture_words.data(8)
     network = network_plan(n_hidden=16).build(27, torch.Generator().manual_seed(0)).eval()
     with torch.no_grad():
-        for examples in data[1:]:
+        for examples in data[1:4]:
             X, Y = examples[:]
             whole = F.cross_entropy(network(X), Y).item()
             assert split_loss(network, examples) == pytest.approx(whole, abs=1e-6)
+            assert loss(network, examples) == pytest.approx(whole, abs=1e-6)

@@ -14,10 +14,11 @@ import makemore
 
 def test_public_names() -> None:
     assert sorted(makemore.__all__) == [
-        "BatchNorm1d", "Data", "Embedding", "Examples", "FlattenConsecutive", "HistoricBatchNorm1d",
-        "Linear", "Model", "NETWORKS", "Network", "Schedule", "Sequential", "Tanh", "Trainer",
-        "Vocabulary", "WordList", "load_model", "load_words", "network_plan", "plot_losses", "read_words",
-        "sample_word", "save_model", "split_loss", "summary",
+        "BatchNorm1d", "Convolution", "Data", "Embedding", "Examples", "Filters", "FlattenConsecutive",
+        "HistoricBatchNorm1d", "LectureRecipe", "Linear", "Model", "ModernRecipe", "ModernTrainer",
+        "NETWORKS", "Network", "Sequential", "Tanh", "Trainer", "Vocabulary", "WordList", "draw_nodes",
+        "generate", "generate_scored", "load_model", "load_words", "log_likelihoods", "loss",
+        "network_plan", "plot_losses", "read_words", "sample_word", "save_model", "split_loss", "summary",
     ]  # fmt: skip
     for name in makemore.__all__:
         assert getattr(makemore, name) is not None
@@ -49,7 +50,7 @@ def test_help_and_version_do_without_torch(command: str, flag: str) -> None:
     ("module", "forbidden"),
     [
         ("layers", ["makemore"]),
-        ("words", ["makemore"]),
+        ("words", ["makemore.networks", "makemore.training", "makemore.layers"]),
         ("networks", ["makemore.cli", "makemore.run", "makemore.training", "matplotlib"]),
         ("training", ["makemore.cli", "makemore.run", "matplotlib"]),
         ("run", ["makemore.cli", "argparse", "matplotlib"]),

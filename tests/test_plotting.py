@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from makemore.plotting import plot_losses, save_figure, window_size
-from makemore.training import Evaluation, Schedule
+from makemore.training import Evaluation, LectureRecipe, ModernRecipe
 
 
 def test_curve_is_log10_and_mean_of_1000() -> None:
@@ -37,7 +37,9 @@ def test_short_runs_use_a_shorter_mean_and_say_so(steps: int, window: int) -> No
 
 def test_val_points_learning_rate_and_labels() -> None:
     evaluations = [Evaluation(400, val=2.2), Evaluation(800, val=2.1), Evaluation(900, train=1.0)]
-    figure = plot_losses(torch.full((1000,), 2.5), evaluations, Schedule(steps=1000, lr_drop=750), "title")
+    figure = plot_losses(
+        torch.full((1000,), 2.5), evaluations, LectureRecipe(steps=1000, lr_drop=750), "title"
+    )
     (axes,) = figure.axes
     _, val, drop = axes.lines
     assert list(val.get_xdata()) == [400, 800]
@@ -47,6 +49,12 @@ def test_val_points_learning_rate_and_labels() -> None:
     assert [text.get_text() for text in axes.texts] == ["  lr 0.1 to 0.01"]
     assert (axes.get_xlabel(), axes.get_title()) == ("step", "title")
     assert "log10" in axes.get_ylabel()
+
+
+def test_the_modern_cycle_is_marked_too() -> None:
+    (axes,) = plot_losses(torch.full((1000,), 2.5), (), ModernRecipe(steps=1000)).axes
+    assert set(axes.lines[1].get_xdata()) == {50}
+    assert [text.get_text() for text in axes.texts] == ["  lr up to 0.02, then a cosine to 0"]
 
 
 def test_picture_needs_no_display(tmp_path: Path) -> None:

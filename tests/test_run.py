@@ -24,8 +24,8 @@ from makemore.checkpoint import load_model
 from makemore.cli import train_main
 
 TINY = [
-    "--network", "hierarchical", "--n-embd", "4", "--n-hidden", "12", "--device", "cpu",
-    "--log-every", "20", "--save-every", "0",
+    "--recipe", "lecture", "--network", "hierarchical", "--n-embd", "4", "--n-hidden", "12",
+    "--device", "cpu", "--log-every", "20", "--save-every", "0",
 ]  # fmt: skip
 
 
@@ -79,7 +79,7 @@ def error_of(capsys: pytest.CaptureFixture[str], code: int) -> str:
 
 
 def test_killed_at_random_moments_and_resumed(capsys: pytest.CaptureFixture[str]) -> None:
-    assert kill_and_resume(["--kills", "10", "--steps", "150"]) == 0
+    assert kill_and_resume(["--kills", "10", "--steps", "100"]) == 0
     summary = capsys.readouterr().out
     assert "differences: 0" in summary
     assert "files lost: 0" in summary
@@ -134,6 +134,26 @@ def test_resuming_a_stopped_run_ends_as_if_never_stopped(word_file: Path, tmp_pa
     assert torch.equal(whole.progress.losses, resumed.progress.losses)
     assert torch.equal(whole.progress.generator, resumed.progress.generator)
     assert whole.progress.evaluations[-1] == resumed.progress.evaluations[-1]
+
+
+@pytest.mark.parametrize("engine", ["backprop", "autograd"])
+@pytest.mark.parametrize("recipe", ["lecture", "modern"])
+def test_every_recipe_and_engine_resumes_bit_for_bit(
+    word_file: Path, tmp_path: Path, recipe: str, engine: str, start: Callable[..., int]
+) -> None:
+    """Stopped by a signal in the midst of an epoch."""
+    flags = ["--recipe", recipe, "--engine", engine, "--steps", "150", "--eval-every", "40"]
+    assert train_main(argv(word_file, tmp_path / "a", *flags)) == 0
+    pid = start(argv(word_file, tmp_path / "b", *flags), tmp_path / "log")
+    wait_for_line(tmp_path / "log", "     60/    150:")
+    os.kill(pid, signal.SIGTERM)
+    assert wait(pid) == 143
+    assert train_main(["--resume", "--out-dir", str(tmp_path / "b")]) == 0
+    assert (tmp_path / "a" / "losses.csv").read_bytes() == (tmp_path / "b" / "losses.csv").read_bytes()
+    whole, resumed = (load_model(tmp_path / name / "model.pt") for name in "ab")
+    for name, tensor in whole.network.named_tensors().items():
+        assert torch.equal(tensor, resumed.network.named_tensors()[name]), name
+    assert torch.equal(whole.progress.generator, resumed.progress.generator)
 
 
 @pytest.fixture

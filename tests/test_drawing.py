@@ -1,0 +1,217 @@
+"""draw_nodes: what the figure's artists show against gradients, and against torch's own convolutions."""
+
+from __future__ import annotations
+
+import io
+import itertools
+import runpy
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import to_hex
+from matplotlib.figure import Figure
+from matplotlib.text import Text
+from torch import Generator, Tensor
+
+from makemore import drawing
+from makemore.convolution import Convolution
+from makemore.drawing import SEEN, draw_nodes
+from makemore.layers import Embedding, FlattenConsecutive, Linear, Sequential, Tanh
+from makemore.networks import block_size, network_plan
+
+CONVOLUTIONAL = [
+    ("mlp", 3),
+    ("mlp-8", 8),
+    ("hierarchical", 8),
+    ("wavenet", 8),
+    ("wavenet", 2),
+    ("wavenet", 16),
+]
+
+
+def build(name: str = "wavenet", block: int | None = None) -> Sequential:
+    return network_plan(name, block, n_embd=5, n_hidden=6).build(27, Generator().manual_seed(1)).eval()
+
+
+def nodes(figure: Figure, kind: str) -> list[list[float]]:
+    """The x of the nodes in each row, as drawn."""
+    found = [(c.get_gid(), c) for axes in figure.axes for c in axes.collections]
+    rows = [(int(gid.split()[2]), c.get_offsets()) for gid, c in found if gid.startswith(f"{kind} nodes")]
+    for i, offsets in rows:
+        assert set(offsets[:, 1]) == {i}
+    return [sorted(offsets[:, 0].tolist()) for _, offsets in sorted(rows, key=lambda row: row[0])]
+
+
+def lines(figure: Figure, kind: str) -> list[set[tuple[float, float]]]:
+    """The x of both ends of the lines above each row, as drawn."""
+    found = [(c.get_gid(), c) for axes in figure.axes for c in axes.collections]
+    rows = [(int(gid.split()[2]), c.get_segments()) for gid, c in found if gid.startswith(f"{kind} lines")]
+    for i, segments in rows:
+        assert all([low[1], high[1]] == [i, i + 1] for low, high in segments)
+    pairs = [(i, [(low[0], high[0]) for low, high in segments]) for i, segments in rows]
+    assert all(len(set(row)) == len(row) for _, row in pairs)
+    return [{(float(a), float(b)) for a, b in row} for _, row in sorted(pairs, key=lambda row: row[0])]
+
+
+def places(grad: Tensor | None) -> list[float]:
+    """Where a gradient of shape (1, C, L) is not zero."""
+    assert grad is not None
+    return grad[0].abs().amax(0).nonzero().flatten().tolist()
+
+
+@pytest.mark.parametrize(("name", "block"), CONVOLUTIONAL)
+def test_the_highlighted_inputs_are_those_with_a_gradient(name: str, block: int) -> None:
+    network, word = build(name, block), "diondre"
+    figure = draw_nodes(network, word)
+    # The lecture's way: the layers on the window before each character of the padded word.
+    x = torch.randn(1, 5, block + len(word), generator=Generator().manual_seed(2), requires_grad=True)
+    logits = x[0].T.unfold(0, block, 1).mT.contiguous()  # (1, C, L) -> (outputs, block, C)
+    for layer in network.layers[1:]:
+        logits = layer(logits)
+    assert len(logits) == len(word) + 1
+    logits[-1].sum().backward()
+    assert nodes(figure, "seen")[0] == places(x.grad) == nodes(figure, "tree")[0]
+
+
+@pytest.mark.parametrize(("name", "block"), CONVOLUTIONAL)
+def test_the_highlighted_nodes_and_lines_of_every_row_have_a_gradient(name: str, block: int) -> None:
+    network = build(name, block)
+    figure = draw_nodes(network)
+    x = torch.randn(1, 5, block + 7, generator=Generator().manual_seed(2), requires_grad=True)
+    rows = [x]
+    for stage in Convolution.from_network(network).stages:
+        h = F.conv1d(rows[-1], stage.weight.permute(2, 1, 0), stage.bias, dilation=stage.dilation)
+        rows.append(h.tanh() if stage.tanh else h)
+    # An unpadded convolution leaves out the oldest places: the newest nodes of all rows are in line.
+    first = [block + 7 - row.shape[2] for row in rows]
+    assert nodes(figure, "all") == [[*range(start, block + 7)] for start in first]
+    for i, drawn in enumerate(lines(figure, "all")):
+        for place in range(first[i + 1], block + 7):
+            above = rows[i + 1][0, :, place - first[i + 1]]
+            (grad,) = torch.autograd.grad(above.sum(), rows[i], retain_graph=True)
+            assert {a for a, b in drawn if b == place} == {first[i] + below for below in places(grad)}
+    grads = torch.autograd.grad(rows[-1][0, :, -1].sum(), rows)
+    seen = [[start + place for place in places(grad)] for grad, start in zip(grads, first, strict=True)]
+    assert nodes(figure, "seen") == seen
+    for drawn, every, above in zip(lines(figure, "seen"), lines(figure, "all"), seen[1:], strict=True):
+        assert drawn == {(a, b) for a, b in every if b in above}
+
+
+@pytest.mark.parametrize(("name", "block"), [*CONVOLUTIONAL, ("wavenet", 32)])
+def test_the_highlighted_part_is_the_tree(name: str, block: int) -> None:
+    figure = draw_nodes(build(name, block))
+    shapes = []
+    for kind in ("tree", "seen"):
+        rows = nodes(figure, kind)
+        shapes.append(
+            [
+                {(below.index(a), above.index(b)) for a, b in drawn}
+                for drawn, (below, above) in zip(lines(figure, kind), itertools.pairwise(rows), strict=True)
+            ]
+        )
+    assert shapes[0] == shapes[1]
+
+
+@pytest.mark.parametrize(
+    ("name", "block", "counts"),
+    [
+        ("wavenet", 8, [8, 4, 2, 1, 1]),
+        ("hierarchical-bug", 8, [8, 4, 2, 1, 1]),
+        ("wavenet", 32, [32, 16, 8, 4, 2, 1, 1]),
+        ("mlp", 3, [3, 1, 1]),
+        ("mlp-8", 8, [8, 1, 1]),
+    ],
+)
+def test_nodes_per_row(name: str, block: int, counts: list[int]) -> None:
+    assert [len(row) for row in nodes(draw_nodes(build(name, block)), "tree")] == counts
+
+
+def words(figure: Figure) -> list[Text]:
+    """The texts that are to be seen, after drawing, with the figure's canvas to measure them on."""
+    FigureCanvasAgg(figure).draw()
+    return [
+        t for t in figure.findobj(Text) if t.get_visible() and t.get_text() and t.get_window_extent().width
+    ]
+
+
+def test_labels_and_characters() -> None:
+    figure = draw_nodes(network_plan("wavenet").build(27), "mae")
+    left, right = figure.axes
+    labels = [label.get_text() for label in left.get_yticklabels()]
+    hidden = "Linear + BatchNorm\n+ Tanh (128)"
+    assert labels == ["context", "Embedding (24)", hidden, hidden, hidden, "Linear (27)", "next character"]
+    kernels = [label.get_text() for label in right.child_axes[0].get_yticklabels()]
+    assert kernels == [*[f"kernel 2\ndilation {d}" for d in (1, 2, 4)], "kernel 1"]
+    assert "".join(t.get_text() for t in left.texts) == ".....mae" + "."
+    assert "".join(t.get_text() for t in right.texts) == "........mae" + "mae."
+    blue = [t for t in right.texts if to_hex(t.get_color()) == SEEN.lower()]
+    assert [t.get_position()[0] for t in blue] == nodes(figure, "seen")[0]
+
+
+@pytest.mark.parametrize(
+    ("name", "block", "word"),
+    [
+        ("wavenet", 8, "diondre"),
+        ("wavenet", 16, ""),
+        ("wavenet", 32, "muhammadibrahim"),
+        ("mlp", 1, ""),
+        ("mlp", 3, "diondre"),
+        ("hierarchical-bug", 8, "diondre"),
+    ],
+)
+def test_no_text_overlaps_or_is_cut_off(name: str, block: int, word: str) -> None:
+    figure = draw_nodes(build(name, block), word)
+    boxes = [(text.get_text(), text.get_window_extent()) for text in words(figure)]
+    for text, box in boxes:
+        assert figure.bbox.x0 <= box.x0, text
+        assert box.x1 <= figure.bbox.x1, text
+        assert figure.bbox.y0 <= box.y0, text
+        assert box.y1 <= figure.bbox.y1, text
+    for (text, box), (other, its) in itertools.combinations(boxes, 2):
+        assert not box.overlaps(its), (text, other)
+
+
+def test_a_network_without_convolution_is_drawn_as_a_tree_and_says_why() -> None:
+    figure = draw_nodes(build("hierarchical-bug"))
+    assert len(figure.axes) == 1
+    assert nodes(figure, "all") == nodes(figure, "seen") == []
+    (note,) = [text.get_text() for text in words(figure) if "Not drawn" in text.get_text()]
+    assert "statistics at each of 4 positions" in note.replace("\n", " ")
+
+
+def test_other_fusions_and_nested_layers() -> None:
+    layers = [FlattenConsecutive(3), Linear(12, 7), Tanh(), Linear(7, 7), Sequential([FlattenConsecutive(2)])]
+    network = Sequential([Embedding(27, 4), Sequential(layers), Linear(14, 27)])
+    figure = draw_nodes(network, "mae")
+    assert nodes(figure, "tree") == [[3, 4, 5, 6, 7, 8], [4, 7], [4, 7], [5.5]]
+    assert nodes(figure, "seen") == [[3, 4, 5, 6, 7, 8], [5, 8], [5, 8], [8]]
+    labels = [label.get_text() for label in figure.axes[0].get_yticklabels()]
+    assert labels[1:-1] == ["Embedding (4)", "Linear\n+ Tanh (7)", "Linear (7)", "Linear (27)"]
+
+
+def test_drawing_leaves_the_network_alone_and_is_a_png() -> None:
+    network = build().train()
+    before = {name: tensor.clone() for name, tensor in network.named_tensors().items()}
+    file = io.BytesIO()
+    draw_nodes(network).savefig(file, format="png", dpi=150)
+    assert file.getvalue()[1:4] == b"PNG"
+    assert int.from_bytes(file.getvalue()[16:20], "big") == 1410  # pixels wide
+    assert network.training
+    assert all(torch.equal(before[name], tensor) for name, tensor in network.named_tensors().items())
+    assert block_size(network) == 8
+
+
+def test_as_a_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    out = tmp_path / "out.png"
+    for arguments, message in ([], "usage: "), ([str(out), "nonsense"], "unknown network 'nonsense'"):
+        monkeypatch.setattr(sys, "argv", ["drawing.py", *arguments])
+        with pytest.raises(SystemExit, match=message):
+            runpy.run_path(drawing.__file__, run_name="__main__")
+    assert not out.exists()
+    monkeypatch.setattr(sys, "argv", ["drawing.py", str(out), "mlp"])
+    runpy.run_path(drawing.__file__, run_name="__main__")
+    assert out.read_bytes()[1:4] == b"PNG"
