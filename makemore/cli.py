@@ -105,6 +105,8 @@ def train_parser() -> Parser:
     number("warm_up", "modern: share of the steps in which learning rates rise (default: 0.05)", real)
     number("drop", "modern: probability to drop old characters (default: by the number of words)", real)
     text("targets", "modern: soft, the distribution after a context, or hard (default: soft)")
+    number("shared", "modern: examples of one context in one row (default: 4, with teachers 2)")
+    number("teachers", "modern: networks to train first and learn from (default: 0; 4: better, slower)")
     number("patience", "modern: evaluations without a lower val loss before it stops (default: 5)")
     text("engine", "gradients derived by hand, or the lecture's autograd (default: backprop)")
     number("seed", "seed of weights, batches and new words (default: 42)")

@@ -38,6 +38,7 @@ from makemore.words import Data, WordList, load_words
 MODEL_FILE = "model.pt"
 LOSSES_FILE = "losses.csv"
 PICTURE_FILE = "loss.png"
+TEACHER_FILE = "teacher-{}.pt"
 LOCK_FILE = ".lock"
 
 SPLITS = ("train", "val", "test", "unseen_val", "unseen_test")
@@ -94,6 +95,8 @@ def train(given: Mapping[str, Any], out_dir: Path, *, resume: bool = False, over
                 print(describe(settings, words, trainer, out_dir))
                 print(summary(trainer.network, trainer.recipe.batch_size), flush=True)
                 print()
+                if settings.teachers:
+                    teach(trainer, settings, saver)
                 train_with_log(trainer, settings, saver, signals)
                 saver.save()
                 finish(trainer, settings, saver)
@@ -255,6 +258,8 @@ def describe(settings: Settings, words: WordList, trainer: Trainer, out_dir: Pat
             f"Muon lr {settings.lr:g}, AdamW lr {settings.lr_other:g}, one cycle;"
             f" weight decay {settings.weight_decay:g}, drop {settings.drop:g}, {settings.targets} targets"
         )
+        if settings.teachers:
+            rates += f", {settings.teachers} teachers"
     rows = {
         "data": f"{words.source}: {len(words.words):,} words, {len(data.vocabulary)} symbols",
         "examples": shapes,
@@ -320,6 +325,54 @@ class Saver:
         advice = f"try a lower --lr than {self.settings.lr:g} with --overwrite"
         kept = f"{MODEL_FILE} holds step {self.saved_step:,}"
         return f"the training diverged: at step {step} {what}; {advice} ({kept})"
+
+
+def teach(trainer: Trainer, settings: Settings, saver: Saver) -> None:
+    """Train the teachers of a run, or read those that are there, and let the trainer learn from them.
+
+    Each has a file of its own beside the model file, and a seed that follows from the run's.
+    """
+    assert isinstance(trainer, ModernTrainer)
+    assert settings.teachers is not None
+    recipe, plan, data = trainer.recipe.teacher(), saver.model.plan, trainer.data
+    teachers = []
+    for i in range(1, settings.teachers + 1):
+        path = saver.out_dir / TEACHER_FILE.format(i)
+        fields = {
+            **asdict(recipe),
+            "plan": asdict(plan),
+            "words": saver.words.fingerprint,
+            "i": i,
+            "seed": settings.seed,
+        }
+        done = load_model(path) if path.exists() else None
+        if done is None or done.progress is None or dict(done.progress.settings) != fields:
+            generator = Generator().manual_seed(settings.seed % 2**40 * 1000 + i)
+            network = plan.build(len(data.vocabulary), generator).to(data.train.symbols.device)
+            teacher = ModernTrainer(network, data, recipe, generator, settings.engine)
+            with tqdm(total=recipe.steps, unit="step", disable=None, leave=False, desc=f"teacher {i}") as bar:
+                for losses in teacher.run(max(1, recipe.steps // 8)):
+                    bar.update(len(losses))
+                    if teacher.step % max(1, recipe.steps // 8) == 0:
+                        teacher.evaluate("val")
+            teacher.finish()
+            progress = Progress(
+                settings=fields,
+                fingerprint=saver.words.fingerprint,
+                finished=True,
+                step=teacher.step,
+                losses=teacher.losses,
+                evaluations=[teacher.evaluate("val")],
+                generator=generator.get_state(),
+                state={},
+            )
+            done = Model(plan, data.vocabulary, network, progress)
+            save_model(done, path)
+        assert done.progress is not None
+        print(f"teacher {i} of {settings.teachers}: val {done.progress.evaluations[-1].val:.4f}", flush=True)
+        teachers.append(done.network.to(data.train.symbols.device))
+    trainer.learn_from(teachers)
+    print()
 
 
 def train_with_log(trainer: Trainer, settings: Settings, saver: Saver, signals: Signals) -> None:

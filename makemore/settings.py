@@ -21,6 +21,8 @@ RANGES: dict[str, tuple[float, float]] = {
     "weight_decay": (0, 1e6),
     "warm_up": (0, 1),
     "drop": (0, 1),
+    "shared": (1, 10**6),
+    "teachers": (0, 100),
     "patience": (1, 10**9),
     "seed": (0, 2**63 - 1),
     "threads": (1, 1024),
@@ -38,7 +40,7 @@ CHOICES = {
 }
 
 LECTURE_ONLY = ("lr_final", "lr_drop")
-MODERN_ONLY = ("lr_other", "weight_decay", "warm_up", "drop", "targets", "patience")
+MODERN_ONLY = ("lr_other", "weight_decay", "warm_up", "drop", "targets", "shared", "teachers", "patience")
 
 MAY_CHANGE = ("data", "device", "threads", "log_every", "save_every", "samples")
 """Settings that a resumed run may change; the words themselves may not, wherever they lie now."""
@@ -71,6 +73,8 @@ class Settings:
     warm_up: float | None = None
     drop: float | None = None
     targets: str | None = None
+    shared: int | None = None
+    teachers: int | None = None
     patience: int | None = None
     engine: str = "backprop"
     seed: int = 42
@@ -96,6 +100,8 @@ class Settings:
         for name in MODERN_ONLY if self.recipe == "lecture" else LECTURE_ONLY:
             if getattr(self, name) is not None:
                 raise UsageError(f"the {self.recipe} recipe has no {flag(name)}")
+        if self.teachers and self.targets == "hard":
+            raise UsageError("--teachers need soft targets: leave out --targets hard")
 
     @property
     def missing(self) -> list[str]:

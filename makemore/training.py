@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol, cast
 
 import torch
@@ -27,6 +27,12 @@ from makemore.words import ContextRows, Data
 
 BLOCK_STEPS = 500
 BLOCK_EXAMPLES = 65_536
+
+TEACHERS_STRENGTH = 8.0
+"""Examples that the teachers' opinion of a context counts as."""
+
+TEACHING_PIECE = 4096
+"""Contexts that a teacher looks at at a time."""
 
 LECTURE_EXAMPLES = 182_625
 """Training examples of the lecture's list."""
@@ -53,9 +59,11 @@ class ModernRecipe:
 
     ``lr`` is the peak for Muon, which updates the Linear weights but the last, ``lr_other`` that of AdamW
     for the rest; ``weight_decay`` is AdamW's, for the last Linear alone. ``drop`` is the probability that
-    the embedding of the oldest characters is dropped; with ``soft_targets`` the target is what follows the
-    context anywhere in the training words, see ``ModernTrainer``. The training ends before its last step
-    when the val loss has not fallen for ``patience`` evaluations in a row.
+    the embedding of the oldest characters is dropped. With ``soft_targets`` the target is what follows the
+    context anywhere in the training words, up to ``shared`` examples in one; with ``teachers`` it leans
+    on what that many networks, trained before for a shorter time, make of the context. See
+    ``ModernTrainer``. The training ends before its last step when the val loss has not fallen for
+    ``patience`` evaluations in a row.
     """
 
     steps: int = 1200
@@ -66,7 +74,9 @@ class ModernRecipe:
     warm_up: float = 0.05
     drop: float = 0.2
     soft_targets: bool = True
+    shared: int = 4
     patience: int = 5
+    teachers: int = 0
 
     @classmethod
     def for_examples(cls, examples: int, **given: Any) -> ModernRecipe:
@@ -75,17 +85,25 @@ class ModernRecipe:
         Fewer examples are learnt by heart sooner: they get fewer steps, smaller batches, more dropping and
         more decay. The rules were found on lists of 300, 7,000 and 32,000 names.
         """
+        taught = given.get("teachers", 0) > 0
         scarcity = min(5.0, max(0.0, math.log(LECTURE_EXAMPLES / examples)))
+        steps = 2500 if taught else 1200
         batch_size = 1024
         while batch_size > max(64, examples / 12):
             batch_size //= 2
         rules = {
-            "steps": round(min(10_000, max(150, 1200 * (examples / LECTURE_EXAMPLES) ** 0.5))),
+            "steps": round(min(10_000, max(steps / 8, steps * (examples / LECTURE_EXAMPLES) ** 0.5))),
             "batch_size": batch_size,
             "weight_decay": round(0.4 + 0.2 * scarcity, 2),
             "drop": round(min(0.75, 0.2 + 0.18 * scarcity), 2),
+            "shared": 2 if taught else 4,
         }
         return cls(**(rules | given))
+
+    def teacher(self) -> ModernRecipe:
+        """The recipe of this one's teachers: shorter, with less dropping and coarser targets."""
+        steps = max(1, round(0.28 * self.steps))
+        return replace(self, steps=steps, drop=self.drop / 2, soft_targets=True, shared=8, teachers=0)
 
     def share_at(self, step: int) -> float:
         """The share of the peak learning rates that a step has, counted from 0."""
@@ -252,6 +270,7 @@ class ModernTrainer(Trainer):
     * Muon for the hidden weights, AdamW for the rest, one cycle of the learning rate, large batches taken
       by epochs.
     * The network that had the lowest val loss is kept.
+    * If asked for: targets that lean on teachers, networks of the same kind trained before.
     """
 
     recipe: ModernRecipe
@@ -270,7 +289,7 @@ class ModernTrainer(Trainer):
         self.best_val = math.inf
         self.stale = 0
         soft = recipe.soft_targets
-        self.rows = ContextRows(data.train, len(data.vocabulary)) if soft else data.train
+        self.rows = ContextRows(data.train, len(data.vocabulary), recipe.shared) if soft else data.train
         lags = torch.arange(data.train.block_size, 0, -1)
         self._drop = recipe.drop * ((lags - 2) / 3).clamp(0, 1)  # (T,), the oldest first
         self._epoch: Tensor | None = None
@@ -289,6 +308,18 @@ class ModernTrainer(Trainer):
         adamw = torch.optim.AdamW(groups, lr=recipe.lr_other, betas=(0.9, 0.99), weight_decay=0.0, fused=True)
         muon = torch.optim.Muon(hidden, lr=recipe.lr, weight_decay=0.1, momentum=0.95)
         return [(muon, recipe.lr), (adamw, recipe.lr_other)]
+
+    def learn_from(self, teachers: Sequence[Sequential]) -> None:
+        """Let the targets lean on the mean of the teachers' distributions, as on so many examples."""
+        assert isinstance(self.rows, ContextRows)
+        examples = self.rows.example
+        prior = torch.zeros((len(examples), len(self.data.vocabulary)), device=examples.device)
+        for start in range(0, len(examples), TEACHING_PIECE):
+            X = self.data.train[examples[start : start + TEACHING_PIECE]][0]
+            for teacher in teachers:
+                with teacher.evaluating():
+                    prior[start : start + len(X)] += F.softmax(teacher(X), dim=1) / len(teachers)
+        self.rows.mix(prior, TEACHERS_STRENGTH)
 
     @property
     def done(self) -> bool:

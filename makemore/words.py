@@ -168,9 +168,20 @@ class ContextRows:
         rows = (totals + shared - 1) // shared
         self.context = torch.arange(len(rows), device=rows.device).repeat_interleave(rows)  # (rows,)
         self.weights = totals / rows * (len(self.context) / len(index))  # of a context's rows
+        self.totals = totals
+        self.prior: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.context)
+
+    def mix(self, prior: Tensor, strength: float) -> None:
+        """Mix the target of each distinct context with a prior, (distinct contexts, vocab_size).
+
+        As if the prior had been seen ``strength`` times: rare contexts lean on it, common ones do not.
+        """
+        own = self.totals / (self.totals + strength)
+        self.prior = prior * (1 - own).unsqueeze(1)
+        self.shares = self.shares * own.repeat_interleave(self.lengths)
 
     def __getitem__(self, index: Tensor) -> tuple[Tensor, Tensor]:
         """Contexts and weighted distributions: (B,) -> (B, block_size) int64, (B, vocab_size) float32.
@@ -191,7 +202,10 @@ class ContextRows:
         first = lengths.cumsum(0) - lengths
         pairs = torch.arange(len(rows), device=index.device) - first[rows] + self.starts[contexts][rows]
         Y = torch.zeros((len(index), self.vocab_size), device=index.device)
-        Y[rows, self.symbols[pairs]] = self.shares[pairs] * self.weights[contexts][rows]
+        Y[rows, self.symbols[pairs]] = self.shares[pairs]
+        if self.prior is not None:
+            Y += self.prior[contexts]
+        Y *= self.weights[contexts].unsqueeze(1)
         return self.examples[self.example[contexts]][0], Y
 
 

@@ -211,6 +211,7 @@ def test_model_file_is_enough(finished: Path, tmp_path: Path, capsys: pytest.Cap
         (["--recipe", "classic"], "--recipe: invalid choice: 'classic'"),
         (["--engine", "magic"], "--engine: invalid choice"),
         (["--recipe", "lecture", "--drop", "0.1"], "the lecture recipe has no --drop"),
+        (["--teachers", "2", "--targets", "hard"], "--teachers need soft targets"),
         (["--lr-drop", "10"], "the modern recipe has no --lr-drop"),
         (["--lr", "nan"], "--lr: must be a number"),
         (["--lr", "-1"], "--lr: must be"),

@@ -156,6 +156,28 @@ def test_every_recipe_and_engine_resumes_bit_for_bit(
     assert torch.equal(whole.progress.generator, resumed.progress.generator)
 
 
+def test_a_run_with_teachers_resumes_bit_for_bit(
+    word_file: Path, tmp_path: Path, start: Callable[..., int]
+) -> None:
+    """Stopped while the second teacher learns; the first is not trained again."""
+    flags = ["--recipe", "modern", "--teachers", "2", "--steps", "150", "--eval-every", "40"]
+    assert train_main(argv(word_file, tmp_path / "a", *flags)) == 0
+    pid = start(argv(word_file, tmp_path / "b", *flags), tmp_path / "log")
+    wait_for_line(tmp_path / "log", "teacher 1 of 2")
+    os.kill(pid, signal.SIGTERM)
+    assert wait(pid) == 143
+    first = (tmp_path / "b" / "teacher-1.pt").stat().st_mtime_ns
+    assert train_main(["--resume", "--out-dir", str(tmp_path / "b")]) == 0
+    assert (tmp_path / "b" / "teacher-1.pt").stat().st_mtime_ns == first
+    assert (tmp_path / "a" / "losses.csv").read_bytes() == (tmp_path / "b" / "losses.csv").read_bytes()
+    for file in ("model.pt", "teacher-1.pt", "teacher-2.pt"):
+        whole, resumed = (load_model(tmp_path / name / file).network for name in "ab")
+        for name, tensor in whole.named_tensors().items():
+            assert torch.equal(tensor, resumed.named_tensors()[name]), (file, name)
+    teachers = [load_model(tmp_path / "a" / f"teacher-{i}.pt").network.parameters()[0] for i in (1, 2)]
+    assert not torch.equal(*teachers)
+
+
 @pytest.fixture
 def stopped(word_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Path:
     """The directory of a run of 40 steps."""

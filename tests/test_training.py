@@ -145,6 +145,20 @@ def test_context_rows_are_what_follows_each_context() -> None:
         torch.testing.assert_close(total, torch.bincount(torch.tensor(symbols), minlength=4).float())
 
 
+def test_a_prior_counts_as_so_many_examples() -> None:
+    examples = Examples(Vocabulary("ab").encode_all(["ab", "ab", "ab", "b"]), 2)
+    plain, mixed = (ContextRows(examples, 3) for _ in range(2))
+    every = torch.arange(len(plain))
+    (contexts, own), total = plain[every], plain.totals[plain.context].unsqueeze(1)
+    prior = torch.rand((len(plain.totals), 3), generator=torch.Generator().manual_seed(0))
+    prior /= prior.sum(1, keepdim=True)
+    mixed.mix(prior, 8.0)
+    weight = own.sum(1, keepdim=True)
+    expected = (total * own / weight + 8 * prior[plain.context]) / (total + 8) * weight
+    assert torch.equal(mixed[every][0], contexts)
+    torch.testing.assert_close(mixed[every][1], expected)
+
+
 def test_soft_targets_have_the_loss_of_the_examples_in_the_mean(data: Data) -> None:
     """Over a whole epoch, rows and examples ask for the same."""
     network = NETWORKS["hierarchical"].build(len(data.vocabulary), torch.Generator().manual_seed(0))
