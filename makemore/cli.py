@@ -258,5 +258,5 @@ def answer(prog: str, run: Callable[[], None]) -> int:
 
 def drop_stdout() -> None:
     """Send what is still to be written nowhere, so that nothing fails while Python shuts down."""
-    with suppress(OSError, ValueError):
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    with suppress(OSError, ValueError), open(os.devnull, "wb") as nowhere:
+        os.dup2(nowhere.fileno(), sys.stdout.fileno())

@@ -355,6 +355,8 @@ def teach(trainer: Trainer, settings: Settings, saver: Saver) -> None:
                     bar.update(len(losses))
                     if teacher.step % max(1, recipe.steps // 8) == 0:
                         teacher.evaluate("val")
+            if not teacher.losses.isfinite().all():
+                raise TrainingError(saver.diverged(teacher.step, f"teacher {i} is not finite"))
             teacher.finish()
             progress = Progress(
                 settings=fields,
