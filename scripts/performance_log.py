@@ -11,10 +11,10 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import statistics
 import subprocess
 import sys
-import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
@@ -60,7 +60,7 @@ ROWS = (
 
 @dataclass(frozen=True)
 class Result:
-    """What one run came to: losses in nats per character."""
+    """What one run came to: processor's seconds of the whole command, losses in nats per character."""
 
     parameters: int
     steps: int
@@ -88,7 +88,7 @@ def finished(directory: Path) -> Result | None:
 
 
 def do(row: Row, seed: int, data: str | None, out_dir: Path, flags: Sequence[str]) -> Result:
-    """Do one run to its end, or go on with it; the seconds of all its parts add up."""
+    """Do one run to its end, or go on with it; the processor's seconds of all its parts add up."""
     directory = out_dir / f"{row.directory}-{seed}"
     done = finished(directory)
     if done is not None:
@@ -107,13 +107,14 @@ def do(row: Row, seed: int, data: str | None, out_dir: Path, flags: Sequence[str
     else:
         command += ["--seed", str(seed), *row.flags, *flags, *(["--data", data] if data else [])]
     directory.mkdir(parents=True, exist_ok=True)
-    began = time.perf_counter()
     with (directory / "log.txt").open("a") as log:
-        code = subprocess.run(command, stdout=log, stderr=log).returncode
-    (directory / SECONDS_FILE).write_text(json.dumps(before + time.perf_counter() - began))
+        process = subprocess.Popen(command, stdout=log, stderr=log)
+        _, status, usage = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    (directory / SECONDS_FILE).write_text(json.dumps(before + usage.ru_utime + usage.ru_stime))
     result = finished(directory)
-    if code != 0 or result is None:
-        raise SystemExit(f"{directory}: exit code {code}; see its log.txt")
+    if process.returncode != 0 or result is None:
+        raise SystemExit(f"{directory}: exit code {process.returncode}; see its log.txt")
     print(f"{row.name}, seed {seed}: val {result.val:.4f}, {result.seconds:.0f} s", flush=True)
     return result
 
@@ -127,7 +128,7 @@ def spread(values: Sequence[float], digits: int = 4) -> str:
 def table(results: dict[Row, list[Result]]) -> str:
     """The log as Markdown."""
     lines = [
-        "| network, recipe | parameters | steps | seconds | train | val | test | unseen val | unseen test"
+        "| network, recipe | parameters | steps | CPU seconds | train | val | test | unseen val | unseen test"
         " | lecture: train / val |",
         "|---|--:|--:|--:|---|---|---|---|---|---|",
     ]

@@ -1,0 +1,512 @@
+"""Whatever is fed to the commands, they end with 0, or with 1 or 2 and one line on stderr.
+
+Word lists of any text or bytes, model files cut, bent and forged, and flags of any value go through
+``train_main`` and ``sample_main``: no exception but argparse's SystemExit leaves them, no traceback is
+printed, nothing hangs. The default run has 2,100 cases, the same every time; ``scripts/fuzz.py`` draws as
+many others as asked. What once went wrong stays as an ``@example``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import os
+import re
+import shutil
+import signal
+import sys
+import tempfile
+import time
+import zipfile
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import redirect_stderr, redirect_stdout
+from functools import cache
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import HealthCheck, Phase, event, example, given, settings
+from hypothesis import strategies as st
+from hypothesis.strategies import SearchStrategy
+
+import makemore.cli
+import makemore.plotting
+from makemore.cli import sample_main, sample_parser, train_main, train_parser
+from makemore.words import LECTURE_VARIABLE
+
+TESTS = 6
+FUZZ_CASES = int(os.environ.get("MAKEMORE_FUZZ_CASES", "0"))
+"""Set by ``scripts/fuzz.py``: so many cases in all, drawn afresh; 0 for the default run."""
+
+DEFAULT_CASES = 2100
+LONGEST = 30
+"""Seconds after which a case counts as one that hangs; the usual one takes 0.01."""
+
+CODES: dict[str, Counter[int]] = defaultdict(Counter)
+"""For each test, how often a case ended with which exit code; counted as the cases run."""
+
+SLOWEST: dict[str, float] = defaultdict(float)
+
+TINY = [
+    *("--network", "hierarchical", "--n-embd", "2", "--n-hidden", "2", "--block-size", "2"),
+    *("--steps", "3", "--samples", "1", "--device", "cpu"),
+]
+SHORT = ["-n", "2", "--max-length", "5"]
+WORDS = "emma\nava\nbob\nzoë\nann\nkim\nlee\nava\n"
+
+cases = settings(
+    max_examples=-(-(FUZZ_CASES or DEFAULT_CASES) // TESTS),
+    derandomize=not FUZZ_CASES,
+    database=None,
+    deadline=None,
+    phases=[Phase.explicit, Phase.generate, Phase.shrink],
+    suppress_health_check=list(HealthCheck),
+)
+
+
+class Hang(BaseException):
+    """A case takes too long; no ``except Exception`` keeps it."""
+
+
+def call(
+    main: Callable[[Sequence[str]], int], argv: Sequence[str], stdin: bytes = b"ava\n"
+) -> tuple[int, str]:
+    """The exit code and the stderr of a command, after checking that it ended as it should."""
+
+    def ring(signum: int, frame: FrameType | None) -> None:
+        raise Hang
+
+    out = io.TextIOWrapper(io.BytesIO(), encoding="utf-8")
+    err = io.TextIOWrapper(io.BytesIO(), encoding="utf-8", errors="backslashreplace")
+    before = signal.signal(signal.SIGALRM, ring)
+    signal.setitimer(signal.ITIMER_REAL, LONGEST)
+    try:
+        with redirect_stdout(out), redirect_stderr(err), pytest.MonkeyPatch.context() as patch:
+            patch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin), encoding="utf-8"))
+            code = main(argv)
+    except SystemExit as stop:
+        code = int(stop.code or 0)
+    except Hang as hang:
+        raise AssertionError(f"hangs: {argv}") from hang
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    err.flush()
+    said = err.buffer.getvalue().decode()  # type: ignore[attr-defined]
+    assert code in (0, 1, 2), (code, said)
+    assert code == 0 or (len(said.splitlines()) == 1 and said.endswith("\n")), (code, said)
+    assert not re.search(r"Traceback \(|, line \d+, in |frame #\d", said), said
+    return code, said
+
+
+def case(
+    name: str, main: Callable[[Sequence[str]], int], argv: Sequence[str], stdin: bytes = b"ava\n"
+) -> int:
+    """One case of a test: call the command, count how it ended."""
+    start = time.perf_counter()
+    code, said = call(main, argv, stdin)
+    SLOWEST[name] = max(SLOWEST[name], time.perf_counter() - start)
+    CODES[name][code] += 1
+    event(f"exit code {code}")
+    if code == 1:
+        event(f"code 1: {re.sub(r'[^ ]*/[^ ]*|[0-9]+', '_', said)[:70]}")
+    return code
+
+
+@pytest.fixture(scope="module", autouse=True)
+def fast_and_apart() -> Iterator[None]:
+    """A directory of the tests' own to be in; no disk, no matplotlib, no network."""
+    ram = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
+    with tempfile.TemporaryDirectory(dir=ram) as root, pytest.MonkeyPatch.context() as patch:
+        patch.chdir(root)
+        patch.setattr(tempfile, "tempdir", root)
+        patch.setattr(os, "fsync", lambda fd: None)
+        patch.setattr(makemore.plotting, "plot_losses", lambda *args, **more: None)
+        patch.setattr(makemore.plotting, "save_figure", lambda figure, file: file.write(b"PNG"))
+        patch.setattr(makemore.cli, "drop_stdout", lambda: None)  # opens a file each time, for good
+        patch.setenv(LECTURE_VARIABLE, str(Path(root, "other.txt")))
+        Path(root, "other.txt").write_text(WORDS, encoding="utf-8")
+        yield
+    torch.set_num_threads(1)
+    runs.cache_clear()
+
+
+@cache
+def runs(recipe: str) -> tuple[bytes, bytes]:
+    """The model files of a run of three steps: as it was after two, and at its end."""
+    written: list[bytes] = []
+
+    def kept(source: str | Path, target: str | Path) -> None:
+        if Path(target).name == "model.pt":
+            written.append(Path(source).read_bytes())
+        os.rename(source, target)
+
+    words, out = Path("words.txt").resolve(), Path(recipe).resolve()
+    words.write_text(WORDS, encoding="utf-8")
+    argv = [*TINY, "--recipe", recipe, "--save-every", "0", "--data", str(words), "--out-dir", str(out)]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "replace", kept)
+        assert call(train_main, argv)[0] == 0
+    return next(whole for whole in written if content_of(whole)["progress"]["step"] == 2), written[-1]
+
+
+# Word lists
+
+ODD_CHARACTERS = (
+    "\0\t\v\f\x1c\x1f\x7f\x85\xa0\xad\u0301\u200b\u200d\u200f\u2028\u2029\u3000\ufeff\uffff😀.\U0010ffff"
+)
+ODD_WORDS = [
+    *ODD_CHARACTERS[1:],
+    "e\u0301",
+    "مرحبا",
+    "שלום",
+    "👩‍👩‍👧",
+    "ß" * 300,
+    "İ",
+    "漢字",
+    "a b",
+    "...",
+    "1e5",
+    "-n",
+]
+
+letters = st.text(st.characters(categories=["L"]), min_size=1, max_size=8)
+any_word = st.one_of(
+    letters,
+    st.sampled_from(ODD_WORDS),
+    st.text(st.characters(codec="utf-8"), max_size=12),
+    st.text("ab", min_size=1, max_size=3),
+    st.builds(lambda ch: ch * 10_000, st.characters(codec="utf-8")),
+)
+
+
+def joined(words: list[str], repeat: int, separator: str, mark: str) -> str:
+    return mark + separator.join(words * repeat)
+
+
+plain_lists = st.builds(
+    joined,
+    st.lists(letters, min_size=6, max_size=20),
+    st.integers(1, 3),
+    st.sampled_from(["\n", "\r\n", "\n\n"]),
+    st.sampled_from(["", "\ufeff"]),
+).map(str.encode)
+odd_lists = st.builds(
+    lambda text, codec: text.encode(codec, "replace"),
+    st.builds(
+        joined,
+        st.lists(any_word, max_size=20),
+        st.integers(1, 6),
+        st.sampled_from(["\n", "\n", "\r\n", "\r", "\n\r", " \n\t", "\x85", "\u2028", "\0", ",", ""]),
+        st.sampled_from(["", "\ufeff", "\n", "\ufeff\ufeff"]),
+    ),
+    st.sampled_from(["utf-8", "utf-8", "utf-8", "utf-16", "utf-32-le", "latin-1", "cp037"]),
+)
+mixed_lists = st.builds(lambda a, b, c: a + b + c, plain_lists, st.binary(max_size=6), odd_lists)
+word_lists = st.one_of(plain_lists, odd_lists, odd_lists, mixed_lists, st.binary(max_size=200))
+
+
+@cases
+@given(word_lists)
+def test_any_word_list(content: bytes) -> None:
+    with tempfile.TemporaryDirectory() as directory:
+        path, out = Path(directory, "words.txt"), Path(directory, "out")
+        path.write_bytes(content)
+        code = case("word lists", train_main, [*TINY, "--data", str(path), "--out-dir", str(out)])
+        assert code == 0 or not (out / "losses.csv").exists()
+        if code == 0:
+            assert call(sample_main, [str(out / "model.pt"), *SHORT])[0] == 0
+
+
+@cases
+@given(word_lists)
+def test_scoring_any_word_list(content: bytes) -> None:
+    runs("modern")
+    case("scored word lists", sample_main, ["modern/model.pt", "--score", "-"], content)
+
+
+# Model files
+
+
+def tree_of(content: Any, path: str = "") -> Iterator[tuple[str, Any, Any]]:
+    """Every part of a model file's content: its path, what holds it, and its key there."""
+    items: Any = ()
+    if isinstance(content, dict):
+        items = list(content.items())
+    elif isinstance(content, list):
+        items = list(enumerate(content))
+    for key, value in items:
+        yield f"{path}/{key}", content, key
+        yield from tree_of(value, f"{path}/{key}")
+
+
+def content_of(whole: bytes) -> Any:
+    return torch.load(io.BytesIO(whole), weights_only=True)
+
+
+def tensor(kind: torch.dtype, shape: list[int], value: float) -> torch.Tensor:
+    return torch.full(shape, value).to(kind)
+
+
+any_text = st.text(st.characters(), max_size=8) | st.sampled_from(
+    ["\udcff", "a\0b", "\n", "/", "cuda", "mlp"]
+)
+some_ints = st.integers(-2, 40) | st.sampled_from([2**31, 2**63, -(2**63), 10**30, 10**400, 10**5000])
+some_tensors = st.builds(
+    tensor,
+    st.sampled_from([torch.float32, torch.float64, torch.uint8, torch.int64]),
+    st.lists(st.integers(0, 4), max_size=3),
+    st.floats(width=32),
+)
+any_value = st.one_of(
+    st.none(),
+    st.booleans(),
+    some_ints,
+    st.floats(),
+    any_text,
+    st.just(b"ab"),
+    st.lists(st.none() | some_ints | st.floats() | any_text, max_size=5),
+    st.lists(st.tuples(some_ints, st.floats(), st.floats(), st.floats()).map(list), max_size=2),
+    st.dictionaries(any_text, some_ints, max_size=2),
+    some_tensors,
+)
+
+Bend = tuple[str, int, int, Any]
+Forgery = tuple[str, str, Any]
+
+bends: SearchStrategy[Bend] = st.tuples(
+    st.sampled_from(["flip", "cut", "insert", "copy", "overwrite", "zero", "move"]),
+    st.integers(0, 2**32),
+    st.integers(0, 2**32),
+    st.binary(min_size=1, max_size=8),
+)
+
+
+def forgeries(recipe: str) -> SearchStrategy[Forgery]:
+    """Changes of one part of the content, more often than not to something of the same type."""
+    parts = [(path, holder[key]) for path, holder, key in tree_of(content_of(runs(recipe)[0]))]
+    alike = {
+        bool: st.booleans(),
+        int: some_ints,
+        float: st.floats(),
+        str: any_text,
+        torch.Tensor: some_tensors,
+    }
+    one = st.sampled_from(parts).flatmap(
+        lambda part: st.tuples(
+            st.just("set"), st.just(part[0]), alike.get(type(part[1]), any_value) | any_value
+        )
+    )
+    path = st.sampled_from([path for path, _ in parts])
+    return st.one_of(
+        one,
+        one,
+        one,
+        st.tuples(st.just("add"), path, any_value),
+        st.tuples(st.just("delete"), path, st.none()),
+        st.tuples(st.just("scale"), path, st.floats(width=32)),
+    )
+
+
+def bent(whole: bytes, changes: Sequence[Bend]) -> bytes:
+    """Bytes with some of them changed; positions count modulo the length."""
+    for kind, first, second, new in changes:
+        at, other = sorted((first % (len(whole) + 1), second % (len(whole) + 1)))
+        chunk = whole[at : at + second % 64]
+        whole = {
+            "flip": whole[:at] + bytes(b ^ 1 << second % 8 for b in whole[at : at + 1]) + whole[at + 1 :],
+            "cut": whole[:other],
+            "insert": whole[:at] + new + whole[at:],
+            "copy": whole[:other] + chunk + whole[other:],
+            "overwrite": whole[:at] + new + whole[at + len(new) :],
+            "zero": whole[:at] + bytes(len(chunk)) + whole[at + len(chunk) :],
+            "move": whole[:at] + whole[other:],
+        }[kind]
+    return whole
+
+
+def rezipped(whole: bytes, entry: int, changes: Sequence[Bend]) -> bytes:
+    """The archive with one entry bent, and check sums that match."""
+    target = io.BytesIO()
+    with zipfile.ZipFile(io.BytesIO(whole)) as archive, zipfile.ZipFile(target, "w") as other:
+        names = archive.namelist()
+        for i, name in enumerate(names):
+            content = archive.read(name)
+            other.writestr(name, bent(content, changes) if i == entry % len(names) else content)
+    return target.getvalue()
+
+
+def forged(whole: bytes, changes: Sequence[Forgery]) -> bytes:
+    """A sound archive whose content has some parts changed."""
+    content = content_of(whole)
+    for kind, wanted, value in changes:
+        for path, holder, key in tree_of(content):
+            if path != wanted:
+                continue
+            if kind == "set":
+                holder[key] = value
+            elif kind == "add" and isinstance(holder, dict):
+                holder[f"{key}+"] = value
+            elif kind == "delete":
+                del holder[key]
+            elif kind == "scale" and isinstance(holder[key], torch.Tensor | float):
+                holder[key] = holder[key] * value
+            break
+    target = io.BytesIO()
+    torch.save(content, target)
+    return target.getvalue()
+
+
+def model_bytes(recipe: str) -> SearchStrategy[tuple[str, str, int, list[Bend], list[Forgery]]]:
+    """What makes a model file of the one of a stopped run; see ``made``."""
+    return st.tuples(
+        st.just(recipe),
+        st.sampled_from(["bent", "rezipped", "forged", "forged", "forged", "foreign"]),
+        st.sampled_from([0, 0, 0, 1, 2, 3, 9, 30]),
+        st.lists(bends, max_size=4),
+        st.lists(forgeries(recipe), max_size=2),
+    )
+
+
+def made(recipe: str, how: str, entry: int, bends: Sequence[Bend], forgeries: Sequence[Forgery]) -> bytes:
+    """The bytes of a model file."""
+    whole = runs(recipe)[0]
+    if how == "bent":
+        return bent(whole, bends)
+    if how == "rezipped":
+        return rezipped(whole, entry, bends)
+    if how == "forged":
+        return forged(whole, forgeries)
+    return b"".join(new for *_, new in bends)
+
+
+model_files = st.sampled_from(["modern", "lecture"]).flatmap(
+    lambda recipe: st.deferred(lambda: model_bytes(recipe))
+)
+
+
+def forgery(recipe: str, path: str, value: object) -> Any:
+    """The ``@example`` of a model file with another value in it."""
+    return example(changes=(recipe, "forged", 0, [], [("set", path, value)]))
+
+
+@cases
+@given(changes=model_files)
+def test_sampling_from_any_model_file(changes: Any) -> None:
+    with tempfile.TemporaryDirectory() as directory:
+        path = Path(directory, "model.pt")
+        path.write_bytes(made(*changes))
+        case("sampling from model files", sample_main, [str(path), *SHORT])
+
+
+@cases
+@given(changes=model_files)
+def test_resuming_any_model_file(changes: Any) -> None:
+    with tempfile.TemporaryDirectory() as directory:
+        Path(directory, "model.pt").write_bytes(made(*changes))
+        case("resuming model files", train_main, ["--resume", "--samples", "1", "--out-dir", directory])
+
+
+# Flags
+
+LARGEST = {
+    **{"steps": 3, "batch_size": 64, "block_size": 16, "n_embd": 8, "n_hidden": 16, "samples": 2},
+    **{"number": 3, "max_length": 20},
+}
+"""What asks for more real work than a case should have; without mention: 50."""
+
+ANY_SIZE = {"seed", "lr_drop", "log_every", "eval_every", "top_k", "threads"}
+
+ODD_VALUES = [
+    *"0 -0 -1 +1 1_0 1__0 ١ ½ ² 0x10 1e3 1. .5 nan inf -inf infinity 1e400 1e-400 5e-324".split(),
+    *"None true -n -- --seed --l --s= = - lecture words.txt other.txt %s {}".split(),
+    *"2147483648 9223372036854775807 9223372036854775808".split(),
+    *("", " ", " 2 ", "2\n", "a\nb", "-\n", "--a\nb", "--l=\n", "a\u2028b", "\x1b[31m", "\udcff", "9" * 5000),
+]
+odd_values = st.one_of(
+    st.sampled_from(ODD_VALUES),
+    st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), max_size=12),
+    st.integers().map(str),
+    st.floats().map(str),
+)
+
+
+def work(action: argparse.Action, text: str) -> float:
+    """How much work a value asks for, as a share of the most that a case should have; -1 for no value."""
+    try:
+        value = action.type(text) if callable(action.type) else text
+    except (argparse.ArgumentTypeError, ValueError):
+        return -1
+    counts = isinstance(value, int) and action.dest not in ANY_SIZE
+    return value / LARGEST.get(action.dest, 50) if counts else 0
+
+
+def given_flag(action: argparse.Action) -> SearchStrategy[list[str]]:
+    """A flag as it is, or shortened, with a value of any kind if it takes one."""
+    options = st.sampled_from(action.option_strings)
+    if action.nargs == 0:
+        return st.tuples(options).map(list)
+    words = re.findall(r"[\w:-]+", action.help or "") + [str(choice) for choice in action.choices or ()]
+    numbers = [*map(str, range(21)), "0.0", "0.01", "0.5", "1.5", "1e-30", "1e30"]
+    usual = words if action.type in (None, str, Path) else numbers
+    usual = [text for text in usual if 0 <= work(action, text) <= 1]
+    odd = odd_values.filter(lambda text: work(action, text) <= 1)
+    values = st.one_of(st.sampled_from(usual), st.sampled_from(usual), st.sampled_from(usual), odd)
+    if action.dest == "out_dir":
+        values = values.map(lambda text: "in/" + text.replace("..", "."))
+    return st.one_of(
+        st.tuples(options, values).map(list),
+        st.builds(lambda option, value: [f"{option}={value}"], options, values),
+        st.builds(lambda option, n, value: [option[: 4 + n], value], options, st.integers(0, 9), values),
+    )
+
+
+def flags_of(parser: argparse.ArgumentParser) -> SearchStrategy[list[str]]:
+    """Some flags of a parser, and now and then what is none."""
+    own = st.one_of([given_flag(action) for action in parser._actions if action.option_strings])
+    one = st.one_of(*[own] * 9, odd_values.map(lambda text: [text]))
+    return st.lists(one, max_size=5).map(lambda flags: [text for flag in flags for text in flag])
+
+
+@cases
+@given(
+    flags_of(train_parser()),
+    st.sampled_from(["modern", "lecture"]),
+    st.sampled_from(["new", "new", "finished", "stopped", "stopped", "broken", "file"]),
+)
+def test_any_flags_of_train(flags: list[str], recipe: str, state: str) -> None:
+    stopped, finished = runs(recipe)
+    with tempfile.TemporaryDirectory() as directory:
+        out = Path(directory, "out")
+        argv = [*TINY, "--recipe", recipe, "--data", str(Path("words.txt").resolve())]
+        if state == "file":
+            out.write_bytes(finished)
+        elif state != "new":
+            out.mkdir()
+            whole = {"finished": finished, "stopped": stopped, "broken": stopped[:-100]}[state]
+            (out / "model.pt").write_bytes(whole)
+        if state == "stopped":
+            argv.append("--resume")
+        case("flags of train", train_main, [*argv, "--out-dir", str(out), *flags])
+    shutil.rmtree("in", ignore_errors=True)
+
+
+@cases
+@given(flags_of(sample_parser()))
+def test_any_flags_of_sample(flags: list[str]) -> None:
+    runs("modern")
+    case("flags of sample", sample_main, ["modern/model.pt", *SHORT, *flags])
+
+
+def test_there_were_enough_cases_of_each_kind() -> None:
+    """Counted, not planned; only if all of the tests above have run."""
+    if len(CODES) < TESTS:
+        pytest.skip("not all of the tests have run")
+    assert sum(codes.total() for codes in CODES.values()) >= (FUZZ_CASES or DEFAULT_CASES)
+    for name, codes in CODES.items():
+        assert codes[0] >= codes.total() / 20, f"{name}: {dict(codes)}"
+        # Words that cannot be scored are reported, and are no reason to fail.
+        assert name == "scored word lists" or codes[2] >= codes.total() / 20, f"{name}: {dict(codes)}"
