@@ -17,6 +17,22 @@ from makemore.words import LECTURE_VARIABLE, WordList, bundled_path, lecture_pat
 torch.set_num_threads(1)
 
 
+PEAK_MEMORY = """
+import re
+def used():
+    return int(re.search(r"VmHWM:\\s+(\\d+)", open("/proc/self/status").read())[1]) // 1024
+"""
+"""Code for a process of its own: its peak memory in MB. (getrusage starts from its parent's peak.)"""
+
+
+@pytest.fixture(scope="session")
+def peak_memory() -> str:
+    """That code, where the system tells."""
+    if not Path("/proc/self/status").exists():
+        pytest.skip("this system has no /proc/self/status to tell the peak of a process's memory")
+    return PEAK_MEMORY
+
+
 @pytest.fixture(scope="session")
 def lecture_words() -> WordList:
     """The lecture's own list; it is never downloaded for a test."""

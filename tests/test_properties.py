@@ -146,6 +146,7 @@ def runs(recipe: str) -> tuple[bytes, bytes]:
 
     words, out = Path("words.txt").resolve(), Path(recipe).resolve()
     words.write_text(WORDS, encoding="utf-8")
+    shutil.copy(words, words.with_name("words\udcff.txt"))
     argv = [*TINY, "--recipe", recipe, "--save-every", "0", "--data", str(words), "--out-dir", str(out)]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(os, "replace", kept)
@@ -395,6 +396,9 @@ def forgery(recipe: str, path: str, value: object) -> Any:
 
 @cases
 @given(changes=model_files)
+@forgery("modern", "/progress", torch.tensor(0.0))
+@forgery("modern", "/characters", "abeiklmnovz\udcff")
+@forgery("lecture", "/tensors/0.weight", torch.full((13, 2), 3e38))
 def test_sampling_from_any_model_file(changes: Any) -> None:
     with tempfile.TemporaryDirectory() as directory:
         path = Path(directory, "model.pt")
@@ -404,6 +408,16 @@ def test_sampling_from_any_model_file(changes: Any) -> None:
 
 @cases
 @given(changes=model_files)
+@forgery("modern", "/progress/settings/seed", 10**5000)
+@forgery("modern", "/progress/settings/data", "a\0b")
+@forgery("modern", "/progress/settings/network", "\udcff")
+@forgery("modern", "/progress/settings/batch_size", None)
+@forgery("modern", "/progress/state/epoch_start", torch.zeros(5056))
+@forgery("modern", "/progress/state/batches_done", torch.tensor(-3))
+@forgery("modern", "/progress/state/optimizer.1.0.exp_avg", torch.zeros(0))  # a segmentation fault, once
+@forgery("modern", "/progress/state", {})
+@forgery("modern", "/progress/state/optimizer.1.0.exp_avg", torch.zeros(13, 2, dtype=torch.int64))
+@forgery("lecture", "/progress/evaluations", [[1, 0.0, -1.0, float("nan"), None, None]])
 def test_resuming_any_model_file(changes: Any) -> None:
     with tempfile.TemporaryDirectory() as directory:
         Path(directory, "model.pt").write_bytes(made(*changes))
@@ -473,10 +487,13 @@ def flags_of(parser: argparse.ArgumentParser) -> SearchStrategy[list[str]]:
 
 @cases
 @given(
-    flags_of(train_parser()),
-    st.sampled_from(["modern", "lecture"]),
-    st.sampled_from(["new", "new", "finished", "stopped", "stopped", "broken", "file"]),
+    flags=flags_of(train_parser()),
+    recipe=st.sampled_from(["modern", "lecture"]),
+    state=st.sampled_from(["new", "new", "finished", "stopped", "stopped", "broken", "file"]),
 )
+@example(flags=["--l=\n"], recipe="modern", state="new")
+@example(flags=["--out-dir", "in/\udcff"], recipe="modern", state="new")
+@example(flags=["--data", "words\udcff.txt"], recipe="lecture", state="new")
 def test_any_flags_of_train(flags: list[str], recipe: str, state: str) -> None:
     stopped, finished = runs(recipe)
     with tempfile.TemporaryDirectory() as directory:
@@ -495,7 +512,9 @@ def test_any_flags_of_train(flags: list[str], recipe: str, state: str) -> None:
 
 
 @cases
-@given(flags_of(sample_parser()))
+@given(flags=flags_of(sample_parser()))
+@example(flags=["a\nb"])
+@example(flags=["--prefix", "\udcff"])
 def test_any_flags_of_sample(flags: list[str]) -> None:
     runs("modern")
     case("flags of sample", sample_main, ["modern/model.pt", *SHORT, *flags])
