@@ -22,6 +22,7 @@ from typing import Any
 
 import filelock
 import torch
+import torch.nn.functional as F
 from torch import Generator, Tensor
 from tqdm import tqdm
 
@@ -40,6 +41,12 @@ LOSSES_FILE = "losses.csv"
 PICTURE_FILE = "loss.png"
 TEACHER_FILE = "teacher-{}.pt"
 LOCK_FILE = ".lock"
+
+PROBED = 256
+"""Val examples that a network is tried on before it is saved."""
+
+NONSENSE = 1e4
+"""A loss that only a network that diverged has, in nats."""
 
 SPLITS = ("train", "val", "test", "unseen_val", "unseen_test")
 
@@ -291,10 +298,13 @@ class Saver:
         self._due = 0.0
 
     def save(self, finished: bool = False) -> None:
-        """Write the model file. Raises TrainingError on a network whose tensors are not finite."""
+        """Write the model file. Raises TrainingError, and leaves the old one, if the network is no good."""
         trainer = self.trainer
-        if not all(tensor.isfinite().all() for tensor in trainer.network.named_tensors().values()):
-            raise TrainingError(self.diverged(trainer.step, "the network is not finite"))
+        X, Y = trainer.data.val[:PROBED]
+        with trainer.network.evaluating() as network:
+            probe = F.cross_entropy(network(X), Y).item()
+        if not probe < NONSENSE:
+            raise TrainingError(self.diverged(trainer.step, f"the val loss is {probe:.3g}"))
         progress = Progress(
             settings=asdict(self.settings),
             fingerprint=self.words.fingerprint,

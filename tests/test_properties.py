@@ -396,9 +396,12 @@ def forgery(recipe: str, path: str, value: object) -> Any:
 
 @cases
 @given(changes=model_files)
+@forgery("modern", "/plan", torch.tensor(0.0))
 @forgery("modern", "/progress", torch.tensor(0.0))
 @forgery("modern", "/characters", "abeiklmnovz\udcff")
 @forgery("lecture", "/tensors/0.weight", torch.full((13, 2), 3e38))
+@forgery("modern", "/tensors/3.running_var", torch.tensor([-1.0, -1.0]))
+@forgery("lecture", "/tensors/6.weight", torch.full((2, 13), 3e38))
 def test_sampling_from_any_model_file(changes: Any) -> None:
     with tempfile.TemporaryDirectory() as directory:
         path = Path(directory, "model.pt")
@@ -416,6 +419,8 @@ def test_sampling_from_any_model_file(changes: Any) -> None:
 @forgery("modern", "/progress/state/batches_done", torch.tensor(-3))
 @forgery("modern", "/progress/state/optimizer.1.0.exp_avg", torch.zeros(0))  # a segmentation fault, once
 @forgery("modern", "/progress/state", {})
+@forgery("modern", "/progress/state/best.0.weight", torch.tensor(0.0))
+@forgery("modern", "/progress/state/epoch_start", torch.zeros(3, dtype=torch.uint8))
 @forgery("modern", "/progress/state/optimizer.1.0.exp_avg", torch.zeros(13, 2, dtype=torch.int64))
 @forgery("lecture", "/progress/evaluations", [[1, 0.0, -1.0, float("nan"), None, None]])
 def test_resuming_any_model_file(changes: Any) -> None:
@@ -492,6 +497,7 @@ def flags_of(parser: argparse.ArgumentParser) -> SearchStrategy[list[str]]:
     state=st.sampled_from(["new", "new", "finished", "stopped", "stopped", "broken", "file"]),
 )
 @example(flags=["--l=\n"], recipe="modern", state="new")
+@example(flags=["--out-dir=--"], recipe="modern", state="new")
 @example(flags=["--out-dir", "in/\udcff"], recipe="modern", state="new")
 @example(flags=["--data", "words\udcff.txt"], recipe="lecture", state="new")
 def test_any_flags_of_train(flags: list[str], recipe: str, state: str) -> None:
@@ -514,6 +520,9 @@ def test_any_flags_of_train(flags: list[str], recipe: str, state: str) -> None:
 @cases
 @given(flags=flags_of(sample_parser()))
 @example(flags=["a\nb"])
+@example(flags=["--device=--"])
+@example(flags=["--top-k=--"])
+@example(flags=["--seed=--"])
 @example(flags=["--prefix", "\udcff"])
 def test_any_flags_of_sample(flags: list[str]) -> None:
     runs("modern")
