@@ -401,7 +401,7 @@ def forgery(recipe: str, path: str, value: object) -> Any:
 @forgery("modern", "/characters", "abeiklmnovz\udcff")
 @forgery("lecture", "/tensors/0.weight", torch.full((13, 2), 3e38))
 @forgery("modern", "/tensors/3.running_var", torch.tensor([-1.0, -1.0]))
-@forgery("lecture", "/tensors/6.weight", torch.full((2, 13), 3e38))
+@forgery("lecture", "/tensors/5.weight", torch.full((2, 13), 3e38))
 def test_sampling_from_any_model_file(changes: Any) -> None:
     with tempfile.TemporaryDirectory() as directory:
         path = Path(directory, "model.pt")

@@ -79,7 +79,7 @@ def error_of(capsys: pytest.CaptureFixture[str], code: int) -> str:
 
 
 def test_killed_at_random_moments_and_resumed(capsys: pytest.CaptureFixture[str]) -> None:
-    assert kill_and_resume(["--kills", "10", "--steps", "100"]) == 0
+    assert kill_and_resume(["--kills", "10", "--steps", "60"]) == 0
     summary = capsys.readouterr().out
     assert "differences: 0" in summary
     assert "files lost: 0" in summary
