@@ -12,6 +12,7 @@ does not fill is refused; afterwards everything in it has to be of the kind and 
 from __future__ import annotations
 
 import io
+import math
 import pickletools
 import zipfile
 from collections.abc import Mapping, Sequence
@@ -148,6 +149,7 @@ def _model_of(content: Any, size: int) -> Model:
         raise ModelFileError(f"has format version {version}; this makemore reads {VERSION}: update it")
 
     plan_fields = content["plan"]
+    _require(isinstance(plan_fields, dict), "plan")
     for name in ("block_size", "n_embd", "n_hidden"):
         _require(type(plan_fields[name]) is int and plan_fields[name] < 2**31, name)
     _require(isinstance(plan_fields["name"], str), "name")
@@ -156,6 +158,7 @@ def _model_of(content: Any, size: int) -> Model:
     _require(isinstance(characters, str), "characters")
     vocabulary = Vocabulary(characters)
     _require(vocabulary.characters == characters and "\n" not in characters, "characters")
+    characters.encode()  # raises on half a surrogate pair
 
     # Only a network that the file is large enough to hold is built.
     _require(4 * plan.parameter_count(len(vocabulary)) <= size, "plan")
@@ -167,6 +170,7 @@ def _model_of(content: Any, size: int) -> Model:
         _require(name in own and tensor.shape == own[name].shape, name)
         _require(tensor.dtype == dtype and dtype in (torch.float32, torch.float64), name)
         _require(bool(tensor.isfinite().all()), name)
+        _require("running_var" not in name or bool((tensor >= 0).all()), name)
     network.to(dtype=dtype).load(tensors)
     progress = content["progress"]
     return Model(
@@ -178,6 +182,7 @@ def _model_of(content: Any, size: int) -> Model:
 
 
 def _progress_of(content: Mapping[str, Any], size: int) -> Progress:
+    _require(isinstance(content, dict), "progress")
     step, losses = content["step"], content["losses"]
     _require(type(step) is int and 4 * step <= size, "step")
     _require(losses.dtype == torch.float32 and losses.shape == (step,), "losses")
@@ -187,8 +192,10 @@ def _progress_of(content: Mapping[str, Any], size: int) -> Progress:
     _require(isinstance(content["fingerprint"], str), "fingerprint")
     evaluations = [Evaluation(*row) for row in content["evaluations"]]
     for e in evaluations:
-        _require(type(e.step) is int, "evaluations")
-        _require(all(isinstance(x, float | None) for x in astuple(e)[1:]), "evaluations")
+        _require(type(e.step) is int and 0 <= e.step <= step, "evaluations")
+        for loss in astuple(e)[1:]:
+            _require(loss is None or isinstance(loss, float), "evaluations")
+            _require(loss is None or math.isnan(loss) or 0 < loss < 1e30, "evaluations")
     for name, tensor in content["state"].items():
         # Its storage is all that the file holds of a tensor, however large it says it is.
         _require(isinstance(name, str) and tensor.numel() <= size, "state")

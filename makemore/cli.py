@@ -24,6 +24,14 @@ from makemore.settings import CHOICES, NAMES, RANGES, flag
 class Parser(argparse.ArgumentParser):
     """An argument parser whose errors are one line."""
 
+    def parse(self, argv: Sequence[str] | None) -> argparse.Namespace:
+        """As ``parse_args``; ``--flag=--``, of which argparse makes a list, is refused."""
+        parsed = self.parse_args(argv)
+        for name, value in vars(parsed).items():
+            if isinstance(value, list):
+                self.error(f"argument {flag(name)}: expected one argument")
+        return parsed
+
     def error(self, message: str) -> NoReturn:
         message = " ".join(message.split())
         self.exit(2, f"{self.prog}: {message} (see {self.prog} --help)\n")
@@ -126,7 +134,7 @@ def train_parser() -> Parser:
 def train_main(argv: Sequence[str] | None = None) -> int:
     """``makemore-train``."""
     parser = train_parser()
-    args = parser.parse_args(argv)
+    args = parser.parse(argv)
     if args.resume and args.overwrite:
         parser.error("--resume goes on with a run, --overwrite replaces it: choose one")
     given = {name: value for name in NAMES if (value := getattr(args, name)) is not None}
@@ -194,7 +202,7 @@ def sample_parser() -> Parser:
 def sample_main(argv: Sequence[str] | None = None) -> int:
     """``makemore-sample``."""
     parser = sample_parser()
-    args = parser.parse_args(argv)
+    args = parser.parse(argv)
 
     def run() -> None:
         import torch
@@ -235,7 +243,7 @@ def answer(prog: str, run: Callable[[], None]) -> int:
     A reader that closes the pipe early (``| head -1``) is no error.
     """
     if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(encoding="utf-8")
+        sys.stdout.reconfigure(encoding="utf-8", errors="backslashreplace")
     try:
         run()
         sys.stdout.flush()

@@ -26,6 +26,7 @@ import torch.nn.functional as F
 from torch import Generator, Tensor
 
 from makemore.convolution import Convolution
+from makemore.errors import MakemoreError
 from makemore.layers import Sequential
 from makemore.networks import block_size
 from makemore.sampling import MAX_LENGTH, next_symbol_probs
@@ -92,6 +93,8 @@ class Filters:
 
     def probs(self, logits: Tensor, length: int) -> Tensor:
         """Probabilities of the symbol after ``length`` characters: (B, vocab_size) -> the same."""
+        if not logits.isfinite().all():
+            raise MakemoreError("the network gives logits that are not finite: its training diverged")
         may_stop = length >= self.min_length
         return next_symbol_probs(logits, self.temperature, self.top_k, self.top_p, may_stop=may_stop)
 

@@ -196,7 +196,7 @@ def resumed_run(given: Mapping[str, Any], out_dir: Path) -> tuple[Settings, Word
     trainer = make_trainer(settings, model.network.to(device), data.to(device), generator)
     try:
         trainer.restore(progress.step, progress.losses, progress.evaluations, progress.state)
-    except (KeyError, ValueError, RuntimeError, IndexError) as error:
+    except (KeyError, TypeError, ValueError, RuntimeError, IndexError) as error:
         raise ModelFileError(f"{path} is damaged: its state cannot be") from error
     return settings, words, trainer, model
 

@@ -263,6 +263,8 @@ def read_words(path: str | Path) -> WordList:
         content = path.read_bytes()
     except OSError as error:
         raise DataError(f"cannot read the word list {path}: {error.strerror}") from error
+    except ValueError as error:  # a NUL character
+        raise DataError(f"cannot read the word list {str(path)!r}: {error}") from error
     try:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:

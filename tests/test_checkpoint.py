@@ -205,6 +205,8 @@ def test_records_shorter_than_they_claim_are_never_read_past_the_file(saved: Pat
         (lambda c: c["progress"].update(generator=torch.zeros(4)), "its generator cannot be"),
         (lambda c: c["progress"].update(evaluations=[[1, 2]]), "damaged"),
         (lambda c: c["progress"].update(evaluations=[["1", None, None, None]]), "its evaluations cannot be"),
+        (lambda c: c["progress"].update(evaluations=[[1, None, -1.0]]), "its evaluations cannot be"),
+        (lambda c: c["progress"].update(evaluations=[[10**400]]), "its evaluations cannot be"),
         (lambda c: c["progress"].pop("fingerprint"), "damaged"),
         (lambda c: c["progress"].update(state={"a": torch.ones(1).expand(10**9)}), "its state cannot be"),
         (lambda c: c.pop("progress"), "damaged"),
