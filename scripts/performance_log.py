@@ -51,6 +51,7 @@ ROWS = (
     Row("hierarchical-bug, lecture", (*LECTURE, "hierarchical-bug"), "1.941 / 2.029"),
     Row("hierarchical, lecture", (*LECTURE, "hierarchical"), "1.912 / 2.022"),
     Row("wavenet, lecture", (*LECTURE, "wavenet"), "1.769 / 1.993"),
+    Row("wavenet, modern, 330 steps", ("--steps", "330", "--drop", "0", "--lr", "0.03", "--shared", "8")),
     Row("wavenet, modern", ()),
     Row("wavenet, modern, 4 teachers", ("--teachers", "4")),
     Row("256 wide, modern, 4 teachers", ("--n-hidden", "256", "--teachers", "4")),
