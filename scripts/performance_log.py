@@ -54,7 +54,6 @@ ROWS = (
     Row("wavenet, modern, 330 steps", ("--steps", "330", "--drop", "0", "--lr", "0.03", "--shared", "8")),
     Row("wavenet, modern", ()),
     Row("wavenet, modern, 4 teachers", ("--teachers", "4")),
-    Row("256 wide, modern, 4 teachers", ("--n-hidden", "256", "--teachers", "4")),
 )
 
 
