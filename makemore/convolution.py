@@ -220,6 +220,14 @@ class Convolution:
             yield F.log_softmax(nodes, dim=1)[ids, symbols][start - first :]
 
 
+def fast_form(network: Sequential) -> Convolution | Sequential:
+    """The network's convolution, or the network itself if no convolution is equal to it."""
+    try:
+        return Convolution.from_network(network)
+    except ValueError:  # the historic BatchNorm computes something else at each position
+        return network
+
+
 class _Affine:
     """Linear and BatchNorm1d layers multiplied out into one, x @ weight + bias, in float64 on the CPU."""
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 
-from makemore.convolution import Convolution, convolution_loss, plain_log_probs
+from makemore.convolution import convolution_loss, fast_form, plain_log_probs
 from makemore.layers import Sequential
 from makemore.words import Examples
 
@@ -30,8 +30,5 @@ def loss(network: Sequential, examples: Examples) -> float:
     """The figure of ``split_loss`` to 1e-6, by the network's convolution if there is one equal to it."""
     if len(examples) == 0:
         return math.nan
-    try:
-        convolution = Convolution.from_network(network)
-    except ValueError:  # the historic BatchNorm computes something else at each position
-        return split_loss(network, examples)
-    return convolution_loss(convolution, examples)
+    form = fast_form(network)
+    return split_loss(form, examples) if isinstance(form, Sequential) else convolution_loss(form, examples)

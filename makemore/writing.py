@@ -14,7 +14,7 @@ from torch import Generator
 from tqdm import tqdm
 
 from makemore.checkpoint import Model, load_model
-from makemore.convolution import Convolution, log_likelihoods
+from makemore.convolution import fast_form, log_likelihoods
 from makemore.errors import MakemoreError, UsageError
 from makemore.generation import Filters, Sample, generate, generate_plain, generate_scored
 from makemore.layers import Sequential
@@ -50,14 +50,6 @@ def open_model(path: Path, device: torch.device) -> Model:
     model = load_model(path)
     model.network.to(device)
     return model
-
-
-def fast_form(network: Sequential) -> Convolution | Sequential:
-    """The network's convolution, or the network itself if no convolution is equal to it."""
-    try:
-        return Convolution.from_network(network)
-    except ValueError:
-        return network
 
 
 def write_words(model: Model, wanted: Wanted, generator: Generator, data: str | None = None) -> None:
