@@ -3,13 +3,14 @@
 ``BackpropEngine`` does what ``training.AutogradEngine`` does, for any ``Sequential`` of our layers that
 starts with an Embedding and ends in cross-entropy. At the lecture's sizes a step is mostly overhead; here
 it has no graph, few allocations, and as few kernels as the formulas allow. Each kind of layer has one
-small class below: ``forward``, and ``backward`` with the derivative's formula above it.
+small class below: its kernels ``forward``, and ``backward`` with the derivative's formula above it.
 
 Departures from the lecture, equal up to rounding:
 
 * Inside, every tensor is 2-d, (rows, channels), with rows = B*T: a FlattenConsecutive is a change of view.
-* A derivative goes straight where it is wanted: ``into(p)`` is ``p`` itself for a step of SGD
-  (``p += -lr * dp``), and ``p.grad``, zeroed, for gradients (``p.grad += 1 * dp``).
+* A derivative goes straight where it is wanted: ``into(p)`` is ``p`` itself for a step of SGD and
+  ``p.grad``, zeroed, for gradients. All are linear in the derivative of the loss, which has the factor,
+  ``-lr`` or 1, from the start.
 * BatchNorm runs on torch's fused kernels, which normalise by the biased variance; see ``_BatchNorm``.
 * On CUDA a step is recorded once per batch shape as a CUDA graph, and replayed.
 * The layers' ``out`` is left alone, and every parameter is trained, whatever its ``requires_grad``.
@@ -42,8 +43,12 @@ KEPT_SHAPES = 8
 KEPT_VALUES = 2**22
 """Log-probabilities that are kept at a time, of as many steps."""
 
-TABLE_SYMBOLS = 128
-"""The largest vocabulary whose first Linear is applied to the table of symbols, see ``_First``."""
+ONEHOT_SYMBOLS = 128
+"""The largest vocabulary whose Embedding has its derivative from a product with one-hot rows on the CPU."""
+
+# No Python function of torch's own takes these.
+_batch_norm_backward = torch.ops.aten.native_batch_norm_backward.default
+_tanh_backward = torch.ops.aten.tanh_backward.grad_input
 
 Into = Callable[[Tensor], Tensor]
 """Where the derivative of a parameter is added to."""
@@ -54,43 +59,37 @@ Capture = Callable[[Run, Sequence[Tensor]], Run]
 
 
 class _Part(Protocol):
-    """A layer at a given batch shape. ``backward`` adds ``alpha`` times its parameters' derivatives.
+    """A layer at a given batch shape, behind the one that fills the buffer ``x``.
 
-    ``dy`` is the derivative of the loss by the output, of the output's shape; by the input comes back.
-    Both may overwrite what they are given, except what ``backward`` still needs.
+    ``forward`` holds the kernels that fill the buffer ``y``. ``backward`` takes the derivative of the loss by
+    ``y``, adds those by the parameters where they go, and returns the one by ``x``. Both may overwrite what
+    they read, except what ``backward`` still needs.
     """
 
-    def forward(self, x: Tensor) -> Tensor: ...
-    def backward(self, dy: Tensor, alpha: float) -> Tensor: ...
+    y: Tensor
+    forward: list[Run]
+
+    def backward(self, dy: Tensor) -> Tensor: ...
 
 
 class _Linear:
-    def __init__(self, layer: Linear, rows: int, into: Into) -> None:
-        self.weight, self.bias = layer.weight, layer.bias
-        self.into_weight = into(layer.weight)
-        self.into_bias = None if layer.bias is None else into(layer.bias)
-        fan_in, fan_out = layer.weight.shape
-        self.ones = layer.weight.new_ones(rows)
-        self.y: Tensor = layer.weight.new_empty(rows, fan_out)
-        self.dx: Tensor = layer.weight.new_empty(rows, fan_in)
-        self.x, self.x_t, self.weight_t = self.dx, self.dx.t(), layer.weight.t()
-
-    def forward(self, x: Tensor) -> Tensor:
-        if x is not self.x:  # as a rule it is the same buffer in each step
-            self.x, self.x_t = x, x.t()
-        if self.bias is None:
-            torch.mm(x, self.weight, out=self.y)  # (rows, fan_in) -> (rows, fan_out)
-        else:
-            torch.addmm(self.bias, x, self.weight, out=self.y)
-        return self.y
+    def __init__(self, layer: Linear, x: Tensor, into: Into) -> None:
+        W, b = layer.weight, layer.bias
+        self.y, self.dx = W.new_empty(len(x), W.shape[1]), torch.empty_like(x)
+        self.forward: list[Run] = [partial(torch.mm, x, W, out=self.y)]  # (rows, fan_in) -> (rows, fan_out)
+        self.W_t, self.x_t, self.into_W = W.t(), x.t(), into(W)
+        self.into_b: Tensor | None = None
+        if b is not None:
+            self.forward.append(partial(self.y.add_, b))
+            self.into_b, self.ones = into(b), W.new_ones(len(x))
 
     # y = x W + b:   dx = dy W'   dW = x' dy   db = the sum of dy's rows = dy' 1
     # dx comes first: W may be what dW is added to.
-    def backward(self, dy: Tensor, alpha: float) -> Tensor:
-        torch.mm(dy, self.weight_t, out=self.dx)
-        self.into_weight.addmm_(self.x_t, dy, alpha=alpha)
-        if self.into_bias is not None:
-            self.into_bias.addmv_(dy.t(), self.ones, alpha=alpha)
+    def backward(self, dy: Tensor) -> Tensor:
+        torch.mm(dy, self.W_t, out=self.dx)
+        self.into_W.addmm_(self.x_t, dy)
+        if self.into_b is not None:
+            self.into_b.addmv_(dy.t(), self.ones)
         return self.dx
 
 
@@ -103,247 +102,146 @@ class _BatchNorm:
     normalises positions * dim channels, each ``dim`` of them by the same gamma and beta.
     """
 
-    def __init__(self, layer: BatchNorm1d, rows: int, into: Into) -> None:
-        self.layer = layer
-        self.into_gamma, self.into_beta = into(layer.gamma), into(layer.beta)
-        self.running = layer.running_mean.view(-1), layer.running_var.view(-1)
-        dim, channels = len(layer.gamma), layer.running_mean.numel()
-        self.rows, self.positions = rows, channels // dim
-        n = rows // self.positions
-        self.root = ((n - 1) / n) ** 0.5
-        self.root_tensor = layer.gamma.new_full((), self.root)  # torch multiplies by it faster
-        self.eps = layer.eps * (n - 1) / n
-        self.gamma, self.mean, self.inverse_std = layer.gamma.new_empty(3, channels).unbind()
-        self.beta = layer.beta if self.positions == 1 else torch.empty_like(self.gamma)
-        self.y = layer.gamma.new_empty(n, channels)
-
-    def forward(self, x: Tensor) -> Tensor:
-        gamma = self.layer.gamma
+    def __init__(self, layer: BatchNorm1d, x: Tensor, into: Into) -> None:
+        gamma, beta = layer.gamma, layer.beta
+        dim, channels = len(gamma), layer.running_mean.numel()
+        self.shape, self.positions = x.shape, channels // dim
+        x = x.view(-1, channels)
+        N = len(x)
+        self.root = ((N - 1) / N) ** 0.5
+        scaled, mean, inverse_std = gamma.new_empty(3, channels).unbind()
+        rows = scaled.view(self.positions, dim)
+        root = gamma.new_full((), self.root)  # torch multiplies faster by a tensor than by a float
+        self.forward: list[Run] = [partial(torch.mul, gamma.expand_as(rows), root, out=rows)]
         if self.positions > 1:
-            x = x.view(self.y.shape)
-            gamma = gamma.repeat(self.positions)
-            self.beta.view(self.positions, -1).copy_(self.layer.beta)
-        self.x = x
-        torch.mul(gamma, self.root_tensor, out=self.gamma)
-        torch.native_batch_norm(
-            x,
-            self.gamma,
-            self.beta,
-            *self.running,
-            True,
-            self.layer.momentum,
-            self.eps,
-            out=(self.y, self.mean, self.inverse_std),
-        )
-        return self.y if self.positions == 1 else self.y.view(self.rows, -1)
+            beta = torch.empty_like(scaled)
+            self.forward.append(partial(beta.view_as(rows).copy_, layer.beta))
+        y = torch.empty_like(x)
+        running = layer.running_mean.view(-1), layer.running_var.view(-1)
+        eps = layer.eps * (N - 1) / N
+        read, out = (x, scaled, beta, *running), (y, mean, inverse_std)
+        self.forward.append(partial(torch.native_batch_norm, *read, True, layer.momentum, eps, out=out))
+        self.y = y.view(self.shape)
+        self.read = x, scaled, *running, mean, inverse_std, True, eps, (True, True, True)
+        self.into_gamma, self.into_beta = into(gamma), into(layer.beta)
 
-    # y = gamma xhat + beta, xhat = (x - mean) / std, all sums over the N rows, kept as means:
+    # y = gamma xhat + beta, xhat = (x - mean) / std, all sums and means over the N rows:
     #   dbeta = sum dy   dgamma = sum dy xhat
     #   dx = gamma / std * (dy - mean(dy) - xhat * mean(dy xhat))    (biased std; the constants do the rest)
-    def backward(self, dy: Tensor, alpha: float) -> Tensor:
+    def backward(self, dy: Tensor) -> Tensor:
         dx: Tensor
-        dx, dgamma, dbeta = torch.ops.aten.native_batch_norm_backward.default(
-            dy if self.positions == 1 else dy.view(self.y.shape),
-            self.x,
-            self.gamma,
-            *self.running,
-            self.mean,
-            self.inverse_std,
-            True,
-            self.eps,
-            (True, True, True),
-        )
-        if self.positions > 1:
-            dx = dx.view(self.rows, -1)
+        if self.positions == 1:
+            dx, dgamma, dbeta = _batch_norm_backward(dy, *self.read)
+        else:
+            dx, dgamma, dbeta = _batch_norm_backward(dy.view_as(self.read[0]), *self.read)
+            dx = dx.view(self.shape)
             dgamma, dbeta = (d.view(self.positions, -1).sum(0) for d in (dgamma, dbeta))
-        self.into_gamma.add_(dgamma, alpha=alpha * self.root)
-        self.into_beta.add_(dbeta, alpha=alpha)
+        self.into_gamma.add_(dgamma, alpha=self.root)
+        self.into_beta.add_(dbeta)
         return dx
 
 
 class _Tanh:
-    def __init__(self, in_place: bool) -> None:
-        self.in_place = in_place
-
-    def forward(self, x: Tensor) -> Tensor:
-        self.y = x.tanh_() if self.in_place else x.tanh()
-        return self.y
+    def __init__(self, x: Tensor, in_place: bool) -> None:
+        self.y = x if in_place else torch.empty_like(x)
+        self.forward: list[Run] = [partial(torch.tanh, x, out=self.y)]
 
     # y = tanh x:   dx = (1 - y^2) dy
-    def backward(self, dy: Tensor, alpha: float) -> Tensor:
-        torch.ops.aten.tanh_backward.grad_input(dy, self.y, grad_input=dy)
+    def backward(self, dy: Tensor) -> Tensor:
+        _tanh_backward(dy, self.y, grad_input=dy)
         return dy
 
 
 class _FlattenConsecutive:
-    def __init__(self, layer: FlattenConsecutive, rows: int) -> None:
-        self.rows, self.fused_rows = rows, rows // layer.n
-        self.x: Tensor | None = None
+    def __init__(self, layer: FlattenConsecutive, x: Tensor) -> None:
+        self.shape = x.shape
+        self.y = x.view(len(x) // layer.n, -1)  # (rows, C) -> (rows//n, C*n)
+        self.forward: list[Run] = []
         self.dy: Tensor | None = None
 
-    def forward(self, x: Tensor) -> Tensor:
-        if x is not self.x:  # as a rule it is the same buffer in each step
-            self.x, self.y = x, x.view(self.fused_rows, -1)  # (rows, C) -> (rows//n, C*n)
-        return self.y
-
     # The same numbers in another shape.
-    def backward(self, dy: Tensor, alpha: float) -> Tensor:
-        if dy is not self.dy:
-            self.dy, self.dx = dy, dy.view(self.rows, -1)
+    def backward(self, dy: Tensor) -> Tensor:
+        if dy is not self.dy:  # as a rule it is the same buffer in each step
+            self.dy, self.dx = dy, dy.view(self.shape)
         return self.dx
 
 
-class _First:
-    """Embedding, FlattenConsecutive(n) and the Linear behind them, as one product with one-hot rows.
-
-    With W in n pieces W_j, one for each fused position, a row of the Linear's output is the sum of the
-    rows E[s_j] W_j of a table that has n * V rows, for V symbols. A small vocabulary makes the table small,
-    and the derivatives of E and W come from the table's, without going back to every example. A
-    dropped position (``keep`` 0) has an empty one-hot row.
-    """
-
-    def __init__(self, embedding: Embedding, linear: Linear, n: int, rows: int, into: Into) -> None:
-        V, C = embedding.weight.shape
-        H = linear.weight.shape[1]
-        like = embedding.weight
-        self.E, self.into_E = like.expand(n, V, C), into(like)
-        self.E_t = like.t().expand(n, C, V)
-        self.W, self.into_W = linear.weight.view(n, C, H), into(linear.weight).view(n, C, H)
-        self.W_t = self.W.transpose(1, 2)
-        self.bias = linear.bias
-        self.into_bias = None if linear.bias is None else into(linear.bias)
-        self.symbols = torch.eye(V, dtype=like.dtype, device=like.device)
-        self.onehot = like.new_empty(rows * n, V)
-        self.rows_onehot = self.onehot.view(rows, n * V)
-        self.columns_onehot = self.rows_onehot.t()
-        self.table, self.dtable = like.new_empty(2, n, V, H).unbind()
-        self.table_rows, self.dtable_rows = self.table.view(n * V, H), self.dtable.view(n * V, H)
-        self.dE = like.new_empty(n, V, C)
-        self.dE_pieces = self.dE.unbind()
-        self.y, self.ones = like.new_empty(rows, H), like.new_ones(rows)
-        self.keep: Tensor | float = 1.0
-
-    def forward(self, x: Tensor) -> Tensor:
-        torch.index_select(self.symbols, 0, x, out=self.onehot)  # (B*T,) -> (B*T, V)
-        if isinstance(self.keep, Tensor):
-            self.onehot.mul_(self.keep)
-        torch.bmm(self.E, self.W, out=self.table)  # (n, V, C) -> (n, V, H)
-        if self.bias is None:
-            torch.mm(self.rows_onehot, self.table_rows, out=self.y)
-        else:
-            torch.addmm(self.bias, self.rows_onehot, self.table_rows, out=self.y)
-        return self.y
-
-    # y = onehot table, table_j = E W_j:
-    #   dtable = onehot' dy   dE = sum over j of dtable_j W_j'   dW_j = E' dtable_j
-    def backward(self, dy: Tensor, alpha: float) -> Tensor:
-        torch.mm(self.columns_onehot, dy, out=self.dtable_rows)
-        torch.bmm(self.dtable, self.W_t, out=self.dE)
-        self.into_W.baddbmm_(self.E_t, self.dtable, alpha=alpha)
-        for dE in self.dE_pieces:
-            self.into_E.add_(dE, alpha=alpha)
-        if self.into_bias is not None:
-            self.into_bias.addmv_(dy.t(), self.ones, alpha=alpha)
-        return dy  # of indices there is no derivative
-
-
 class _Embedding:
-    def __init__(self, layer: Embedding, rows: int, into: Into) -> None:
-        self.weight = layer.weight
-        self.into_weight = into(layer.weight)
-        num_embeddings, embedding_dim = layer.weight.shape
-        self.y = layer.weight.new_empty(rows, embedding_dim)
+    def __init__(self, layer: Embedding, rows: int, keep: Tensor | None, into: Into) -> None:
+        E = self.E = layer.weight
+        self.x: Tensor  # the indices, (rows,): other ones in each step
+        self.y = E.new_empty(rows, E.shape[1])
+        self.keep, self.into_E = keep, into(E)
+        self.forward: list[Run] = [self.look_up]
+        if keep is not None:
+            self.forward.append(partial(self.y.mul_, keep))
         # On CUDA index_add_ adds in no fixed order. A product with one-hot rows does, so that runs repeat.
-        self.onehot = layer.weight.new_empty(rows, num_embeddings) if layer.weight.is_cuda else None
-        self.keep: Tensor | float = 1.0
+        # With few symbols it is the faster one on the CPU as well.
+        self.symbols: Tensor | None = None
+        if E.is_cuda or len(E) <= ONEHOT_SYMBOLS:
+            self.symbols = torch.eye(len(E), dtype=E.dtype, device=E.device)
+            self.onehot = E.new_empty(rows, len(E))
+            self.onehot_t = self.onehot.t()
 
-    def forward(self, x: Tensor) -> Tensor:
-        self.ix = x
-        torch.index_select(self.weight, 0, x, out=self.y)  # (B*T,) -> (B*T, C)
-        return self.y if isinstance(self.keep, float) else self.y.mul_(self.keep)
+    def look_up(self) -> None:
+        torch.index_select(self.E, 0, self.x, out=self.y)  # (B*T,) -> (B*T, C)
 
-    # y = E[ix] = onehot(ix) E:   dE = onehot(ix)' dy: each row of dy is added to row ix of dE
-    def backward(self, dy: Tensor, alpha: float) -> Tensor:
-        if isinstance(self.keep, Tensor):
-            dy = dy * self.keep
-        if self.onehot is None:
-            self.into_weight.index_add_(0, self.ix, dy, alpha=alpha)
+    # y = E[x] = onehot(x) E:   dE = onehot(x)' dy: each row of dy is added to row x of dE
+    def backward(self, dy: Tensor) -> Tensor:
+        if self.keep is not None:
+            dy.mul_(self.keep)
+        if self.symbols is None:
+            self.into_E.index_add_(0, self.x, dy)
         else:
-            self.onehot.zero_().scatter_(1, self.ix.unsqueeze(1), 1.0)
-            self.into_weight.addmm_(self.onehot.t(), dy, alpha=alpha)
+            torch.index_select(self.symbols, 0, self.x, out=self.onehot)
+            self.into_E.addmm_(self.onehot_t, dy)
         return dy  # of indices there is no derivative
-
-
-class _CrossEntropy:
-    """The loss of the logits, (B, V), and of targets that are distributions over the symbols, (B, V).
-
-    A symbol as target is the distribution that has nothing else. The targets come with a minus.
-    """
-
-    def __init__(self, logits: Tensor) -> None:
-        self.dlogits = torch.empty_like(logits)
-
-    # loss = -mean over i of sum over v of Y[i, v] log softmax(logits[i])[v]:
-    #   dlogits = (softmax(logits) - Y) / B
-    # The 1/B is left to alpha. The log-probabilities are kept, to tell the losses of many steps at once.
-    def forward_backward(self, logits: Tensor, minus_Y: Tensor, logprobs: Tensor) -> Tensor:
-        torch.log_softmax(logits, 1, out=logprobs)
-        torch.ops.aten._log_softmax_backward_data.out(
-            minus_Y, logprobs, 1, minus_Y.dtype, out=self.dlogits
-        )  # minus_Y - softmax * (sum of minus_Y = -1)
-        return self.dlogits
 
 
 class _Step:
     """Forward and backward pass of a network at one batch shape, that of X (B, T) and Y (B,)."""
 
-    def __init__(self, network: Sequential, X: Tensor, Y: Tensor, into: Into) -> None:
+    def __init__(self, network: Sequential, X: Tensor, Y: Tensor, keep: Tensor | None, into: Into) -> None:
         layers = list(_flat(network))
-        shapes = _shapes(network, layers, X, Y)
+        logits = _logits_of(network, layers, X, Y)
         embedding, *rest = layers
         assert isinstance(embedding, Embedding)
-        self.first: _First | _Embedding
-        match rest:
-            case [FlattenConsecutive(n=n), Linear() as linear, *_] if len(embedding.weight) <= TABLE_SYMBOLS:
-                self.first = _First(embedding, linear, n, X.numel() // n, into)
-                done = 3
-            case _:
-                self.first = _Embedding(embedding, X.numel(), into)
-                done = 1
+        self.keep = None if keep is None else keep.reshape(-1, 1).clone()
+        self.first = _Embedding(embedding, X.numel(), self.keep, into)
         parts: list[_Part] = [self.first]
-        made_by: Layer = layers[done - 1]  # the layer that wrote what the next one reads
-        for layer, shape in zip(layers[done:], shapes[done:], strict=False):
-            count = shape[:-1].numel()
-            if isinstance(layer, Linear):
-                parts.append(_Linear(layer, count, into))
-            elif isinstance(layer, BatchNorm1d):
-                parts.append(_BatchNorm(layer, count, into))
-            elif isinstance(layer, Tanh):  # overwrites its input, unless another Tanh needs that
-                parts.append(_Tanh(in_place=not isinstance(made_by, Tanh)))
-            elif isinstance(layer, FlattenConsecutive):
-                parts.append(_FlattenConsecutive(layer, count))
+        made_by: Layer = embedding  # the layer that wrote what the next one reads
+        for layer in rest:
+            x = parts[-1].y
+            if isinstance(layer, FlattenConsecutive):
+                parts.append(_FlattenConsecutive(layer, x))
                 continue
+            if isinstance(layer, Linear):
+                parts.append(_Linear(layer, x, into))
+            elif isinstance(layer, BatchNorm1d):
+                parts.append(_BatchNorm(layer, x, into))
+            elif isinstance(layer, Tanh):  # overwrites its input, unless another Tanh needs that
+                parts.append(_Tanh(x, in_place=not isinstance(made_by, Tanh)))
             made_by = layer
-        self.loss = _CrossEntropy(embedding.weight.new_empty(shapes[-1]))
-        self.forward = [part.forward for part in parts]
+        self.forward = [run for part in parts for run in part.forward]
         self.backward = [part.backward for part in reversed(parts)]
+        self.logits = parts[-1].y.view(logits.shape)
+        self.dlogits = torch.empty_like(self.logits)
 
-    def __call__(
-        self, X: Tensor, minus_Y: Tensor, logprobs: Tensor, alpha: float, keep: Tensor | float = 1.0
-    ) -> None:
-        """Add ``alpha`` times the gradients where they go; leaves the log-probabilities, (B, V).
+    # loss = -sum over i and v of Y[i, v] log softmax(logits[i])[v]:
+    #   dlogits[i] = softmax(logits[i]) * (sum over v of Y[i, v]) - Y[i]
+    def __call__(self, X: Tensor, minus_Y: Tensor, logprobs: Tensor) -> None:
+        """Add the gradients for indices X, (B*T,), where they go; leaves the log-probabilities, (B, V).
 
-        X is (B*T,), ``minus_Y`` (B, V). ``keep``, (B*T, 1), is 0 for positions whose embedding is dropped,
-        1 for the others.
+        ``minus_Y``, (B, V), are minus the targets as distributions, times the factor of the gradients: 1/B
+        for those of the mean loss, -lr/B for a step of SGD.
         """
-        self.first.keep = keep
-        x = X
-        for forward in self.forward:
-            x = forward(x)
-        dy = self.loss.forward_backward(x, minus_Y, logprobs)
-        alpha /= len(minus_Y)
+        self.first.x = X
+        for run in self.forward:
+            run()
+        torch.log_softmax(self.logits, 1, out=logprobs)
+        dy = torch._log_softmax_backward_data(minus_Y, logprobs, 1, minus_Y.dtype, out=self.dlogits)
         for backward in self.backward:
-            dy = backward(dy, alpha)
+            dy = backward(dy)
 
 
 def _flat(network: Sequential) -> Iterator[Layer]:
@@ -360,8 +258,8 @@ def _flat(network: Sequential) -> Iterator[Layer]:
 _KINDS = (Embedding, Linear, BatchNorm1d, HistoricBatchNorm1d, Tanh, FlattenConsecutive)
 
 
-def _shapes(network: Sequential, layers: Sequence[Layer], X: Tensor, Y: Tensor) -> list[torch.Size]:
-    """The shapes of each layer's input and of the logits, by running the plain layers on a batch once.
+def _logits_of(network: Sequential, layers: Sequence[Layer], X: Tensor, Y: Tensor) -> Tensor:
+    """The logits, by running the plain layers on a batch once.
 
     So that everything that they, or the loss, refuse is refused in their words. Beyond that raises
     ValueError on a network that does not start with its only Embedding, or has a parameter twice.
@@ -372,16 +270,13 @@ def _shapes(network: Sequential, layers: Sequence[Layer], X: Tensor, Y: Tensor) 
     if len(set(map(id, parameters))) < len(parameters):
         raise ValueError("backprop by hand needs each layer to have parameters of its own")
     before = [(tensor, tensor.clone()) for tensor in network.named_tensors().values()]
-    shapes, x = [], X
     try:
-        for layer in layers:
-            shapes.append(x.shape)
-            x = layer(x)
-        F.cross_entropy(x, Y)
+        logits = network(X)
+        F.cross_entropy(logits, Y)
     finally:
         for tensor, value in before:
             tensor.copy_(value)  # the running statistics have moved
-    return [*shapes, x.shape]
+    return logits
 
 
 def capture_cuda_graph(run: Run, tensors: Sequence[Tensor]) -> Run:
@@ -420,11 +315,10 @@ class _GradientStep:
         capture: Capture | None,
     ) -> None:
         into = {id(p): grad for p, grad in zip(network.parameters(), grads, strict=True)}
-        self.step = _Step(network, X, Y, lambda p: into[id(p)])
+        self.step = _Step(network, X, Y, keep, lambda p: into[id(p)])
         self.grads = grads
         self.X = X.flatten().clone()
-        self.keep = 1.0 if keep is None else keep.reshape(-1, 1).clone()
-        self.minus_Y = self.step.loss.dlogits.new_zeros(self.step.loss.dlogits.shape)
+        self.minus_Y = torch.zeros_like(self.step.logits)
         self.logprobs = torch.empty_like(self.minus_Y)
         self.note: str | None = None
         self.replay: Run = self.run
@@ -436,15 +330,15 @@ class _GradientStep:
 
     def run(self) -> None:
         torch._foreach_zero_(self.grads)
-        self.step(self.X, self.minus_Y, self.logprobs, 1.0, self.keep)
+        self.step(self.X, self.minus_Y, self.logprobs)
 
     def __call__(self, X: Tensor, Y: Tensor, keep: Tensor | None = None) -> Tensor:
         self.X.copy_(X.flatten())
-        minus_distributions(Y, out=self.minus_Y)
-        if isinstance(self.keep, Tensor) and keep is not None:
-            self.keep.copy_(keep.reshape(-1, 1))
+        write_distributions(Y, -1 / len(Y), out=self.minus_Y)
+        if self.step.keep is not None and keep is not None:
+            self.step.keep.copy_(keep.reshape(-1, 1))
         self.replay()
-        return (self.minus_Y * self.logprobs).sum() / len(Y)
+        return (self.minus_Y * self.logprobs).sum()
 
 
 class BackpropEngine:
@@ -479,7 +373,7 @@ class BackpropEngine:
             if X.device.type == "cpu" and self._capture is None:
                 step = self._sgd_step(X[0], Y[0])
                 with torch.inference_mode():  # spares a tenth of the time beyond no_grad
-                    many = max(1, KEPT_VALUES // step.loss.dlogits.numel())
+                    many = max(1, KEPT_VALUES // step.logits.numel())
                     for i in range(0, len(lrs), many):
                         piece = slice(i, i + many)
                         losses[piece] = self._sgd_piece(step, X[piece], Y[piece], lrs[piece])
@@ -492,13 +386,15 @@ class BackpropEngine:
 
     @staticmethod
     def _sgd_piece(step: _Step, X: Tensor, Y: Tensor, lrs: Sequence[float]) -> Tensor:
-        minus_Y = step.loss.dlogits.new_zeros(len(X), *step.loss.dlogits.shape)
-        minus_distributions(Y, out=minus_Y)
+        B = Y.shape[1]
+        distributions = step.logits.new_empty(len(X), *step.logits.shape)
+        write_distributions(Y, 1, out=distributions)
+        minus_Y = distributions * distributions.new_tensor([lr / B for lr in lrs]).view(-1, 1, 1)
         logprobs = torch.empty_like(minus_Y)
         rows = X.flatten(1)  # (steps, B, T) -> (steps, B*T)
-        for x, y, out, lr in zip(rows.unbind(), minus_Y.unbind(), logprobs.unbind(), lrs, strict=True):
-            step(x, y, out, -lr)
-        return (minus_Y * logprobs).sum((1, 2)) / Y.shape[1]
+        for batch in zip(rows.unbind(), minus_Y.unbind(), logprobs.unbind(), strict=True):
+            step(*batch)
+        return (distributions * logprobs).sum((1, 2)) / -B
 
     def gradients(self, X: Tensor, Y: Tensor, keep: Tensor | None = None) -> Tensor:
         """Put the gradients of one batch into ``p.grad``, the same tensors each time; returns its loss, ().
@@ -528,7 +424,7 @@ class BackpropEngine:
             layers[0](torch.stack(X.aminmax()))  # raises on indices outside the table
 
     def _sgd_step(self, X: Tensor, Y: Tensor) -> _Step:
-        return _kept(self._sgd_steps, X, Y, partial(_Step, self.network, X, Y, lambda p: p))
+        return _kept(self._sgd_steps, X, Y, partial(_Step, self.network, X, Y, None, lambda p: p))
 
     def _gradient_step(self, X: Tensor, Y: Tensor, keep: Tensor | None = None) -> _GradientStep:
         capture = self._capture or (capture_cuda_graph if X.is_cuda else None)
@@ -541,12 +437,12 @@ class BackpropEngine:
 _Kept = TypeVar("_Kept")
 
 
-def minus_distributions(Y: Tensor, out: Tensor) -> None:
-    """Write targets as distributions with a minus: symbols (...) or distributions (..., V) -> (..., V)."""
+def write_distributions(Y: Tensor, factor: float, out: Tensor) -> None:
+    """Write targets, times a factor, as distributions (..., V); symbols are (...), others (..., V) before."""
     if Y.is_floating_point():
-        torch.neg(Y, out=out)
+        torch.mul(Y, factor, out=out)
     else:
-        out.zero_().scatter_(-1, Y.unsqueeze(-1), -1.0)
+        out.zero_().scatter_(-1, Y.unsqueeze(-1), factor)
 
 
 def _kept(

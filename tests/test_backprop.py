@@ -16,7 +16,7 @@ import pytest
 import torch
 from torch import Generator, Tensor
 
-from makemore.backprop import KEPT_SHAPES, BackpropEngine
+from makemore.backprop import KEPT_SHAPES, ONEHOT_SYMBOLS, BackpropEngine
 from makemore.layers import (
     BatchNorm1d,
     Embedding,
@@ -79,7 +79,7 @@ def assert_same(a: Sequential, b: Sequential, tolerance: float, gradients: bool 
 def random_layers(random: random.Random) -> tuple[list[Layer], int, int]:
     """Layers for contexts of T symbols out of V, composed at random; T and V."""
     V, C, fused = (
-        random.randint(2, 30),
+        random.choice([random.randint(2, 30), ONEHOT_SYMBOLS + 1]),
         random.randint(1, 6),
         random.choice([[8], [2, 2, 2], [3, 2], [1, 4], [4]]),
     )
@@ -122,6 +122,23 @@ def test_random_networks_have_autograds_gradients(seed: int):
             plain.sgd_steps(X, Y, lrs).double(), engine.sgd_steps(X, Y, lrs), rtol=1e-6, atol=1e-6
         )
         assert_same(a, b, 1e-8)
+
+
+@pytest.mark.parametrize("V", [27, ONEHOT_SYMBOLS + 1])
+def test_distributions_as_targets_and_dropped_embeddings(V: int):
+    a, b = twins([Embedding(V, 3), FlattenConsecutive(2), Linear(6, 5), BatchNorm1d(5), Tanh(), Linear(5, V)])
+    generator = Generator().manual_seed(3)
+    X, _ = batches(4, 16, 2, V)
+    Y = torch.rand(4, 16, V, dtype=torch.float64, generator=generator)
+    Y /= Y.sum(2, keepdim=True)
+    keep = (torch.rand(4, 16, 2, generator=generator) < 0.7).double()
+    plain, engine = AutogradEngine(a), BackpropEngine(b)
+    for i, dropped in enumerate([keep[0], keep[1], None, keep[3]]):
+        losses = plain.gradients(X[i], Y[i], dropped), engine.gradients(X[i], Y[i], dropped)
+        torch.testing.assert_close(*losses, rtol=0, atol=1e-10)
+        assert_same(a, b, 1e-10, gradients=True)
+    torch.testing.assert_close(plain.sgd_steps(X, Y, [0.1] * 4).double(), engine.sgd_steps(X, Y, [0.1] * 4))
+    assert_same(a, b, 1e-8)
 
 
 def named(name: str, dtype: torch.dtype = torch.float64) -> Sequential:
