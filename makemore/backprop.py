@@ -77,7 +77,7 @@ class _Linear:
         W, b = layer.weight, layer.bias
         self.y, self.dx = W.new_empty(len(x), W.shape[1]), torch.empty_like(x)
         self.forward: list[Run] = [partial(torch.mm, x, W, out=self.y)]  # (rows, fan_in) -> (rows, fan_out)
-        self.W_t, self.x_t, self.into_W = W.t(), x.t(), into(W)
+        self.W, self.W_t, self.x_t, self.into_W = W, W.t(), x.t(), into(W)
         self.into_b: Tensor | None = None
         if b is not None:
             self.forward.append(partial(self.y.add_, b))
@@ -88,9 +88,12 @@ class _Linear:
     def backward(self, dy: Tensor) -> Tensor:
         torch.mm(dy, self.W_t, out=self.dx)
         self.into_W.addmm_(self.x_t, dy)
+        self.add_db(dy)
+        return self.dx
+
+    def add_db(self, dy: Tensor) -> None:
         if self.into_b is not None:
             self.into_b.addmv_(dy.t(), self.ones)
-        return self.dx
 
 
 class _BatchNorm:
@@ -168,17 +171,17 @@ class _FlattenConsecutive:
 
 class _Embedding:
     def __init__(self, layer: Embedding, rows: int, keep: Tensor | None, into: Into) -> None:
-        E = self.E = layer.weight
+        E = layer.weight
         self.x: Tensor  # the indices, (rows,): other ones in each step
         self.y = E.new_empty(rows, E.shape[1])
-        self.keep, self.into_E = keep, into(E)
+        self.E, self.into_E, self.keep = E, into(E), keep
         self.forward: list[Run] = [self.look_up]
         if keep is not None:
             self.forward.append(partial(self.y.mul_, keep))
         # On CUDA index_add_ adds in no fixed order. A product with one-hot rows does, so that runs repeat.
         # With few symbols it is the faster one on the CPU as well.
-        self.symbols: Tensor | None = None
-        if E.is_cuda or len(E) <= ONEHOT_SYMBOLS:
+        self.has_onehot = E.is_cuda or len(E) <= ONEHOT_SYMBOLS
+        if self.has_onehot:
             self.symbols = torch.eye(len(E), dtype=E.dtype, device=E.device)
             self.onehot = E.new_empty(rows, len(E))
             self.onehot_t = self.onehot.t()
@@ -190,11 +193,54 @@ class _Embedding:
     def backward(self, dy: Tensor) -> Tensor:
         if self.keep is not None:
             dy.mul_(self.keep)
-        if self.symbols is None:
-            self.into_E.index_add_(0, self.x, dy)
-        else:
+        if self.has_onehot:
             torch.index_select(self.symbols, 0, self.x, out=self.onehot)
             self.into_E.addmm_(self.onehot_t, dy)
+        else:
+            self.into_E.index_add_(0, self.x, dy)
+        return dy  # of indices there is no derivative
+
+
+class _Table:
+    """The backward pass of Embedding, FlattenConsecutive(n) and the Linear behind them, in one.
+
+    With W in n pieces W_j, one for each fused position, a row of x W is the sum of the rows E[x_j] W_j of a
+    table that has n * V rows, for V symbols. The table's derivative tells those of E and W.
+    """
+
+    @staticmethod
+    def pays(embedding: _Embedding) -> bool:
+        """Whether the table's derivative is a smaller product than W's and x's together."""
+        V, C = embedding.E.shape
+        return embedding.has_onehot and V <= 2 * C
+
+    def __init__(self, embedding: _Embedding, linear: _Linear) -> None:
+        self.embedding, self.linear = embedding, linear
+        V, C = embedding.E.shape
+        rows, H = linear.y.shape
+        self.onehot_t = embedding.onehot.view(rows, -1).t()  # (n*V, rows)
+        self.dtable = linear.y.new_empty(len(self.onehot_t), H)
+        self.E_before = torch.empty_like(embedding.E)
+        W, into_W = linear.W.view(-1, C, H), linear.into_W.view(-1, C, H)
+        self.add: list[Run] = []
+        for dtable, W_j in zip(self.dtable.view(-1, V, H), W, strict=True):
+            self.add.append(partial(embedding.into_E.addmm_, dtable, W_j.t()))
+        for dtable, into_W_j in zip(self.dtable.view(-1, V, H), into_W, strict=True):
+            self.add.append(partial(into_W_j.addmm_, self.E_before.t(), dtable))
+
+    # y = onehot(x) table, table_j = E W_j:
+    #   dtable = onehot(x)' dy   dE = sum over j of dtable_j W_j'   dW_j = E' dtable_j
+    # E may be what dE is added to: dW_j takes the E of before. W comes second.
+    def backward(self, dy: Tensor) -> Tensor:
+        embedding = self.embedding
+        torch.index_select(embedding.symbols, 0, embedding.x, out=embedding.onehot)
+        if embedding.keep is not None:
+            embedding.onehot.mul_(embedding.keep)
+        torch.mm(self.onehot_t, dy, out=self.dtable)
+        self.E_before.copy_(embedding.E)
+        for run in self.add:
+            run()
+        self.linear.add_db(dy)
         return dy  # of indices there is no derivative
 
 
@@ -224,6 +270,11 @@ class _Step:
             made_by = layer
         self.forward = [run for part in parts for run in part.forward]
         self.backward = [part.backward for part in reversed(parts)]
+        match parts:
+            case [_Embedding() as first, _FlattenConsecutive(), _Linear() as second, *_] if _Table.pays(
+                first
+            ):
+                self.backward[-3:] = [_Table(first, second).backward]
         self.logits = parts[-1].y.view(logits.shape)
         self.dlogits = torch.empty_like(self.logits)
 
