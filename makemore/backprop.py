@@ -8,9 +8,9 @@ small class below: its kernels ``forward``, and ``backward`` with the derivative
 Departures from the lecture, equal up to rounding:
 
 * Inside, every tensor is 2-d, (rows, channels), with rows = B*T: a FlattenConsecutive is a change of view.
-* A derivative goes straight where it is wanted: ``into(p)`` is ``p`` itself for a step of SGD and
-  ``p.grad``, zeroed, for gradients. All are linear in the derivative of the loss, which has the factor,
-  ``-lr`` or 1, from the start.
+* A derivative is added straight where it is wanted: ``into(p)`` is ``p`` itself for a step of SGD and
+  ``p.grad``, zeroed before, for gradients. All derivatives are linear in that of the loss by the logits,
+  which has the factor, ``-lr`` or 1, from the start.
 * BatchNorm runs on torch's fused kernels, which normalise by the biased variance; see ``_BatchNorm``.
 * On CUDA a step is recorded once per batch shape as a CUDA graph, and replayed.
 * The layers' ``out`` is left alone, and every parameter is trained, whatever its ``requires_grad``.
@@ -20,7 +20,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from typing import Protocol, TypeVar
+from typing import Protocol
 
 import torch
 import torch.nn.functional as F
@@ -230,7 +230,7 @@ class _Table:
 
     # y = onehot(x) table, table_j = E W_j:
     #   dtable = onehot(x)' dy   dE = sum over j of dtable_j W_j'   dW_j = E' dtable_j
-    # E may be what dE is added to: dW_j takes the E of before. W comes second.
+    # The sums may go to E and W themselves: dE takes W before it changes, dW_j a copy of E from before.
     def backward(self, dy: Tensor) -> Tensor:
         embedding = self.embedding
         torch.index_select(embedding.symbols, 0, embedding.x, out=embedding.onehot)
@@ -246,6 +246,8 @@ class _Table:
 
 class _Step:
     """Forward and backward pass of a network at one batch shape, that of X (B, T) and Y (B,)."""
+
+    note: str | None = None
 
     def __init__(self, network: Sequential, X: Tensor, Y: Tensor, keep: Tensor | None, into: Into) -> None:
         layers = list(_flat(network))
@@ -271,10 +273,8 @@ class _Step:
         self.forward = [run for part in parts for run in part.forward]
         self.backward = [part.backward for part in reversed(parts)]
         match parts:
-            case [_Embedding() as first, _FlattenConsecutive(), _Linear() as second, *_] if _Table.pays(
-                first
-            ):
-                self.backward[-3:] = [_Table(first, second).backward]
+            case [_, _FlattenConsecutive(), _Linear() as linear, *_] if _Table.pays(self.first):
+                self.backward[-3:] = [_Table(self.first, linear).backward]
         self.logits = parts[-1].y.view(logits.shape)
         self.dlogits = torch.empty_like(self.logits)
 
@@ -353,43 +353,22 @@ def capture_cuda_graph(run: Run, tensors: Sequence[Tensor]) -> Run:
     return graph.replay
 
 
-class _GradientStep:
-    """Steps that leave the gradients in ``grads``. All buffers stay in place, so that it can be recorded."""
+class _Recorded:
+    """A step recorded once, on buffers of its own, and replayed from then on."""
 
-    def __init__(
-        self,
-        network: Sequential,
-        X: Tensor,
-        Y: Tensor,
-        keep: Tensor | None,
-        grads: list[Tensor],
-        capture: Capture | None,
-    ) -> None:
-        into = {id(p): grad for p, grad in zip(network.parameters(), grads, strict=True)}
-        self.step = _Step(network, X, Y, keep, lambda p: into[id(p)])
-        self.grads = grads
-        self.X = X.flatten().clone()
-        self.minus_Y = torch.zeros_like(self.step.logits)
+    note: str | None = None
+
+    def __init__(self, step: _Step, X: Tensor, capture: Capture, tensors: Sequence[Tensor]) -> None:
+        self.keep, self.logits = step.keep, step.logits
+        self.X, self.minus_Y = X.flatten().clone(), torch.zeros_like(step.logits)
         self.logprobs = torch.empty_like(self.minus_Y)
-        self.note: str | None = None
-        self.replay: Run = self.run
-        if capture is not None:
-            try:
-                self.replay = capture(self.run, list(network.named_tensors().values()))
-            except RuntimeError as error:
-                self.note = f"no CUDA graph, the steps run kernel by kernel: {error}"
+        self.replay = capture(partial(step, self.X, self.minus_Y, self.logprobs), tensors)
 
-    def run(self) -> None:
-        torch._foreach_zero_(self.grads)
-        self.step(self.X, self.minus_Y, self.logprobs)
-
-    def __call__(self, X: Tensor, Y: Tensor, keep: Tensor | None = None) -> Tensor:
-        self.X.copy_(X.flatten())
-        write_distributions(Y, -1 / len(Y), out=self.minus_Y)
-        if self.step.keep is not None and keep is not None:
-            self.step.keep.copy_(keep.reshape(-1, 1))
+    def __call__(self, X: Tensor, minus_Y: Tensor, logprobs: Tensor) -> None:
+        self.X.copy_(X)
+        self.minus_Y.copy_(minus_Y)
         self.replay()
-        return (self.minus_Y * self.logprobs).sum()
+        logprobs.copy_(self.logprobs)
 
 
 class BackpropEngine:
@@ -421,25 +400,18 @@ class BackpropEngine:
             return losses
         with torch.no_grad():
             self._prepare(X)
-            if X.device.type == "cpu" and self._capture is None:
-                step = self._sgd_step(X[0], Y[0])
-                with torch.inference_mode():  # spares a tenth of the time beyond no_grad
-                    many = max(1, KEPT_VALUES // step.logits.numel())
-                    for i in range(0, len(lrs), many):
-                        piece = slice(i, i + many)
-                        losses[piece] = self._sgd_piece(step, X[piece], Y[piece], lrs[piece])
-            else:  # a recorded step is the same each time: the learning rate stays outside
-                gradient_step, parameters = self._gradient_step(X[0], Y[0]), self.network.parameters()
-                for i, lr in enumerate(lrs):
-                    losses[i] = gradient_step(X[i], Y[i])
-                    torch._foreach_add_(parameters, self._grads, alpha=-lr)
+            step = self._step(X[0], Y[0])
+        many = max(1, KEPT_VALUES // step.logits.numel())
+        with torch.inference_mode():  # spares a tenth of the time beyond no_grad
+            for i in range(0, len(lrs), many):
+                piece = slice(i, i + many)
+                losses[piece] = self._sgd_piece(step, X[piece], Y[piece], lrs[piece])
         return losses
 
     @staticmethod
-    def _sgd_piece(step: _Step, X: Tensor, Y: Tensor, lrs: Sequence[float]) -> Tensor:
+    def _sgd_piece(step: _Step | _Recorded, X: Tensor, Y: Tensor, lrs: Sequence[float]) -> Tensor:
         B = Y.shape[1]
-        distributions = step.logits.new_empty(len(X), *step.logits.shape)
-        write_distributions(Y, 1, out=distributions)
+        distributions = as_distributions(Y, step.logits)
         minus_Y = distributions * distributions.new_tensor([lr / B for lr in lrs]).view(-1, 1, 1)
         logprobs = torch.empty_like(minus_Y)
         rows = X.flatten(1)  # (steps, B, T) -> (steps, B*T)
@@ -455,10 +427,16 @@ class BackpropEngine:
         """
         with torch.no_grad():
             self._prepare(X)
-            loss = self._gradient_step(X, Y, keep)(X, Y, keep)
+            step = self._step(X, Y, keep, gradients=True)
+            if step.keep is not None and keep is not None:
+                step.keep.copy_(keep.reshape(-1, 1))
+            minus_Y = as_distributions(Y, step.logits) / -len(Y)
+            logprobs = torch.empty_like(minus_Y)
+            torch._foreach_zero_(self._grads)
+            step(X.flatten(), minus_Y, logprobs)
             for p, grad in zip(self.network.parameters(), self._grads, strict=True):
                 p.grad = grad
-            return loss
+            return (minus_Y * logprobs).sum()
 
     def _prepare(self, X: Tensor) -> None:
         """Check the indices, and drop what was built for layers or tensors that are no longer there."""
@@ -467,42 +445,39 @@ class BackpropEngine:
         built_for = [*layers, *((tensor.data_ptr(), tensor.dtype) for tensor in tensors)]
         if built_for != self._built_for:
             self._built_for = built_for
-            self._sgd_steps: dict[object, _Step] = {}
-            self._gradient_steps: dict[object, _GradientStep] = {}
+            self._steps: dict[object, _Step | _Recorded] = {}
             self._grads = [torch.zeros_like(p) for p in self.network.parameters()]
         self.network.train()
         if isinstance(layers[0], Embedding) and X.numel() > 0:
             layers[0](torch.stack(X.aminmax()))  # raises on indices outside the table
 
-    def _sgd_step(self, X: Tensor, Y: Tensor) -> _Step:
-        return _kept(self._sgd_steps, X, Y, partial(_Step, self.network, X, Y, None, lambda p: p))
+    def _step(
+        self, X: Tensor, Y: Tensor, keep: Tensor | None = None, gradients: bool = False
+    ) -> _Step | _Recorded:
+        """The step for batches like X and Y, made if need be in place of the oldest."""
+        key = X.shape, X.dtype, Y.shape, Y.dtype, keep is None, gradients
+        if key not in self._steps:
+            if len(self._steps) == KEPT_SHAPES:
+                del self._steps[next(iter(self._steps))]
+            into = dict(zip(self.network.parameters(), self._grads, strict=True)) if gradients else {}
+            step = _Step(self.network, X, Y, keep, lambda p: into.get(p, p))
+            self._steps[key] = self._recorded(step, X)
+        self.note = self._steps[key].note
+        return self._steps[key]
 
-    def _gradient_step(self, X: Tensor, Y: Tensor, keep: Tensor | None = None) -> _GradientStep:
+    def _recorded(self, step: _Step, X: Tensor) -> _Step | _Recorded:
+        """The step recorded, where steps are and if it can be."""
         capture = self._capture or (capture_cuda_graph if X.is_cuda else None)
-        make = partial(_GradientStep, self.network, X, Y, keep, self._grads, capture)
-        step = _kept(self._gradient_steps, X, Y, make, keep is None)
-        self.note = step.note
+        if capture is not None:
+            try:
+                return _Recorded(step, X, capture, list(self.network.named_tensors().values()))
+            except RuntimeError as error:
+                step.note = f"no CUDA graph, the steps run kernel by kernel: {error}"
         return step
 
 
-_Kept = TypeVar("_Kept")
-
-
-def write_distributions(Y: Tensor, factor: float, out: Tensor) -> None:
-    """Write targets, times a factor, as distributions (..., V); symbols are (...), others (..., V) before."""
+def as_distributions(Y: Tensor, like: Tensor) -> Tensor:
+    """Targets as distributions over the symbols: symbols (...), or distributions already -> (..., V)."""
     if Y.is_floating_point():
-        torch.mul(Y, factor, out=out)
-    else:
-        out.zero_().scatter_(-1, Y.unsqueeze(-1), factor)
-
-
-def _kept(
-    steps: dict[object, _Kept], X: Tensor, Y: Tensor, make: Callable[[], _Kept], *more: object
-) -> _Kept:
-    """The step for batches like X and Y, made if need be in place of the oldest."""
-    key = X.shape, X.dtype, Y.shape, Y.dtype, *more
-    if key not in steps:
-        if len(steps) == KEPT_SHAPES:
-            del steps[next(iter(steps))]
-        steps[key] = make()
-    return steps[key]
+        return Y.to(like.dtype)
+    return like.new_zeros(*Y.shape, like.shape[1]).scatter_(-1, Y.unsqueeze(-1), 1.0)
