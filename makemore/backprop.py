@@ -12,8 +12,9 @@ Departures from the lecture, equal up to rounding:
   ``p.grad``, zeroed before, for gradients. All derivatives are linear in that of the loss by the logits,
   which has the factor, ``-lr`` or 1, from the start.
 * BatchNorm runs on torch's fused kernels, which normalise by the biased variance; see ``_BatchNorm``.
+* The embedding's derivative is a product with one-hot rows, or comes from a table; see ``_Table``.
 * On CUDA a step is recorded once per batch shape as a CUDA graph, and replayed.
-* The layers' ``out`` is left alone, and every parameter is trained, whatever its ``requires_grad``.
+* The layers' ``out`` does not follow the steps; every parameter is trained, whatever its ``requires_grad``.
 """
 
 from __future__ import annotations
@@ -41,10 +42,10 @@ KEPT_SHAPES = 8
 """Batch shapes whose buffers an engine keeps."""
 
 KEPT_VALUES = 2**22
-"""Log-probabilities that are kept at a time, of as many steps."""
+"""Log-probabilities in memory at most, until the losses of their steps are taken all at once."""
 
 ONEHOT_SYMBOLS = 128
-"""The largest vocabulary whose Embedding has its derivative from a product with one-hot rows on the CPU."""
+"""The largest vocabulary whose one-hot rows are copied from the identity matrix."""
 
 # No Python function of torch's own takes these.
 _batch_norm_backward = torch.ops.aten.native_batch_norm_backward.default
@@ -54,8 +55,13 @@ Into = Callable[[Tensor], Tensor]
 """Where the derivative of a parameter is added to."""
 
 Run = Callable[[], object]
+"""A kernel, or some, with all that they read and write."""
+
 Capture = Callable[[Run, Sequence[Tensor]], Run]
-"""Turns a function into one that repeats its kernels; the tensors are as before when it returns."""
+"""Records the kernels of a function, which it does not keep alive, and returns what repeats them.
+
+The given tensors are the same after the recording as before.
+"""
 
 
 class _Part(Protocol):
@@ -80,7 +86,7 @@ class _Linear:
         self.W, self.W_t, self.x_t, self.into_W = W, W.t(), x.t(), into(W)
         self.into_b: Tensor | None = None
         if b is not None:
-            self.forward.append(partial(self.y.add_, b))
+            self.forward.append(partial(self.y.add_, b))  # addmm takes longer: it copies b to each row first
             self.into_b, self.ones = into(b), W.new_ones(len(x))
 
     # y = x W + b:   dx = dy W'   dW = x' dy   db = the sum of dy's rows = dy' 1
@@ -111,21 +117,21 @@ class _BatchNorm:
         self.shape, self.positions = x.shape, channels // dim
         x = x.view(-1, channels)
         N = len(x)
-        self.root = ((N - 1) / N) ** 0.5
+        self.root_r = ((N - 1) / N) ** 0.5
+        root_r = gamma.new_full((), self.root_r)  # torch multiplies faster by a tensor than by a float
         scaled, mean, inverse_std = gamma.new_empty(3, channels).unbind()
-        rows = scaled.view(self.positions, dim)
-        root = gamma.new_full((), self.root)  # torch multiplies faster by a tensor than by a float
-        self.forward: list[Run] = [partial(torch.mul, gamma.expand_as(rows), root, out=rows)]
+        gammas = scaled.view(self.positions, dim)
+        self.forward: list[Run] = [partial(torch.mul, gamma.expand_as(gammas), root_r, out=gammas)]
         if self.positions > 1:
             beta = torch.empty_like(scaled)
-            self.forward.append(partial(beta.view_as(rows).copy_, layer.beta))
+            self.forward.append(partial(beta.view_as(gammas).copy_, layer.beta))
         y = torch.empty_like(x)
         running = layer.running_mean.view(-1), layer.running_var.view(-1)
         eps = layer.eps * (N - 1) / N
-        read, out = (x, scaled, beta, *running), (y, mean, inverse_std)
-        self.forward.append(partial(torch.native_batch_norm, *read, True, layer.momentum, eps, out=out))
-        self.y = y.view(self.shape)
-        self.read = x, scaled, *running, mean, inverse_std, True, eps, (True, True, True)
+        normalise = partial(torch.native_batch_norm, x, scaled, beta, *running, True, layer.momentum, eps)
+        self.forward.append(partial(normalise, out=(y, mean, inverse_std)))
+        self.x, self.y = x, y.view(self.shape)
+        self.saved = scaled, *running, mean, inverse_std, True, eps, (True, True, True)
         self.into_gamma, self.into_beta = into(gamma), into(layer.beta)
 
     # y = gamma xhat + beta, xhat = (x - mean) / std, all sums and means over the N rows:
@@ -134,12 +140,12 @@ class _BatchNorm:
     def backward(self, dy: Tensor) -> Tensor:
         dx: Tensor
         if self.positions == 1:
-            dx, dgamma, dbeta = _batch_norm_backward(dy, *self.read)
+            dx, dgamma, dbeta = _batch_norm_backward(dy, self.x, *self.saved)
         else:
-            dx, dgamma, dbeta = _batch_norm_backward(dy.view_as(self.read[0]), *self.read)
+            dx, dgamma, dbeta = _batch_norm_backward(dy.view_as(self.x), self.x, *self.saved)
             dx = dx.view(self.shape)
             dgamma, dbeta = (d.view(self.positions, -1).sum(0) for d in (dgamma, dbeta))
-        self.into_gamma.add_(dgamma, alpha=self.root)
+        self.into_gamma.add_(dgamma, alpha=self.root_r)
         self.into_beta.add_(dbeta)
         return dx
 
@@ -180,64 +186,68 @@ class _Embedding:
             self.forward.append(partial(self.y.mul_, keep))
         # On CUDA index_add_ adds in no fixed order. A product with one-hot rows does, so that runs repeat.
         # With few symbols it is the faster one on the CPU as well.
-        self.has_onehot = E.is_cuda or len(E) <= ONEHOT_SYMBOLS
-        if self.has_onehot:
-            self.symbols = torch.eye(len(E), dtype=E.dtype, device=E.device)
-            self.onehot = E.new_empty(rows, len(E))
-            self.onehot_t = self.onehot.t()
+        few = len(E) <= ONEHOT_SYMBOLS
+        self.onehot = E.new_empty(rows, len(E)) if few or E.is_cuda else None
+        self.identity = torch.eye(len(E), dtype=E.dtype, device=E.device) if few else None
 
     def look_up(self) -> None:
         torch.index_select(self.E, 0, self.x, out=self.y)  # (B*T,) -> (B*T, C)
+
+    def fill(self, onehot: Tensor) -> None:
+        if self.identity is None:
+            onehot.zero_().scatter_(1, self.x.long().unsqueeze(1), 1.0)
+        else:
+            torch.index_select(self.identity, 0, self.x, out=onehot)  # (B*T,) -> (B*T, V)
 
     # y = E[x] = onehot(x) E:   dE = onehot(x)' dy: each row of dy is added to row x of dE
     def backward(self, dy: Tensor) -> Tensor:
         if self.keep is not None:
             dy.mul_(self.keep)
-        if self.has_onehot:
-            torch.index_select(self.symbols, 0, self.x, out=self.onehot)
-            self.into_E.addmm_(self.onehot_t, dy)
-        else:
+        if self.onehot is None:
             self.into_E.index_add_(0, self.x, dy)
+        else:
+            self.fill(self.onehot)
+            self.into_E.addmm_(self.onehot.t(), dy)
         return dy  # of indices there is no derivative
 
 
 class _Table:
-    """The backward pass of Embedding, FlattenConsecutive(n) and the Linear behind them, in one.
+    """The backward pass of Embedding, FlattenConsecutive(n) and the Linear behind them, all three.
 
     With W in n pieces W_j, one for each fused position, a row of x W is the sum of the rows E[x_j] W_j of a
-    table that has n * V rows, for V symbols. The table's derivative tells those of E and W.
+    table that has n * V rows, for V symbols. The derivatives of E and W follow from that of the table,
+    without going back to the examples. The forward pass has no use for it.
     """
 
     @staticmethod
-    def pays(embedding: _Embedding) -> bool:
-        """Whether the table's derivative is a smaller product than W's and x's together."""
+    def of(embedding: _Embedding, linear: _Linear) -> _Table | None:
+        """None where the table's derivative is a larger product than W's and x's together."""
         V, C = embedding.E.shape
-        return embedding.has_onehot and V <= 2 * C
+        return None if embedding.onehot is None or V > 2 * C else _Table(embedding, embedding.onehot, linear)
 
-    def __init__(self, embedding: _Embedding, linear: _Linear) -> None:
-        self.embedding, self.linear = embedding, linear
+    def __init__(self, embedding: _Embedding, onehot: Tensor, linear: _Linear) -> None:
+        self.embedding, self.onehot, self.linear = embedding, onehot, linear
         V, C = embedding.E.shape
         rows, H = linear.y.shape
-        self.onehot_t = embedding.onehot.view(rows, -1).t()  # (n*V, rows)
+        self.onehot_t = onehot.view(rows, -1).t()  # (n*V, rows)
         self.dtable = linear.y.new_empty(len(self.onehot_t), H)
         self.E_before = torch.empty_like(embedding.E)
-        W, into_W = linear.W.view(-1, C, H), linear.into_W.view(-1, C, H)
+        dtable, W, into_W = self.dtable.view(-1, V, H), linear.W.view(-1, C, H), linear.into_W.view(-1, C, H)
         self.add: list[Run] = []
-        for dtable, W_j in zip(self.dtable.view(-1, V, H), W, strict=True):
-            self.add.append(partial(embedding.into_E.addmm_, dtable, W_j.t()))
-        for dtable, into_W_j in zip(self.dtable.view(-1, V, H), into_W, strict=True):
-            self.add.append(partial(into_W_j.addmm_, self.E_before.t(), dtable))
+        for dtable_j, W_j in zip(dtable, W, strict=True):
+            self.add.append(partial(embedding.into_E.addmm_, dtable_j, W_j.t()))
+        for dtable_j, into_W_j in zip(dtable, into_W, strict=True):
+            self.add.append(partial(into_W_j.addmm_, self.E_before.t(), dtable_j))
 
     # y = onehot(x) table, table_j = E W_j:
     #   dtable = onehot(x)' dy   dE = sum over j of dtable_j W_j'   dW_j = E' dtable_j
     # The sums may go to E and W themselves: dE takes W before it changes, dW_j a copy of E from before.
     def backward(self, dy: Tensor) -> Tensor:
-        embedding = self.embedding
-        torch.index_select(embedding.symbols, 0, embedding.x, out=embedding.onehot)
-        if embedding.keep is not None:
-            embedding.onehot.mul_(embedding.keep)
+        self.embedding.fill(self.onehot)
+        if self.embedding.keep is not None:
+            self.onehot.mul_(self.embedding.keep)
         torch.mm(self.onehot_t, dy, out=self.dtable)
-        self.E_before.copy_(embedding.E)
+        self.E_before.copy_(self.embedding.E)
         for run in self.add:
             run()
         self.linear.add_db(dy)
@@ -245,16 +255,20 @@ class _Table:
 
 
 class _Step:
-    """Forward and backward pass of a network at one batch shape, that of X (B, T) and Y (B,)."""
+    """Forward and backward pass of a network at one batch shape, that of X (B, T) and Y (B,) or (B, V).
+
+    ``keep``, (B*T, 1), is there if embeddings are dropped: 0 for those of the step to come, 1 for the others.
+    ``note`` says why the step is not recorded where steps are.
+    """
 
     note: str | None = None
 
-    def __init__(self, network: Sequential, X: Tensor, Y: Tensor, keep: Tensor | None, into: Into) -> None:
+    def __init__(self, network: Sequential, X: Tensor, Y: Tensor, drops: bool, into: Into) -> None:
         layers = list(_flat(network))
         logits = _logits_of(network, layers, X, Y)
         embedding, *rest = layers
         assert isinstance(embedding, Embedding)
-        self.keep = None if keep is None else keep.reshape(-1, 1).clone()
+        self.keep = embedding.weight.new_ones(X.numel(), 1) if drops else None
         self.first = _Embedding(embedding, X.numel(), self.keep, into)
         parts: list[_Part] = [self.first]
         made_by: Layer = embedding  # the layer that wrote what the next one reads
@@ -267,14 +281,17 @@ class _Step:
                 parts.append(_Linear(layer, x, into))
             elif isinstance(layer, BatchNorm1d):
                 parts.append(_BatchNorm(layer, x, into))
-            elif isinstance(layer, Tanh):  # overwrites its input, unless another Tanh needs that
+            else:
+                assert isinstance(layer, Tanh)  # overwrites its input, unless another Tanh needs that
                 parts.append(_Tanh(x, in_place=not isinstance(made_by, Tanh)))
             made_by = layer
         self.forward = [run for part in parts for run in part.forward]
         self.backward = [part.backward for part in reversed(parts)]
         match parts:
-            case [_, _FlattenConsecutive(), _Linear() as linear, *_] if _Table.pays(self.first):
-                self.backward[-3:] = [_Table(self.first, linear).backward]
+            case [_, _FlattenConsecutive(), _Linear() as linear, *_] if table := _Table.of(
+                self.first, linear
+            ):
+                self.backward[-3:] = [table.backward]
         self.logits = parts[-1].y.view(logits.shape)
         self.dlogits = torch.empty_like(self.logits)
 
@@ -318,7 +335,7 @@ def _logits_of(network: Sequential, layers: Sequence[Layer], X: Tensor, Y: Tenso
     if [i for i, layer in enumerate(layers) if isinstance(layer, Embedding)] != [0]:
         raise ValueError("backprop by hand needs a network with one Embedding, as its first layer")
     parameters = network.parameters()
-    if len(set(map(id, parameters))) < len(parameters):
+    if len({p.untyped_storage().data_ptr() for p in parameters}) < len(parameters):
         raise ValueError("backprop by hand needs each layer to have parameters of its own")
     before = [(tensor, tensor.clone()) for tensor in network.named_tensors().values()]
     try:
@@ -333,20 +350,22 @@ def _logits_of(network: Sequential, layers: Sequence[Layer], X: Tensor, Y: Tenso
 def capture_cuda_graph(run: Run, tensors: Sequence[Tensor]) -> Run:
     """Record the kernels of ``run`` as a CUDA graph; returns its replay. Raises RuntimeError if it cannot.
 
-    The tensors it reads and writes must stay where they are. It is run a few times first, on a stream of
-    its own as the recording asks for; ``tensors`` are put back to what they were before.
+    All that they read and write must stay where it is, and alive: the graph has but addresses. ``run`` is
+    called a few times first, on a stream of its own as the recording asks for; ``tensors`` are put back to
+    what they were before.
     """
     before = [tensor.clone() for tensor in tensors]
     graph = torch.cuda.CUDAGraph()
     try:
-        stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
-        stream.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(stream):
-            for _ in range(3):
-                run()
-        torch.cuda.current_stream().wait_stream(stream)
-        with torch.cuda.graph(graph):
-            run()  # recorded, not executed
+        with torch.cuda.device(tensors[0].device):
+            stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+            stream.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(stream):
+                for _ in range(3):
+                    run()
+            torch.cuda.current_stream().wait_stream(stream)
+            with torch.cuda.graph(graph):
+                run()  # recorded, not executed
     finally:
         for tensor, value in zip(tensors, before, strict=True):
             tensor.copy_(value)
@@ -356,13 +375,11 @@ def capture_cuda_graph(run: Run, tensors: Sequence[Tensor]) -> Run:
 class _Recorded:
     """A step recorded once, on buffers of its own, and replayed from then on."""
 
-    note: str | None = None
-
     def __init__(self, step: _Step, X: Tensor, capture: Capture, tensors: Sequence[Tensor]) -> None:
-        self.keep, self.logits = step.keep, step.logits
         self.X, self.minus_Y = X.flatten().clone(), torch.zeros_like(step.logits)
         self.logprobs = torch.empty_like(self.minus_Y)
-        self.replay = capture(partial(step, self.X, self.minus_Y, self.logprobs), tensors)
+        self.run = partial(step, self.X, self.minus_Y, self.logprobs)  # keeps the step's buffers alive
+        self.replay = capture(self.run, tensors)
 
     def __call__(self, X: Tensor, minus_Y: Tensor, logprobs: Tensor) -> None:
         self.X.copy_(X)
@@ -377,8 +394,8 @@ class BackpropEngine:
     ``note`` says why the steps are not replayed from a CUDA graph on CUDA, or is None. ``capture`` records
     steps; by default that is ``capture_cuda_graph`` on CUDA and nothing elsewhere.
 
-    Raises ValueError on a layer it does not know; on batches that do not fit, what the layers would raise.
-    Tensors may be moved or loaded at any time; the layers' settings (eps, momentum, n) are to stay.
+    Raises ValueError on a layer it does not know, and on batches that do not fit whatever the layers raise.
+    Tensors may be moved, loaded or exchanged; the layers' settings (eps, momentum, n) are to stay.
     """
 
     def __init__(self, network: Sequential, capture: Capture | None = None) -> None:
@@ -387,37 +404,41 @@ class BackpropEngine:
         self.note: str | None = None
         self._capture = capture
         self._built_for: object = None
+        self._steps: dict[object, tuple[_Step, _Step | _Recorded]] = {}
+        self._grads: list[Tensor] = []
 
     def sgd_steps(self, X: Tensor, Y: Tensor, lrs: Sequence[float]) -> Tensor:
         """A step of SGD on each batch; returns the batch losses.
 
-        X is (steps, B, T), Y is (steps, B), ``lrs`` the learning rate of each step; (steps,) comes back.
+        X is (steps, B, T), Y is (steps, B), or (steps, B, vocab_size) for distributions in place of symbols,
+        ``lrs`` the learning rate of each step; (steps,) comes back.
         """
         if not len(X) == len(Y) == len(lrs):
             raise ValueError(f"got {len(X)} batches, {len(Y)} of targets and {len(lrs)} learning rates")
         losses = torch.empty(len(lrs), dtype=self.network.parameters()[0].dtype, device=X.device)
         if len(lrs) == 0:
             return losses
-        with torch.no_grad():
+        with torch.inference_mode(False), torch.no_grad():
             self._prepare(X)
-            step = self._step(X[0], Y[0])
+            step, run = self._step(X[0], Y[0])
         many = max(1, KEPT_VALUES // step.logits.numel())
         with torch.inference_mode():  # spares a tenth of the time beyond no_grad
             for i in range(0, len(lrs), many):
                 piece = slice(i, i + many)
-                losses[piece] = self._sgd_piece(step, X[piece], Y[piece], lrs[piece])
+                losses[piece] = self._sgd_piece(run, X[piece], Y[piece], lrs[piece], step.logits)
         return losses
 
     @staticmethod
-    def _sgd_piece(step: _Step | _Recorded, X: Tensor, Y: Tensor, lrs: Sequence[float]) -> Tensor:
-        B = Y.shape[1]
-        distributions = as_distributions(Y, step.logits)
-        minus_Y = distributions * distributions.new_tensor([lr / B for lr in lrs]).view(-1, 1, 1)
+    def _sgd_piece(
+        run: _Step | _Recorded, X: Tensor, Y: Tensor, lrs: Sequence[float], like: Tensor
+    ) -> Tensor:
+        factors = like.new_tensor([lr / Y.shape[1] for lr in lrs])
+        minus_Y = as_distributions(Y, like) * factors.view(-1, 1, 1)
         logprobs = torch.empty_like(minus_Y)
         rows = X.flatten(1)  # (steps, B, T) -> (steps, B*T)
         for batch in zip(rows.unbind(), minus_Y.unbind(), logprobs.unbind(), strict=True):
-            step(*batch)
-        return (distributions * logprobs).sum((1, 2)) / -B
+            run(*batch)
+        return mean_losses(logprobs, Y)
 
     def gradients(self, X: Tensor, Y: Tensor, keep: Tensor | None = None) -> Tensor:
         """Put the gradients of one batch into ``p.grad``, the same tensors each time; returns its loss, ().
@@ -425,45 +446,48 @@ class BackpropEngine:
         X is (B, T); Y is (B,), or (B, vocab_size) for distributions in place of symbols; ``keep``, (B, T) and
         floating, is 0 for the positions whose embedding is dropped.
         """
-        with torch.no_grad():
+        if keep is not None and keep.shape != X.shape:
+            raise ValueError(f"keep has the shape {tuple(keep.shape)}, the batch {tuple(X.shape)}")
+        with torch.inference_mode(False), torch.no_grad():
             self._prepare(X)
-            step = self._step(X, Y, keep, gradients=True)
+            step, run = self._step(X, Y, drops=keep is not None, gradients=True)
             if step.keep is not None and keep is not None:
                 step.keep.copy_(keep.reshape(-1, 1))
             minus_Y = as_distributions(Y, step.logits) / -len(Y)
             logprobs = torch.empty_like(minus_Y)
             torch._foreach_zero_(self._grads)
-            step(X.flatten(), minus_Y, logprobs)
+            run(X.flatten(), minus_Y, logprobs)
             for p, grad in zip(self.network.parameters(), self._grads, strict=True):
                 p.grad = grad
-            return (minus_Y * logprobs).sum()
+            return mean_losses(logprobs, Y)
 
     def _prepare(self, X: Tensor) -> None:
         """Check the indices, and drop what was built for layers or tensors that are no longer there."""
         layers = list(_flat(self.network))
         tensors = self.network.named_tensors().values()
-        built_for = [*layers, *((tensor.data_ptr(), tensor.dtype) for tensor in tensors)]
+        built_for = [*layers, *((t.data_ptr(), t.dtype, t.shape, t.stride()) for t in tensors)]
         if built_for != self._built_for:
-            self._built_for = built_for
-            self._steps: dict[object, _Step | _Recorded] = {}
+            self._steps = {}
             self._grads = [torch.zeros_like(p) for p in self.network.parameters()]
+            self._built_for = built_for
         self.network.train()
         if isinstance(layers[0], Embedding) and X.numel() > 0:
             layers[0](torch.stack(X.aminmax()))  # raises on indices outside the table
 
     def _step(
-        self, X: Tensor, Y: Tensor, keep: Tensor | None = None, gradients: bool = False
-    ) -> _Step | _Recorded:
-        """The step for batches like X and Y, made if need be in place of the oldest."""
-        key = X.shape, X.dtype, Y.shape, Y.dtype, keep is None, gradients
+        self, X: Tensor, Y: Tensor, drops: bool = False, gradients: bool = False
+    ) -> tuple[_Step, _Step | _Recorded]:
+        """The step for batches like X and Y, and what is to be called; made if need be, for the oldest."""
+        key = X.shape, X.dtype, Y.shape, Y.dtype, drops, gradients
         if key not in self._steps:
             if len(self._steps) == KEPT_SHAPES:
                 del self._steps[next(iter(self._steps))]
             into = dict(zip(self.network.parameters(), self._grads, strict=True)) if gradients else {}
-            step = _Step(self.network, X, Y, keep, lambda p: into.get(p, p))
-            self._steps[key] = self._recorded(step, X)
-        self.note = self._steps[key].note
-        return self._steps[key]
+            step = _Step(self.network, X, Y, drops, lambda p: into.get(p, p))
+            self._steps[key] = step, self._recorded(step, X)
+        step, run = self._steps[key]
+        self.note = step.note
+        return step, run
 
     def _recorded(self, step: _Step, X: Tensor) -> _Step | _Recorded:
         """The step recorded, where steps are and if it can be."""
@@ -477,7 +501,23 @@ class BackpropEngine:
 
 
 def as_distributions(Y: Tensor, like: Tensor) -> Tensor:
-    """Targets as distributions over the symbols: symbols (...), or distributions already -> (..., V)."""
+    """Targets as distributions over V symbols: symbols (...), or distributions already -> (..., V).
+
+    ``like`` is (B, V). Raises IndexError on symbols that are not among those.
+    """
     if Y.is_floating_point():
         return Y.to(like.dtype)
-    return like.new_zeros(*Y.shape, like.shape[1]).scatter_(-1, Y.unsqueeze(-1), 1.0)
+    V = like.shape[1]
+    low, high = (int(bound) for bound in Y.aminmax())
+    if low < 0 or high >= V:
+        raise IndexError(f"targets are symbols 0 to {V - 1}, got {low if low < 0 else high}")
+    return like.new_zeros(*Y.shape, V).scatter_(-1, Y.long().unsqueeze(-1), 1.0)
+
+
+def mean_losses(logprobs: Tensor, Y: Tensor) -> Tensor:
+    """Cross-entropy of batches: log-probabilities (..., B, V), targets (..., B) or (..., B, V) -> (...)."""
+    if Y.is_floating_point():
+        of_examples = (Y * logprobs).sum(-1)
+    else:
+        of_examples = logprobs.gather(-1, Y.long().unsqueeze(-1)).squeeze(-1)
+    return -of_examples.mean(-1)

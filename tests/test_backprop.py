@@ -7,8 +7,10 @@ the test that needs it is skipped where it is not found.
 from __future__ import annotations
 
 import copy
+import gc
 import os
 import random
+import weakref
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -265,6 +267,44 @@ def test_nested_networks_and_bigrams():
         assert_same(a, b, 1e-10)
 
 
+def test_tensors_may_be_exchanged():
+    layers = [Embedding(5, 4), FlattenConsecutive(1), Linear(4, 4), Tanh(), Linear(4, 5)]
+    a, b = twins(layers)
+    X, Y = batches(3, 6, 1, V=5)
+    plain, engine = AutogradEngine(a), BackpropEngine(b)
+    for _ in range(2):
+        plain.sgd_steps(X, Y, [0.1] * 3)
+        engine.sgd_steps(X, Y, [0.1] * 3)
+        assert_same(a, b, 1e-10)
+        for network in (a, b):  # the same memory, read otherwise
+            network.layers[2].weight = network.layers[2].weight.detach().t().requires_grad_()
+
+
+def test_a_symbol_that_cannot_be():
+    a, b = twins([Embedding(5, 4), FlattenConsecutive(1), Linear(4, 5)])
+    for network in (a, b):
+        network.layers[-1].bias.data[0] = -torch.inf
+    X, Y = batches(3, 6, 1, V=5)
+    Y.clamp_(min=1)
+    losses = AutogradEngine(a).sgd_steps(X, Y, [0.1] * 3).double()
+    torch.testing.assert_close(losses, BackpropEngine(b).sgd_steps(X, Y, [0.1] * 3), rtol=0, atol=1e-6)
+    assert_same(a, b, 1e-10)
+
+
+def test_inside_of_inference_mode_and_after_it():
+    a, b = twins([Embedding(5, 4), FlattenConsecutive(1), Linear(4, 5)])
+    X, Y = batches(2, 6, 1, V=5)
+    engine = BackpropEngine(b)
+    with torch.inference_mode():
+        engine.gradients(X[0], Y[0])
+        engine.sgd_steps(X, Y, [0.1] * 2)
+    engine.gradients(X[0], Y[0])
+    plain = AutogradEngine(a)
+    plain.sgd_steps(X, Y, [0.1] * 2)
+    plain.gradients(X[0], Y[0])
+    assert_same(a, b, 1e-10, gradients=True)
+
+
 class Dropout(Tanh):
     def __repr__(self) -> str:
         return "Dropout()"
@@ -278,6 +318,10 @@ def test_networks_it_cannot_do_are_refused():
     shared = [Embedding(27, 2), FlattenConsecutive(2), linear, Tanh(), linear, Linear(4, 27)]
     with pytest.raises(ValueError, match="parameters of its own"):
         BackpropEngine(Sequential(shared)).gradients(X[0], Y[0])
+    tied = Sequential([Embedding(27, 4), FlattenConsecutive(1), Linear(4, 27, bias=False)])
+    tied.layers[2].weight = tied.layers[0].weight.t()
+    with pytest.raises(ValueError, match="parameters of its own"):
+        BackpropEngine(tied).gradients(X[0, :, :1], Y[0])
     with pytest.raises(ValueError, match="one Embedding"):
         BackpropEngine(Sequential([Linear(2, 2)])).gradients(X[0], Y[0])
 
@@ -305,17 +349,32 @@ def test_batches_that_do_not_fit_raise_the_layers_own_errors():
     with pytest.raises(ValueError, match="2 learning rates"):
         engine.sgd_steps(X, Y, [0.1, 0.1])
     engine.sgd_steps(X, Y, [0.1])
-    with pytest.raises(IndexError, match="got index 27"):  # a shape that is known by now
+    # Shapes that are known by now:
+    with pytest.raises(IndexError, match="got index 27"):
         engine.sgd_steps(torch.full_like(X, 27), Y, [0.1])
+    with pytest.raises(IndexError, match="symbols 0 to 26, got 27"):
+        engine.sgd_steps(X, torch.full_like(Y, 27), [0.1])
+    with pytest.raises(ValueError, match=r"shape \(8, 32\), the batch \(32, 8\)"):
+        engine.gradients(X[0], Y[0], torch.ones(8, 32))
 
 
 def stand_in(run: Callable[[], object], tensors: Sequence[Tensor]) -> Callable[[], object]:
-    """Does on the CPU what capturing a CUDA graph does: warms up, puts the tensors back, replays."""
+    """Does on the CPU what capturing a CUDA graph does: warms up, puts the tensors back, replays.
+
+    Like a graph it does not keep alive what it repeats.
+    """
     before = [tensor.clone() for tensor in tensors]
     run()
     for tensor, value in zip(tensors, before, strict=True):
         tensor.copy_(value)
-    return run
+    weak = weakref.ref(run)
+
+    def replay() -> None:
+        alive = weak()
+        assert alive is not None, "the graph would work on memory that is no longer its own"
+        alive()
+
+    return replay
 
 
 def test_captured_steps_are_the_same_steps():
@@ -332,6 +391,7 @@ def test_captured_steps_are_the_same_steps():
     for part in (slice(0, 1), slice(1, 6)):
         losses = plain.sgd_steps(X[part], Y[part], lrs[part]).double()
         torch.testing.assert_close(losses, engine.sgd_steps(X[part], Y[part], lrs[part]), rtol=0, atol=1e-6)
+        gc.collect()
     assert_same(a, b, 1e-10)
     assert captured == [len(b.named_tensors())]  # once per batch shape
     for x, y in zip(X[:2], Y[:2], strict=True):
