@@ -41,7 +41,7 @@ from makemore.layers import (
 KEPT_SHAPES = 8
 """Batch shapes whose buffers an engine keeps."""
 
-KEPT_VALUES = 2**22
+KEPT_VALUES = 2**20
 """Log-probabilities in memory at most, until the losses of their steps are taken all at once."""
 
 ONEHOT_SYMBOLS = 128
@@ -294,6 +294,16 @@ class _Step:
                 self.backward[-3:] = [table.backward]
         self.logits = parts[-1].y.view(logits.shape)
         self.dlogits = torch.empty_like(self.logits)
+        self.blocks = self.logits.new_empty(2, 0, *self.logits.shape)
+
+    def block(self, steps: int) -> tuple[Tensor, Tensor]:
+        """Memory for ``minus_Y`` and ``logprobs`` of many steps, (steps, B, V): the same memory every time.
+
+        Pages that are new to the process cost more than what is done with them, 5 % of the time in all.
+        """
+        if self.blocks.shape[1] < steps:
+            self.blocks = self.logits.new_empty(2, steps, *self.logits.shape)
+        return self.blocks[0, :steps], self.blocks[1, :steps]
 
     # loss = -sum over i and v of Y[i, v] log softmax(logits[i])[v]:
     #   dlogits[i] = softmax(logits[i]) * (sum over v of Y[i, v]) - Y[i]
@@ -425,16 +435,14 @@ class BackpropEngine:
         with torch.inference_mode():  # spares a tenth of the time beyond no_grad
             for i in range(0, len(lrs), many):
                 piece = slice(i, i + many)
-                losses[piece] = self._sgd_piece(run, X[piece], Y[piece], lrs[piece], step.logits)
+                losses[piece] = self._sgd_piece(step, run, X[piece], Y[piece], lrs[piece])
         return losses
 
     @staticmethod
-    def _sgd_piece(
-        run: _Step | _Recorded, X: Tensor, Y: Tensor, lrs: Sequence[float], like: Tensor
-    ) -> Tensor:
-        factors = like.new_tensor([lr / Y.shape[1] for lr in lrs])
-        minus_Y = as_distributions(Y, like) * factors.view(-1, 1, 1)
-        logprobs = torch.empty_like(minus_Y)
+    def _sgd_piece(step: _Step, run: _Step | _Recorded, X: Tensor, Y: Tensor, lrs: Sequence[float]) -> Tensor:
+        minus_Y, logprobs = step.block(len(lrs))
+        write_distributions(Y, out=minus_Y)
+        minus_Y.mul_(minus_Y.new_tensor([lr / Y.shape[1] for lr in lrs]).view(-1, 1, 1))
         rows = X.flatten(1)  # (steps, B, T) -> (steps, B*T)
         for batch in zip(rows.unbind(), minus_Y.unbind(), logprobs.unbind(), strict=True):
             run(*batch)
@@ -453,8 +461,9 @@ class BackpropEngine:
             step, run = self._step(X, Y, drops=keep is not None, gradients=True)
             if step.keep is not None and keep is not None:
                 step.keep.copy_(keep.reshape(-1, 1))
-            minus_Y = as_distributions(Y, step.logits) / -len(Y)
-            logprobs = torch.empty_like(minus_Y)
+            minus_Y, logprobs = (block[0] for block in step.block(1))
+            write_distributions(Y, out=minus_Y)
+            minus_Y.div_(-len(Y))
             torch._foreach_zero_(self._grads)
             run(X.flatten(), minus_Y, logprobs)
             for p, grad in zip(self.network.parameters(), self._grads, strict=True):
@@ -500,18 +509,19 @@ class BackpropEngine:
         return step
 
 
-def as_distributions(Y: Tensor, like: Tensor) -> Tensor:
-    """Targets as distributions over V symbols: symbols (...), or distributions already -> (..., V).
+def write_distributions(Y: Tensor, out: Tensor) -> None:
+    """Write targets as distributions, (..., V); they are symbols, (...), or distributions already.
 
-    ``like`` is (B, V). Raises IndexError on symbols that are not among those.
+    Raises IndexError on symbols that are not below V.
     """
     if Y.is_floating_point():
-        return Y.to(like.dtype)
-    V = like.shape[1]
+        out.copy_(Y)
+        return
+    V = out.shape[-1]
     low, high = (int(bound) for bound in Y.aminmax())
     if low < 0 or high >= V:
         raise IndexError(f"targets are symbols 0 to {V - 1}, got {low if low < 0 else high}")
-    return like.new_zeros(*Y.shape, V).scatter_(-1, Y.long().unsqueeze(-1), 1.0)
+    out.zero_().scatter_(-1, Y.long().unsqueeze(-1), 1.0)
 
 
 def mean_losses(logprobs: Tensor, Y: Tensor) -> Tensor:
