@@ -414,20 +414,30 @@ def test_a_capture_that_fails_leaves_the_plain_steps_and_a_note():
     assert "not permitted" in str(engine.note)
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no CUDA device")
+NEEDS_CUDA = pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no CUDA device")
+
+
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=NEEDS_CUDA)])
 @pytest.mark.parametrize("name", NETWORKS)
-def test_cuda_graphs_give_autograds_steps(name: str):
-    a, b = named(name).to("cuda"), named(name).to("cuda")
-    plain, engine = AutogradEngine(a), BackpropEngine(b)
-    for B in (32, 4, 32, 512):
-        X, Y = (t.to("cuda") for t in batches(5, B, NETWORKS[name].block_size))
+def test_recorded_steps_of_many_shapes_are_autograds(name: str, device: str):
+    """On CUDA as CUDA graphs; on the CPU by a stand-in for them."""
+    a, b = named(name).to(device), named(name).to(device)
+    plain, engine = AutogradEngine(a), BackpropEngine(b, stand_in if device == "cpu" else None)
+    T = NETWORKS[name].block_size
+    generator = Generator().manual_seed(5)
+    for B in (32, 4, 32, 512, 4):
+        X, Y = (t.to(device) for t in batches(5, B, T))
         losses = plain.sgd_steps(X, Y, [0.1] * 5).double()
         torch.testing.assert_close(losses, engine.sgd_steps(X, Y, [0.1] * 5), rtol=0, atol=1e-6)
-        assert engine.note is None
         assert_same(a, b, 1e-8)
-    plain.gradients(X[0], Y[0])
-    engine.gradients(X[0], Y[0])
-    assert_same(a, b, 1e-8, gradients=True)
+        for x, y in zip(X[:3], Y[:3], strict=True):
+            keep = (torch.rand(B, T, generator=generator) < 0.7).double().to(device)
+            torch.testing.assert_close(plain.gradients(x, y, keep), engine.gradients(x, y, keep))
+            assert_same(a, b, 1e-8, gradients=True)
+        assert engine.note is None
+        gc.collect()
+        scratch = [torch.full((2**k,), torch.nan, device=device) for k in range(20)]  # in what was given up
+        del scratch
 
 
 @pytest.mark.skipif(not LECTURE_NAMES.exists(), reason=f"the lecture's word list is not at {LECTURE_NAMES}")
