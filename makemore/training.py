@@ -66,7 +66,7 @@ class ModernRecipe:
     ``patience`` evaluations in a row.
     """
 
-    steps: int = 900
+    steps: int = 850
     batch_size: int = 1024
     lr: float = 0.02
     lr_other: float = 8e-3
@@ -87,7 +87,7 @@ class ModernRecipe:
         """
         taught = given.get("teachers", 0) > 0
         scarcity = min(5.0, max(0.0, math.log(LECTURE_EXAMPLES / examples)))
-        steps = 2500 if taught else 900
+        steps = 2500 if taught else 850
         batch_size = 1024
         while batch_size > max(64, examples / 12):
             batch_size //= 2

@@ -199,8 +199,8 @@ class ContextRows:
         contexts = self.context[index]
         lengths = self.lengths[contexts]
         rows = torch.arange(len(index), device=index.device).repeat_interleave(lengths)
-        first = lengths.cumsum(0) - lengths
-        pairs = torch.arange(len(rows), device=index.device) - first[rows] + self.starts[contexts][rows]
+        skipped = self.starts[contexts] - (lengths.cumsum(0) - lengths)
+        pairs = torch.arange(len(rows), device=index.device) + skipped[rows]
         Y = torch.zeros((len(index), self.vocab_size), device=index.device)
         Y[rows, self.symbols[pairs]] = self.shares[pairs]
         if self.prior is not None:

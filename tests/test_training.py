@@ -196,7 +196,7 @@ def test_modern_learning_rates_rise_and_fall() -> None:
 
 def test_fewer_examples_get_more_regularisation() -> None:
     few, lecture, many = (ModernRecipe.for_examples(n) for n in (1_700, 182_625, 8_000_000))
-    assert (lecture.steps, lecture.batch_size, lecture.drop, lecture.weight_decay) == (900, 1024, 0.2, 0.4)
+    assert (lecture.steps, lecture.batch_size, lecture.drop, lecture.weight_decay) == (850, 1024, 0.2, 0.4)
     assert few.steps < lecture.steps < many.steps <= 10_000
     assert few.batch_size < lecture.batch_size
     assert few.drop > lecture.drop
