@@ -19,7 +19,7 @@ Departures from the lecture, equal up to rounding:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Protocol
 
@@ -36,6 +36,7 @@ from makemore.layers import (
     Linear,
     Sequential,
     Tanh,
+    index_outside,
 )
 
 KEPT_SHAPES = 8
@@ -264,7 +265,7 @@ class _Step:
     note: str | None = None
 
     def __init__(self, network: Sequential, X: Tensor, Y: Tensor, drops: bool, into: Into) -> None:
-        layers = list(_flat(network))
+        layers = _known_layers(network)
         logits = _logits_of(network, layers, X, Y)
         embedding, *rest = layers
         assert isinstance(embedding, Embedding)
@@ -322,15 +323,13 @@ class _Step:
             dy = backward(dy)
 
 
-def _flat(network: Sequential) -> Iterator[Layer]:
+def _known_layers(network: Sequential) -> list[Layer]:
     """The layers with nested Sequentials opened. Raises ValueError on what the engine cannot do."""
-    for layer in network.layers:
-        if type(layer) is Sequential:
-            yield from _flat(layer)
-        elif type(layer) in _KINDS:
-            yield layer
-        else:
+    layers = network.flattened()
+    for layer in layers:
+        if type(layer) not in _KINDS:
             raise ValueError(f"backprop by hand knows no derivative of {layer}: train it by autograd")
+    return layers
 
 
 _KINDS = (Embedding, Linear, BatchNorm1d, HistoricBatchNorm1d, Tanh, FlattenConsecutive)
@@ -409,7 +408,7 @@ class BackpropEngine:
     """
 
     def __init__(self, network: Sequential, capture: Capture | None = None) -> None:
-        list(_flat(network))
+        _known_layers(network)
         self.network = network
         self.note: str | None = None
         self._capture = capture
@@ -472,7 +471,7 @@ class BackpropEngine:
 
     def _prepare(self, X: Tensor) -> None:
         """Check the indices, and drop what was built for layers or tensors that are no longer there."""
-        layers = list(_flat(self.network))
+        layers = _known_layers(self.network)
         tensors = self.network.named_tensors().values()
         built_for = [*layers, *((t.data_ptr(), t.dtype, t.shape, t.stride()) for t in tensors)]
         if built_for != self._built_for:
@@ -480,8 +479,8 @@ class BackpropEngine:
             self._grads = [torch.zeros_like(p) for p in self.network.parameters()]
             self._built_for = built_for
         self.network.train()
-        if isinstance(layers[0], Embedding) and X.numel() > 0:
-            layers[0](torch.stack(X.aminmax()))  # raises on indices outside the table
+        if isinstance(layers[0], Embedding):
+            layers[0].check(X)
 
     def _step(
         self, X: Tensor, Y: Tensor, drops: bool = False, gradients: bool = False
@@ -518,9 +517,9 @@ def write_distributions(Y: Tensor, out: Tensor) -> None:
         out.copy_(Y)
         return
     V = out.shape[-1]
-    low, high = (int(bound) for bound in Y.aminmax())
-    if low < 0 or high >= V:
-        raise IndexError(f"targets are symbols 0 to {V - 1}, got {low if low < 0 else high}")
+    outside = index_outside(Y, V)
+    if outside is not None:
+        raise IndexError(f"targets are symbols 0 to {V - 1}, got {outside}")
     out.zero_().scatter_(-1, Y.long().unsqueeze(-1), 1.0)
 
 

@@ -151,7 +151,7 @@ class Convolution:
         positions are fused. Raises ValueError on a layer it does not know, and on statistics kept for
         each position apart: such a network computes something else at each position of its context.
         """
-        layers = _flattened(network.layers)
+        layers = network.flattened()
         first = layers.pop(0) if layers else None
         if type(first) is not Embedding:
             raise ValueError(f"a convolution begins with an Embedding, got {first}")
@@ -260,12 +260,6 @@ class _Affine:
             self.weight = self.weight @ scale if self.used else scale
             self.bias = self.bias @ scale + shift
         self.used = True
-
-
-def _flattened(layers: Sequence[Layer]) -> list[Layer]:
-    """The layers, with those of a Sequential among them in its place."""
-    nested = [_flattened(layer.layers) if isinstance(layer, Sequential) else [layer] for layer in layers]
-    return [layer for group in nested for layer in group]
 
 
 def plain_log_probs(network: Sequential, examples: Examples) -> Iterator[Tensor]:

@@ -24,7 +24,7 @@ from torch import Generator
 
 from makemore.convolution import Convolution
 from makemore.errors import UsageError
-from makemore.layers import Embedding, FlattenConsecutive, Layer, Linear, Sequential
+from makemore.layers import Embedding, FlattenConsecutive, Linear, Sequential
 from makemore.networks import DEFAULT_NETWORK, network_plan
 from makemore.plotting import save_figure
 
@@ -100,7 +100,7 @@ def rows(network: Sequential) -> list[tuple[int, str]]:
     found: list[tuple[int, str]] = []
     names: list[str] = []
     n, channels = 1, 0
-    for layer in [*_flattened(network), None]:
+    for layer in [*network.flattened(), None]:
         fuses = isinstance(layer, FlattenConsecutive)
         if names and (layer is None or fuses or names[-1] in ("Embedding", "Tanh")):
             found.append((n, f"{' + '.join(names)} ({channels})".replace(" + Tanh", "\n+ Tanh")))
@@ -141,12 +141,6 @@ def causal(lags: Sequence[Sequence[int]], outputs: Sequence[int]) -> Nodes:
         lines.insert(0, [(x - lag, x) for x in nodes[0] for lag in stage])
         nodes.insert(0, sorted({below for below, _ in lines[0]}))
     return nodes, lines
-
-
-def _flattened(layer: Layer) -> list[Layer]:
-    if isinstance(layer, Sequential):
-        return [x for inner in layer.layers for x in _flattened(inner)]
-    return [layer]
 
 
 def _characters(

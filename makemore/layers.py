@@ -184,16 +184,17 @@ class Embedding:
         self.weight = torch.randn((num_embeddings, embedding_dim), generator=generator)
 
     def __call__(self, IX: Tensor) -> Tensor:
-        if IX.dtype not in (torch.int32, torch.int64):
-            raise TypeError(f"{self} needs int64 indices, got {IX.dtype}")
-        if IX.numel() > 0:
-            low, high = (int(bound) for bound in IX.aminmax())
-            if low < 0 or high >= len(self.weight):
-                raise IndexError(
-                    f"{self} has rows 0 to {len(self.weight) - 1}, got index {low if low < 0 else high}"
-                )
+        self.check(IX)
         self.out = self.weight[IX]  # (B, T) -> (B, T, C)
         return self.out
+
+    def check(self, IX: Tensor) -> None:
+        """Raise what a call with these indices would."""
+        if IX.dtype not in (torch.int32, torch.int64):
+            raise TypeError(f"{self} needs int64 indices, got {IX.dtype}")
+        outside = index_outside(IX, len(self.weight))
+        if outside is not None:
+            raise IndexError(f"{self} has rows 0 to {len(self.weight) - 1}, got index {outside}")
 
     def parameters(self) -> list[Tensor]:
         return [self.weight]
@@ -257,6 +258,14 @@ class Sequential:
         self.out = x
         return self.out
 
+    def flattened(self) -> list[Layer]:
+        """The layers, with those of a Sequential among them in its place.
+
+        One of a subclass stays whole: it may do something else with its layers.
+        """
+        nested = [layer.flattened() if type(layer) is Sequential else [layer] for layer in self.layers]
+        return [layer for group in nested for layer in group]
+
     def parameters(self) -> list[Tensor]:
         return [p for layer in self.layers for p in layer.parameters()]
 
@@ -270,11 +279,7 @@ class Sequential:
     def load(self, tensors: Mapping[str, Tensor]) -> None:
         """Copy values in by name. Raises ValueError unless names and shapes are just the network's."""
         own = self.named_tensors()
-        if own.keys() != tensors.keys():
-            raise ValueError(f"tensors differ by name: {sorted(own.keys() ^ tensors.keys())}")
-        for name, tensor in own.items():
-            if tensor.shape != tensors[name].shape:
-                raise ValueError(f"{name} has shape {tuple(tensor.shape)}, got {tuple(tensors[name].shape)}")
+        require_like(tensors, own)
         with torch.no_grad():
             for name, tensor in own.items():
                 tensor.copy_(tensors[name])
@@ -316,3 +321,20 @@ class Sequential:
     def __repr__(self) -> str:
         rows = "".join(f"{layer},\n" for layer in self.layers)
         return "Sequential([\n" + textwrap.indent(rows, "    ") + "])"
+
+
+def index_outside(IX: Tensor, size: int) -> int | None:
+    """The lowest index if that is negative, else the highest if it is not below ``size``, else None."""
+    if IX.numel() == 0:
+        return None
+    low, high = (int(bound) for bound in IX.aminmax())
+    return low if low < 0 else high if high >= size else None
+
+
+def require_like(tensors: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> None:
+    """Raise ValueError unless names and shapes are the same."""
+    if tensors.keys() != own.keys():
+        raise ValueError(f"tensors differ by name: {sorted(tensors.keys() ^ own.keys())}")
+    for name, tensor in own.items():
+        if tensor.shape != tensors[name].shape:
+            raise ValueError(f"{name} has shape {tuple(tensor.shape)}, got {tuple(tensors[name].shape)}")

@@ -305,16 +305,7 @@ class Saver:
             probe = F.cross_entropy(network(X), Y).item()
         if not probe < NONSENSE:
             raise TrainingError(self.diverged(trainer.step, f"the val loss is {probe:.3g}"))
-        progress = Progress(
-            settings=asdict(self.settings),
-            fingerprint=self.words.fingerprint,
-            finished=finished,
-            step=trainer.step,
-            losses=trainer.losses,
-            evaluations=trainer.evaluations,
-            generator=trainer.generator.get_state(),
-            state={} if finished else trainer.state(),
-        )
+        progress = progress_of(trainer, asdict(self.settings), self.words, finished)
         save_model(replace(self.model, progress=progress), self.out_dir / MODEL_FILE)
         self.saved_step = trainer.step
         self._due = time.monotonic() + self.settings.save_every
@@ -337,6 +328,20 @@ class Saver:
         return f"the training diverged: at step {step} {what}; {advice} ({kept})"
 
 
+def progress_of(trainer: Trainer, settings: Mapping[str, Any], words: WordList, finished: bool) -> Progress:
+    """Where a trainer stands, for the model file."""
+    return Progress(
+        settings=settings,
+        fingerprint=words.fingerprint,
+        finished=finished,
+        step=trainer.step,
+        losses=trainer.losses,
+        evaluations=trainer.evaluations,
+        generator=trainer.generator.get_state(),
+        state={} if finished else trainer.state(),
+    )
+
+
 def teach(trainer: Trainer, settings: Settings, saver: Saver) -> None:
     """Train the teachers of a run, or read those that are there, and let the trainer learn from them.
 
@@ -345,10 +350,11 @@ def teach(trainer: Trainer, settings: Settings, saver: Saver) -> None:
     assert isinstance(trainer, ModernTrainer)
     assert settings.teachers is not None
     recipe, plan, data = trainer.recipe.teacher(), saver.model.plan, trainer.data
+    stops = max(1, recipe.steps // 8)
     teachers = []
     for i in range(1, settings.teachers + 1):
         path = saver.out_dir / TEACHER_FILE.format(i)
-        fields = {
+        wanted = {
             **asdict(recipe),
             "plan": asdict(plan),
             "words": saver.words.fingerprint,
@@ -356,28 +362,20 @@ def teach(trainer: Trainer, settings: Settings, saver: Saver) -> None:
             "seed": settings.seed,
         }
         done = load_model(path) if path.exists() else None
-        if done is None or done.progress is None or dict(done.progress.settings) != fields:
+        if done is None or done.progress is None or dict(done.progress.settings) != wanted:
             generator = Generator().manual_seed(settings.seed % 2**40 * 1000 + i)
             network = plan.build(len(data.vocabulary), generator).to(data.train.symbols.device)
             teacher = ModernTrainer(network, data, recipe, generator, settings.engine)
             with tqdm(total=recipe.steps, unit="step", disable=None, leave=False, desc=f"teacher {i}") as bar:
-                for losses in teacher.run(max(1, recipe.steps // 8)):
+                for losses in teacher.run(stops):
                     bar.update(len(losses))
-                    if teacher.step % max(1, recipe.steps // 8) == 0:
+                    if teacher.step % stops == 0:
                         teacher.evaluate("val")
             if not teacher.losses.isfinite().all():
                 raise TrainingError(saver.diverged(teacher.step, f"teacher {i} is not finite"))
             teacher.finish()
-            progress = Progress(
-                settings=fields,
-                fingerprint=saver.words.fingerprint,
-                finished=True,
-                step=teacher.step,
-                losses=teacher.losses,
-                evaluations=[teacher.evaluate("val")],
-                generator=generator.get_state(),
-                state={},
-            )
+            progress = progress_of(teacher, wanted, saver.words, finished=True)
+            progress = replace(progress, evaluations=[teacher.evaluate("val")])
             done = Model(plan, data.vocabulary, network, progress)
             save_model(done, path)
         assert done.progress is not None

@@ -8,11 +8,9 @@ from __future__ import annotations
 
 import copy
 import gc
-import os
 import random
 import weakref
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 import pytest
 import torch
@@ -31,19 +29,7 @@ from makemore.layers import (
 )
 from makemore.networks import NETWORKS, network_plan
 from makemore.training import AutogradEngine, LectureRecipe, Trainer
-from makemore.words import load_words
-
-LECTURE_NAMES = Path(
-    os.environ.get("MAKEMORE_LECTURE_NAMES", Path(__file__).parents[2] / "shared" / "lecture" / "names.txt")
-)
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+from makemore.words import WordList
 
 
 def trained(layers: Sequence[Layer], seed: int = 1) -> Sequential:
@@ -440,14 +426,12 @@ def test_recorded_steps_of_many_shapes_are_autograds(name: str, device: str):
         del scratch
 
 
-@pytest.mark.skipif(not LECTURE_NAMES.exists(), reason=f"the lecture's word list is not at {LECTURE_NAMES}")
-def test_the_lectures_run_from_its_start():
+def test_the_lectures_run_from_its_start(lecture_words: WordList):
     """Seed 42, the performance log's last row: 3.3167 at step 0 (lecture cell 10)."""
-    words = load_words(str(LECTURE_NAMES))
     losses = []
     for engine in (AutogradEngine, BackpropEngine):
         generator = Generator().manual_seed(42)
-        data = words.data(network_plan().block_size)
+        data = lecture_words.data(network_plan().block_size)
         network = network_plan().build(len(data.vocabulary), generator)
         trainer = Trainer(network, data, LectureRecipe(steps=200), generator)
         trainer.engine = engine(network)
