@@ -8,33 +8,36 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from makemore.checkpoint import Model as Model
-    from makemore.checkpoint import load_model as load_model
-    from makemore.checkpoint import save_model as save_model
+    from makemore.backprop import BackpropEngine as BackpropEngine
     from makemore.convolution import Convolution as Convolution
+    from makemore.convolution import Filters as Filters
+    from makemore.convolution import generate as generate
+    from makemore.convolution import generate_scored as generate_scored
     from makemore.convolution import log_likelihoods as log_likelihoods
-    from makemore.drawing import draw_nodes as draw_nodes
-    from makemore.evaluation import loss as loss
+    from makemore.convolution import loss as loss
+    from makemore.convolution.drawing import draw_nodes as draw_nodes
     from makemore.evaluation import split_loss as split_loss
-    from makemore.generation import Filters as Filters
-    from makemore.generation import generate as generate
-    from makemore.generation import generate_scored as generate_scored
     from makemore.layers import BatchNorm1d as BatchNorm1d
     from makemore.layers import Embedding as Embedding
     from makemore.layers import FlattenConsecutive as FlattenConsecutive
     from makemore.layers import HistoricBatchNorm1d as HistoricBatchNorm1d
+    from makemore.layers import Layer as Layer
     from makemore.layers import Linear as Linear
     from makemore.layers import Sequential as Sequential
     from makemore.layers import Tanh as Tanh
+    from makemore.model_file import Model as Model
+    from makemore.model_file import load_model as load_model
+    from makemore.model_file import save_model as save_model
+    from makemore.modern.trainer import ModernTrainer as ModernTrainer
     from makemore.networks import NETWORKS as NETWORKS
-    from makemore.networks import Network as Network
+    from makemore.networks import Plan as Plan
     from makemore.networks import network_plan as network_plan
     from makemore.networks import summary as summary
     from makemore.plotting import plot_losses as plot_losses
+    from makemore.recipes import LectureRecipe as LectureRecipe
+    from makemore.recipes import ModernRecipe as ModernRecipe
     from makemore.sampling import sample_word as sample_word
-    from makemore.training import LectureRecipe as LectureRecipe
-    from makemore.training import ModernRecipe as ModernRecipe
-    from makemore.training import ModernTrainer as ModernTrainer
+    from makemore.training import AutogradEngine as AutogradEngine
     from makemore.training import Trainer as Trainer
     from makemore.words import Data as Data
     from makemore.words import Examples as Examples
@@ -44,24 +47,27 @@ if TYPE_CHECKING:
     from makemore.words import read_words as read_words
 
 _MODULES = {
-    "checkpoint": ("Model", "load_model", "save_model"),
-    "convolution": ("Convolution", "log_likelihoods"),
-    "drawing": ("draw_nodes",),
-    "evaluation": ("loss", "split_loss"),
-    "generation": ("Filters", "generate", "generate_scored"),
+    "backprop": ("BackpropEngine",),
+    "convolution": ("Convolution", "Filters", "generate", "generate_scored", "log_likelihoods", "loss"),
+    "convolution.drawing": ("draw_nodes",),
+    "evaluation": ("split_loss",),
     "layers": (
         "BatchNorm1d",
         "Embedding",
         "FlattenConsecutive",
         "HistoricBatchNorm1d",
+        "Layer",
         "Linear",
         "Sequential",
         "Tanh",
     ),
-    "networks": ("NETWORKS", "Network", "network_plan", "summary"),
+    "model_file": ("Model", "load_model", "save_model"),
+    "modern.trainer": ("ModernTrainer",),
+    "networks": ("NETWORKS", "Plan", "network_plan", "summary"),
     "plotting": ("plot_losses",),
+    "recipes": ("LectureRecipe", "ModernRecipe"),
     "sampling": ("sample_word",),
-    "training": ("LectureRecipe", "ModernRecipe", "ModernTrainer", "Trainer"),
+    "training": ("AutogradEngine", "Trainer"),
     "words": ("Data", "Examples", "Vocabulary", "WordList", "load_words", "read_words"),
 }
 _HOME = {name: module for module, names in _MODULES.items() for name in names}

@@ -35,6 +35,13 @@ class TrainingError(MakemoreError):
     """A training that cannot go on; the message says where it stopped and what to try."""
 
 
+class DivergedError(TrainingError):
+    """A training whose losses left all bounds: ``step``, and what was seen there."""
+
+    def __init__(self, step: int, what: str) -> None:
+        super().__init__(f"the training diverged: at step {step} {what}")
+
+
 class Interrupted(MakemoreError):
     """A signal ended the run; the exit code is the shell's for it, 130 or 143."""
 

@@ -5,12 +5,12 @@ channels last: (B, C) or (B, T, C), for batch size B, sequence length T and chan
 
 Departures from the lecture, each without effect on its figures:
 
+* The layers share a small base, ``Layer``, with torch's names for torch's things: ``state_dict()``,
+  ``train()``, ``eval()``, ``to()``. There each declares what a convolution or a picture must know of it.
 * ``running_mean`` and ``running_var`` keep the shape (dim,); in the lecture ``keepdim`` turns them
   into (1, 1, dim) at the first 3-d batch.
 * Shapes that cannot work raise an error that says what to do; the lecture gives nan, broadcasts, or
   fails while unpacking a shape.
-* ``named_tensors()`` lists what a saved network consists of; ``Sequential`` switches between
-  training and evaluation as a whole and moves to a device or dtype.
 * Initial values are drawn from a ``torch.Generator`` if one is handed in, else from torch's own.
 """
 
@@ -19,28 +19,130 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Protocol
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Generator, Tensor
 
 
-class Layer(Protocol):
-    """What ``Sequential`` composes: anything callable on a tensor that lists its tensors."""
+class Layer:
+    """What the layers share: their tensors by name, their mode, copies. Named as in ``torch.nn.Module``.
 
+    A layer lists the attributes that are trained in ``PARAMETERS`` (one that is None is not there), and those
+    that are kept with them in ``BUFFERS``; a layer made of others names these in ``named_children``.
+
+    What other rooms must know of a layer, its class declares, see ``declared``:
+
+    * ``positions_fused(layer)``: how many consecutive positions become one;
+    * ``acts_per_position = True``: an output depends on its own position alone, in no affine way;
+    * ``affine(layer)``: in evaluation the layer is x * scale + shift, or x @ scale + shift for a 2-d scale.
+    """
+
+    PARAMETERS: ClassVar[tuple[str, ...]] = ()
+    BUFFERS: ClassVar[tuple[str, ...]] = ()
+    training = True
     out: Tensor
 
-    def __call__(self, x: Tensor, /) -> Tensor: ...
-    def parameters(self) -> list[Tensor]: ...
-    def named_tensors(self) -> dict[str, Tensor]: ...
+    def __call__(self, x: Tensor, /) -> Tensor:
+        raise NotImplementedError(f"{type(self).__name__} has no __call__")
+
+    def named_children(self) -> Iterator[tuple[str, Layer]]:
+        """The layers this one is made of, by name."""
+        return iter(())
+
+    def modules(self) -> Iterator[Layer]:
+        """This layer and all those within it, from the outside in."""
+        yield self
+        for _, child in self.named_children():
+            yield from child.modules()
+
+    def parameters(self) -> list[Tensor]:
+        """The trained tensors, in the order of the layers."""
+        return [p for _, p in self.named_parameters()]
+
+    def named_parameters(self) -> Iterator[tuple[str, Tensor]]:
+        """The trained tensors with their names, "1.weight" for one of a Sequential's second layer."""
+        for name, tensor, trained in self._tensors():
+            if trained:
+                yield name, tensor
+
+    def named_buffers(self) -> Iterator[tuple[str, Tensor]]:
+        """The tensors that are kept with the trained ones, with their names."""
+        for name, tensor, trained in self._tensors():
+            if not trained:
+                yield name, tensor
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """All tensors by name, parameters and running statistics alike: detached, in the same memory."""
+        return {name: tensor.detach() for name, tensor, _ in self._tensors()}
+
+    def load_state_dict(self, state_dict: Mapping[str, Tensor]) -> None:
+        """Copy values in by name. Raises ValueError unless names and shapes are just the layer's."""
+        own = self.state_dict()
+        require_like(state_dict, own)
+        for name, tensor in own.items():
+            tensor.copy_(state_dict[name])
+
+    def _tensors(self) -> Iterator[tuple[str, Tensor, bool]]:
+        """Name, tensor, and whether it is trained."""
+        for name in (*self.PARAMETERS, *self.BUFFERS):
+            if (tensor := getattr(self, name)) is not None:
+                yield name, tensor, name in self.PARAMETERS
+        for prefix, child in self.named_children():
+            for name, tensor, trained in child._tensors():
+                yield f"{prefix}.{name}", tensor, trained
+
+    def train(self, mode: bool = True) -> Self:
+        """Switch this layer and all within it to training, or to evaluation with ``mode=False``."""
+        for layer in self.modules():
+            layer.training = mode
+        return self
+
+    def eval(self) -> Self:
+        """Switch this layer and all within it to evaluation."""
+        return self.train(False)
+
+    @contextmanager
+    def evaluating(self) -> Iterator[Self]:
+        """Evaluation without gradients for a ``with`` block; each layer's mode before it comes back."""
+        before = [(layer, layer.training) for layer in self.modules()]
+        try:
+            with torch.no_grad():
+                yield self.eval()
+        finally:
+            for layer, training in before:
+                layer.training = training
+
+    def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> Self:
+        """Move every tensor, in place, to a device or a floating dtype or both."""
+        for _, tensor, _ in self._tensors():
+            tensor.data = tensor.data.to(device=device, dtype=dtype)
+        return self
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What is copied and pickled: all but the last output, which may hang on an autograd graph."""
+        return {name: value for name, value in vars(self).items() if name != "out"}
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}()"
 
 
-class Linear:
+def declared(layer: Layer, name: str) -> Any:
+    """What the layer's own class declares under that name, or None.
+
+    A subclass inherits no declaration, since it may compute something else.
+    """
+    return vars(type(layer)).get(name)
+
+
+class Linear(Layer):
     """Affine map of the last dimension: (..., fan_in) -> (..., fan_out).
 
     ``weight``, (fan_in, fan_out), starts as normal values of variance 1/fan_in; ``bias``, (fan_out,),
     as zeros, or is None. Raises ValueError on an input whose last dimension is not fan_in.
     """
+
+    PARAMETERS = ("weight", "bias")
 
     def __init__(
         self, fan_in: int, fan_out: int, bias: bool = True, *, generator: Generator | None = None
@@ -57,18 +159,16 @@ class Linear:
             self.out = self.out + self.bias
         return self.out
 
-    def parameters(self) -> list[Tensor]:
-        return list(self.named_tensors().values())
-
-    def named_tensors(self) -> dict[str, Tensor]:
-        return {"weight": self.weight} | ({} if self.bias is None else {"bias": self.bias})
+    def affine(self) -> tuple[Tensor, Tensor]:
+        """x @ scale + shift."""
+        return self.weight, torch.zeros_like(self.weight[0]) if self.bias is None else self.bias
 
     def __repr__(self) -> str:
         fan_in, fan_out = self.weight.shape
         return f"Linear({fan_in}, {fan_out}{', bias=False' if self.bias is None else ''})"
 
 
-class BatchNorm1d:
+class BatchNorm1d(Layer):
     """Normalises each channel over the batch and, for 3-d inputs, over the positions as well.
 
     (B, dim) or (B, T, dim) -> the same shape. In training, mean and *unbiased* variance are taken over
@@ -80,10 +180,12 @@ class BatchNorm1d:
     has no variance (the lecture gives nan).
     """
 
+    PARAMETERS = ("gamma", "beta")
+    BUFFERS = ("running_mean", "running_var")
+
     def __init__(self, dim: int, eps: float = 1e-5, momentum: float = 0.1) -> None:
         self.eps = eps
         self.momentum = momentum
-        self.training = True
         self.gamma = torch.ones(dim)
         self.beta = torch.zeros(dim)
         self.running_mean = torch.zeros(dim)
@@ -115,16 +217,10 @@ class BatchNorm1d:
         self.out = self.gamma * xhat + self.beta
         return self.out
 
-    def parameters(self) -> list[Tensor]:
-        return [self.gamma, self.beta]
-
-    def named_tensors(self) -> dict[str, Tensor]:
-        return {
-            "gamma": self.gamma,
-            "beta": self.beta,
-            "running_mean": self.running_mean,
-            "running_var": self.running_var,
-        }
+    def affine(self) -> tuple[Tensor, Tensor]:
+        """x * scale + shift, by the running statistics."""
+        scale = self.gamma / torch.sqrt(self.running_var + self.eps)
+        return scale, self.beta - self.running_mean * scale
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({len(self.gamma)})"
@@ -153,30 +249,35 @@ class HistoricBatchNorm1d(BatchNorm1d):
             raise ValueError(f"{self} needs ({needed}), got {tuple(x.shape)}")
         return super().__call__(x)
 
+    def affine(self) -> tuple[Tensor, Tensor]:
+        """As BatchNorm1d. Raises ValueError if the statistics differ from position to position."""
+        if self.running_mean.ndim > 1:
+            raise ValueError(
+                f"{self} has other statistics at each of {len(self.running_mean)} positions:"
+                " no convolution is equal to it"
+            )
+        return super().affine()
 
-class Tanh:
+
+class Tanh(Layer):
     """tanh of every element: (...) -> (...)."""
+
+    acts_per_position = True
 
     def __call__(self, x: Tensor) -> Tensor:
         self.out = torch.tanh(x)
         return self.out
 
-    def parameters(self) -> list[Tensor]:
-        return []
 
-    def named_tensors(self) -> dict[str, Tensor]:
-        return {}
-
-    def __repr__(self) -> str:
-        return "Tanh()"
-
-
-class Embedding:
+class Embedding(Layer):
     """A row of the table for each index: (...) -> (..., embedding_dim).
 
-    ``weight``, (num_embeddings, embedding_dim), starts as standard normal values. Raises IndexError on
-    an index outside the table, negative ones included, and TypeError on anything but int32 or int64.
+    ``weight``, (num_embeddings, embedding_dim), starts as standard normal values. Raises TypeError on
+    anything but int32 or int64, and IndexError on an index outside the table, negative ones included; on
+    CUDA, where nothing waits for the indices, that is a device-side assertion.
     """
+
+    PARAMETERS = ("weight",)
 
     def __init__(
         self, num_embeddings: int, embedding_dim: int, *, generator: Generator | None = None
@@ -184,29 +285,21 @@ class Embedding:
         self.weight = torch.randn((num_embeddings, embedding_dim), generator=generator)
 
     def __call__(self, IX: Tensor) -> Tensor:
-        self.check(IX)
-        self.out = self.weight[IX]  # (B, T) -> (B, T, C)
-        return self.out
-
-    def check(self, IX: Tensor) -> None:
-        """Raise what a call with these indices would."""
         if IX.dtype not in (torch.int32, torch.int64):
             raise TypeError(f"{self} needs int64 indices, got {IX.dtype}")
-        outside = index_outside(IX, len(self.weight))
-        if outside is not None:
-            raise IndexError(f"{self} has rows 0 to {len(self.weight) - 1}, got index {outside}")
-
-    def parameters(self) -> list[Tensor]:
-        return [self.weight]
-
-    def named_tensors(self) -> dict[str, Tensor]:
-        return {"weight": self.weight}
+        try:
+            rows = self.weight.index_select(0, IX.flatten())  # as weight[IX], but no index counts backwards
+        except IndexError as error:
+            outside = index_outside(IX, len(self.weight))
+            raise IndexError(f"{self} has rows 0 to {len(self.weight) - 1}, got index {outside}") from error
+        self.out = rows.view(*IX.shape, self.weight.shape[1])  # (B, T) -> (B, T, C)
+        return self.out
 
     def __repr__(self) -> str:
         return "Embedding({}, {})".format(*self.weight.shape)
 
 
-class FlattenConsecutive:
+class FlattenConsecutive(Layer):
     """Concatenates the channels of every n consecutive positions, as a view.
 
     (B, T, C) -> (B, T//n, C*n), and (B, C*n) where T equals n: a dimension of length 1 is dropped.
@@ -218,6 +311,10 @@ class FlattenConsecutive:
         if n < 1:
             raise ValueError(f"FlattenConsecutive needs n of 1 or more, got {n}")
         self.n = n
+
+    def positions_fused(self) -> int:
+        """How many consecutive positions become one."""
+        return self.n
 
     def __call__(self, x: Tensor) -> Tensor:
         if x.ndim != 3:
@@ -232,22 +329,12 @@ class FlattenConsecutive:
         self.out = x.squeeze(1)
         return self.out
 
-    def parameters(self) -> list[Tensor]:
-        return []
-
-    def named_tensors(self) -> dict[str, Tensor]:
-        return {}
-
     def __repr__(self) -> str:
         return f"FlattenConsecutive({self.n})"
 
 
-class Sequential:
-    """The layers one after another; itself a layer.
-
-    Beyond the lecture: ``train()`` and ``eval()`` switch every layer, ``to()`` moves every tensor, and
-    ``named_tensors()`` names them by position, "1.weight", parameters and running statistics alike.
-    """
+class Sequential(Layer):
+    """The layers one after another; itself a layer."""
 
     def __init__(self, layers: Sequence[Layer]) -> None:
         self.layers = list(layers)
@@ -258,6 +345,10 @@ class Sequential:
         self.out = x
         return self.out
 
+    def named_children(self) -> Iterator[tuple[str, Layer]]:
+        for i, layer in enumerate(self.layers):
+            yield str(i), layer
+
     def flattened(self) -> list[Layer]:
         """The layers, with those of a Sequential among them in its place.
 
@@ -265,58 +356,6 @@ class Sequential:
         """
         nested = [layer.flattened() if type(layer) is Sequential else [layer] for layer in self.layers]
         return [layer for group in nested for layer in group]
-
-    def parameters(self) -> list[Tensor]:
-        return [p for layer in self.layers for p in layer.parameters()]
-
-    def named_tensors(self) -> dict[str, Tensor]:
-        return {
-            f"{i}.{name}": tensor
-            for i, layer in enumerate(self.layers)
-            for name, tensor in layer.named_tensors().items()
-        }
-
-    def load(self, tensors: Mapping[str, Tensor]) -> None:
-        """Copy values in by name. Raises ValueError unless names and shapes are just the network's."""
-        own = self.named_tensors()
-        require_like(tensors, own)
-        with torch.no_grad():
-            for name, tensor in own.items():
-                tensor.copy_(tensors[name])
-
-    def train(self, mode: bool = True) -> Sequential:
-        """Switch every layer to training, or to evaluation with ``mode=False``."""
-        for layer in self.layers:
-            if isinstance(layer, BatchNorm1d):
-                layer.training = mode
-            elif isinstance(layer, Sequential):
-                layer.train(mode)
-        return self
-
-    def eval(self) -> Sequential:
-        """Switch every layer to evaluation."""
-        return self.train(False)
-
-    @property
-    def training(self) -> bool:
-        """Whether any layer would take statistics from its batch."""
-        return any(layer.training for layer in self.layers if isinstance(layer, BatchNorm1d | Sequential))
-
-    @contextmanager
-    def evaluating(self) -> Iterator[Sequential]:
-        """Evaluation without gradients for a ``with`` block; the mode before it comes back."""
-        training = self.training
-        try:
-            with torch.no_grad():
-                yield self.eval()
-        finally:
-            self.train(training)
-
-    def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> Sequential:
-        """Move every tensor, in place, to a device or a floating dtype or both."""
-        for tensor in self.named_tensors().values():
-            tensor.data = tensor.data.to(device=device, dtype=dtype)
-        return self
 
     def __repr__(self) -> str:
         rows = "".join(f"{layer},\n" for layer in self.layers)

@@ -8,7 +8,10 @@ that an untrained network is not confident of anything.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Generator
@@ -23,47 +26,30 @@ from makemore.layers import (
     Linear,
     Sequential,
     Tanh,
+    declared,
 )
 
 
 @dataclass(frozen=True)
-class Network:
-    """The plan of a network; ``build`` makes one of it.
+class Plan:
+    """What a network is made from: a name, three sizes, and the function that makes its layers.
 
-    ``block_size`` characters of context, ``n_embd`` channels a character, ``n_hidden`` channels a
-    hidden layer. Raises UsageError on sizes below 1, and for a hierarchical network on a block size that
-    is no power of two from 2 up.
+    ``block_size`` characters of context, ``n_embd`` channels a character, ``n_hidden`` channels a hidden
+    layer; ``layers(plan, vocab_size, generator)`` draws the initial values in the order of the layers.
+    Raises UsageError on sizes below 1, and on those that ``layers`` refuses.
     """
 
     name: str
     block_size: int
     n_embd: int
     n_hidden: int
-    hierarchical: bool
-    historic_batchnorm: bool = False
+    layers: Callable[[Plan, int, Generator | None], list[Layer]]
 
     def __post_init__(self) -> None:
         for field in ("block_size", "n_embd", "n_hidden"):
             if getattr(self, field) < 1:
                 raise UsageError(f"{field} must be 1 or more, got {getattr(self, field)}")
-        if self.hierarchical and (self.block_size < 2 or self.block_size.bit_count() != 1):
-            raise UsageError(
-                f"network {self.name} fuses pairs: its block size must be a power of two"
-                f" from 2 up (2, 4, 8, 16, ...), got {self.block_size}"
-            )
-
-    @property
-    def fused(self) -> list[int]:
-        """How many consecutive positions each hidden layer fuses: [2, 2, 2] or [8] for a block of 8."""
-        return [2] * (self.block_size.bit_length() - 1) if self.hierarchical else [self.block_size]
-
-    def parameter_count(self, vocab_size: int) -> int:
-        """The number of trained values, without building the network."""
-        count, channels = vocab_size * self.n_embd, self.n_embd
-        for n in self.fused:
-            count += channels * n * self.n_hidden + 2 * self.n_hidden
-            channels = self.n_hidden
-        return count + channels * vocab_size + vocab_size
+        self.parameter_count(1)
 
     def build(self, vocab_size: int, generator: Generator | None = None) -> Sequential:
         """A new network for ``vocab_size`` symbols: indices (B, block_size) -> logits (B, vocab_size).
@@ -71,35 +57,71 @@ class Network:
         Its values are drawn in the order of the layers, as in the lecture; its parameters require a
         gradient.
         """
-        layers: list[Layer] = [Embedding(vocab_size, self.n_embd, generator=generator)]
-        channels, positions = self.n_embd, self.block_size
-        for n in self.fused:
-            positions //= n
-            layers += [
-                FlattenConsecutive(n),
-                Linear(channels * n, self.n_hidden, bias=False, generator=generator),
-                HistoricBatchNorm1d(self.n_hidden, positions)
-                if self.historic_batchnorm
-                else BatchNorm1d(self.n_hidden),
-                Tanh(),
-            ]
-            channels = self.n_hidden
-        output = Linear(channels, vocab_size, generator=generator)
-        output.weight *= 0.1  # less confident
-        network = Sequential([*layers, output])
+        network = Sequential(self.layers(self, vocab_size, generator))
         for p in network.parameters():
             p.requires_grad = True
         return network
 
+    def sizes(self) -> dict[str, Any]:
+        """Name and sizes: what ``network_plan`` takes to make the same plan."""
+        return {name: getattr(self, name) for name in ("name", "block_size", "n_embd", "n_hidden")}
+
+    def parameter_count(self, vocab_size: int) -> int:
+        """The number of trained values; no memory is taken for them."""
+        with torch.device("meta"):
+            return sum(p.numel() for p in self.build(vocab_size).parameters())
+
+
+def tree_layers(
+    plan: Plan, vocab_size: int, generator: Generator | None, historic_batchnorm: bool = False
+) -> list[Layer]:
+    """Pairs are fused until one position is left. Raises UsageError unless they come out even."""
+    if plan.block_size < 2 or plan.block_size.bit_count() != 1:
+        raise UsageError(
+            f"network {plan.name} fuses pairs: its block size must be a power of two"
+            f" from 2 up (2, 4, 8, 16, ...), got {plan.block_size}"
+        )
+    return _fusing_layers(plan, vocab_size, generator, 2, historic_batchnorm)
+
+
+def flat_layers(plan: Plan, vocab_size: int, generator: Generator | None) -> list[Layer]:
+    """All characters are fused at once."""
+    return _fusing_layers(plan, vocab_size, generator, plan.block_size)
+
+
+def _fusing_layers(
+    plan: Plan, vocab_size: int, generator: Generator | None, n: int, historic_batchnorm: bool = False
+) -> list[Layer]:
+    """Every n positions become one, time and again."""
+    layers: list[Layer] = [Embedding(vocab_size, plan.n_embd, generator=generator)]
+    channels, positions = plan.n_embd, plan.block_size
+    while positions > 1 or len(layers) == 1:
+        positions //= n
+        norm = (
+            HistoricBatchNorm1d(plan.n_hidden, positions)
+            if historic_batchnorm
+            else BatchNorm1d(plan.n_hidden)
+        )
+        layers += [
+            FlattenConsecutive(n),
+            Linear(channels * n, plan.n_hidden, bias=False, generator=generator),
+            norm,
+            Tanh(),
+        ]
+        channels = plan.n_hidden
+    output = Linear(channels, vocab_size, generator=generator)
+    output.weight *= 0.1  # less confident
+    return [*layers, output]
+
 
 NETWORKS = {
-    network.name: network
-    for network in (
-        Network("mlp", 3, 10, 200, hierarchical=False),
-        Network("mlp-8", 8, 10, 200, hierarchical=False),
-        Network("hierarchical-bug", 8, 10, 68, hierarchical=True, historic_batchnorm=True),
-        Network("hierarchical", 8, 10, 68, hierarchical=True),
-        Network("wavenet", 8, 24, 128, hierarchical=True),
+    plan.name: plan
+    for plan in (
+        Plan("mlp", 3, 10, 200, flat_layers),
+        Plan("mlp-8", 8, 10, 200, flat_layers),
+        Plan("hierarchical-bug", 8, 10, 68, partial(tree_layers, historic_batchnorm=True)),
+        Plan("hierarchical", 8, 10, 68, tree_layers),
+        Plan("wavenet", 8, 24, 128, tree_layers),
     )
 }
 """The performance log, from its first row to its last."""
@@ -112,22 +134,23 @@ def network_plan(
     block_size: int | None = None,
     n_embd: int | None = None,
     n_hidden: int | None = None,
-) -> Network:
+) -> Plan:
     """The plan of that name, with sizes replaced where given. Raises UsageError on an unknown name."""
     if name not in NETWORKS:
         raise UsageError(f"unknown network {name!r}: choose from {', '.join(NETWORKS)}")
-    plan = NETWORKS[name]
-    return replace(
-        plan,
-        block_size=plan.block_size if block_size is None else block_size,
-        n_embd=plan.n_embd if n_embd is None else n_embd,
-        n_hidden=plan.n_hidden if n_hidden is None else n_hidden,
-    )
+    sizes: dict[str, Any] = {"block_size": block_size, "n_embd": n_embd, "n_hidden": n_hidden}
+    return replace(NETWORKS[name], **{field: size for field, size in sizes.items() if size is not None})
 
 
 def block_size(network: Sequential) -> int:
-    """The context length a network takes: the product of what its FlattenConsecutives fuse."""
-    return math.prod(layer.n for layer in network.layers if isinstance(layer, FlattenConsecutive))
+    """The context length a network takes: the product of what its layers fuse."""
+    return math.prod(positions_fused(layer) for layer in network.flattened())
+
+
+def positions_fused(layer: Layer) -> int:
+    """How many consecutive positions the layer makes one; 1 if it declares nothing."""
+    fused = declared(layer, "positions_fused")
+    return 1 if fused is None else int(fused(layer))
 
 
 def summary(network: Sequential, batch_size: int = 32) -> str:
@@ -135,9 +158,10 @@ def summary(network: Sequential, batch_size: int = 32) -> str:
     device = network.parameters()[0].device
     with network.evaluating():
         network(torch.zeros((batch_size, block_size(network)), dtype=torch.int64, device=device))
+    layers = network.flattened()
     rows = [
         (str(layer), str(tuple(layer.out.shape)), f"{sum(p.numel() for p in layer.parameters()):,}")
-        for layer in network.layers
+        for layer in layers
     ]
     total = sum(p.numel() for p in network.parameters())
     rows = [("layer", "output", "parameters"), *rows, ("total", "", f"{total:,}")]

@@ -1,4 +1,4 @@
-"""Pictures of a training run (lecture cell 11); only drawing.py imports matplotlib as well."""
+"""Pictures of a training run (lecture cell 11); the drawings of ``convolution/`` use matplotlib too."""
 
 from __future__ import annotations
 
@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import BinaryIO
 
 from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties, findfont, get_font
 from torch import Tensor
 
-from makemore.training import Evaluation, LectureRecipe, Recipe
+from makemore.recipes import Recipe
+from makemore.training import Evaluation
 
 LECTURE_WINDOW = 1000
 """Steps that one point of the lecture's curve is the mean of."""
@@ -51,7 +53,7 @@ def plot_losses(
             *zip(*val, strict=True), "o", markersize=4, label=f"val loss, {10 ** val[-1][1]:.4f} at the end"
         )
     if recipe is not None:
-        step, text = turn(recipe)
+        step, text = recipe.turn()
         axes.axvline(step, color="grey", linestyle="--", linewidth=1)
         axes.text(
             step,
@@ -64,18 +66,24 @@ def plot_losses(
         )
     axes.set_xlabel("step")
     axes.set_ylabel("log10 of the loss (nats per symbol)")
-    axes.set_title(title)
+    axes.set_title(drawable(title), parse_math=False)
     axes.xaxis.set_major_formatter("{x:,.0f}")
     axes.grid(alpha=0.3)
     axes.legend(loc="upper right")
     return figure
 
 
-def turn(recipe: Recipe) -> tuple[float, str]:
-    """The step at which the learning rate turns, and how."""
-    if isinstance(recipe, LectureRecipe):
-        return recipe.lr_drop, f"lr {recipe.lr:g} to {recipe.lr_final:g}"
-    return recipe.warm_up * recipe.steps, f"lr up to {recipe.lr:g}, then a cosine to 0"
+def drawable(text: str) -> str:
+    """The text with a mark in place of every character that the font has no picture of.
+
+    >>> drawable("emma 日本語")
+    'emma ���'
+    """
+    font = get_font(findfont(FontProperties()))
+    return "".join(
+        ch if ch.isprintable() and font.get_char_index(ord(ch)) else "\N{REPLACEMENT CHARACTER}"
+        for ch in text
+    )
 
 
 def save_figure(figure: Figure, file: str | Path | BinaryIO) -> None:

@@ -16,7 +16,7 @@ import math
 import pickletools
 import zipfile
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, astuple, dataclass, fields
+from dataclasses import astuple, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -26,9 +26,12 @@ from torch import Generator, Tensor
 from makemore.errors import ModelFileError, WriteError
 from makemore.files import replacing
 from makemore.layers import Sequential
-from makemore.networks import Network
-from makemore.training import Evaluation
+from makemore.networks import Plan, network_plan
+from makemore.training import Evaluation, Trainer
 from makemore.words import Vocabulary
+
+MODEL_FILE = "model.safetensors"
+"""The name of a run's model file."""
 
 FORMAT = "makemore model"
 VERSION = 1
@@ -61,12 +64,26 @@ class Progress:
     generator: Tensor
     state: Mapping[str, Tensor]
 
+    @classmethod
+    def of(cls, trainer: Trainer, settings: Mapping[str, Any], fingerprint: str, finished: bool) -> Progress:
+        """Where a trainer stands."""
+        return cls(
+            settings=settings,
+            fingerprint=fingerprint,
+            finished=finished,
+            step=trainer.step,
+            losses=trainer.losses,
+            evaluations=trainer.evaluations,
+            generator=trainer.generator.get_state(),
+            state={} if finished else trainer.state(),
+        )
+
 
 @dataclass(frozen=True)
 class Model:
     """A network with what is needed to build, feed and read it, and the run it comes from."""
 
-    plan: Network
+    plan: Plan
     vocabulary: Vocabulary
     network: Sequential
     progress: Progress | None = None
@@ -80,9 +97,9 @@ def save_model(model: Model, path: str | Path) -> None:
     content: dict[str, Any] = {
         "format": FORMAT,
         "version": VERSION,
-        "plan": asdict(model.plan),
+        "plan": model.plan.sizes(),
         "characters": model.vocabulary.characters,
-        "tensors": {name: t.detach().cpu().clone() for name, t in model.network.named_tensors().items()},
+        "tensors": {name: t.detach().cpu().clone() for name, t in model.network.state_dict().items()},
         "progress": None,
     }
     if model.progress is not None:
@@ -153,7 +170,7 @@ def _model_of(content: Any, size: int) -> Model:
     for name in ("block_size", "n_embd", "n_hidden"):
         _require(type(plan_fields[name]) is int and plan_fields[name] < 2**31, name)
     _require(isinstance(plan_fields["name"], str), "name")
-    plan = Network(**plan_fields)
+    plan = network_plan(**plan_fields)
     characters = content["characters"]
     _require(isinstance(characters, str), "characters")
     vocabulary = Vocabulary(characters)
@@ -165,13 +182,13 @@ def _model_of(content: Any, size: int) -> Model:
     network = plan.build(len(vocabulary), Generator())
     tensors = content["tensors"]
     dtype = tensors["0.weight"].dtype
-    own = network.named_tensors()
+    own = network.state_dict()
     for name, tensor in tensors.items():
         _require(name in own and tensor.shape == own[name].shape, name)
         _require(tensor.dtype == dtype and dtype in (torch.float32, torch.float64), name)
         _require(bool(tensor.isfinite().all()), name)
         _require("running_var" not in name or bool((tensor >= 0).all()), name)
-    network.to(dtype=dtype).load(tensors)
+    network.to(dtype=dtype).load_state_dict(tensors)
     progress = content["progress"]
     return Model(
         plan,

@@ -13,11 +13,10 @@ import torch
 from torch import Generator
 from tqdm import tqdm
 
-from makemore.checkpoint import Model, load_model
-from makemore.convolution import fast_form, log_likelihoods
+from makemore.convolution import Filters, Sample, generate, generate_scored, log_likelihoods
+from makemore.convolution.forms import form_of
 from makemore.errors import MakemoreError, UsageError
-from makemore.generation import Filters, Sample, generate, generate_plain, generate_scored
-from makemore.layers import Sequential
+from makemore.model_file import Model, load_model
 from makemore.words import load_words
 
 CHUNK = 8192
@@ -67,10 +66,7 @@ def write_words(model: Model, wanted: Wanted, generator: Generator, data: str | 
 def draw(model: Model, wanted: Wanted, generator: Generator) -> Iterator[Sample]:
     """Words as they come: as many as wanted, or without end if some of them may not be wanted."""
     number = None if wanted.unique or wanted.novel else wanted.number
-    form = fast_form(model.network)
-    if isinstance(form, Sequential):
-        return generate_plain(form, model.vocabulary, generator, number, wanted.filters, prefix=wanted.prefix)
-    arguments = (form, model.vocabulary, generator, number, wanted.filters)
+    arguments = (model.network, model.vocabulary, generator, number, wanted.filters)
     if wanted.with_score:
         return generate_scored(*arguments, prefix=wanted.prefix)
     return (Sample(word, 0.0) for word in generate(*arguments, prefix=wanted.prefix))
@@ -141,7 +137,7 @@ def write_scores(model: Model, file: BinaryIO, name: str) -> None:
     The stop counts as a character, as in the loss. Blank lines are passed over. A word with a character the
     model does not know gets nan, and is reported on stderr.
     """
-    form = fast_form(model.network)
+    form = form_of(model.network)
     known = set(model.vocabulary.characters)
     unknown = 0
     numbered = enumerate(file, start=1)

@@ -18,8 +18,7 @@ agree to rounding (1e-5 in float32, 1e-12 in float64), not bit for bit.
 
 from __future__ import annotations
 
-import functools
-import math
+import copy
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
@@ -27,18 +26,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from makemore.layers import (
-    BatchNorm1d,
-    Embedding,
-    FlattenConsecutive,
-    HistoricBatchNorm1d,
-    Layer,
-    Linear,
-    Sequential,
-    Tanh,
-)
-from makemore.networks import block_size
-from makemore.words import STOP, Examples, Vocabulary
+from makemore.layers import Embedding, Layer, Sequential, declared
+from makemore.networks import positions_fused
+from makemore.words import STOP, Examples
 
 TILE = 256
 """Rows that are multiplied at a time: always as many, see ``products``."""
@@ -49,15 +39,9 @@ SUM_ROWS = 1024
 PIECE_VALUES = 2**22
 """Values of a layer's output that are held at a time: 16 MB in float32."""
 
-PLAIN_PIECE = 2048
-"""Examples that go through all the layers at a time."""
-
-CHUNK_SYMBOLS = 2**20
-"""Symbols of a list of words that are encoded at a time."""
-
 
 class Stage(NamedTuple):
-    """One causal convolution, with or without tanh after it.
+    """One causal convolution, with or without a layer after it that acts on each position alone.
 
     ``weight``, (n, C_in, C_out), has the oldest of the n fused positions first; they lie ``dilation``
     symbols apart. ``bias`` is (C_out,).
@@ -66,7 +50,11 @@ class Stage(NamedTuple):
     weight: Tensor
     bias: Tensor
     dilation: int
-    tanh: bool
+    activation: Layer | None
+
+    def activated(self, x: Tensor) -> Tensor:
+        """What the stage makes of the sums of its products."""
+        return x if self.activation is None else self.activation(x)
 
     @property
     def lags(self) -> list[int]:
@@ -100,18 +88,17 @@ class Stage(NamedTuple):
         ``products``. Returns (D, C_out) for D distinct windows, and (N,).
         """
         if len(columns) == 1:
-            return (products[0].tanh() if self.tanh else products[0]), columns[0]
+            return self.activated(products[0]), columns[0]
         members, ids = distinct(columns)
         columns = [column.index_select(0, members) for column in columns]
-        nodes = products[0].new_empty((len(members), products[0].shape[1]))
+        nodes = []
         for start in range(0, len(members), SUM_ROWS):
             rows = slice(start, start + SUM_ROWS)
-            torch.index_select(products[0], 0, columns[0][rows], out=nodes[rows])
+            total = products[0].index_select(0, columns[0][rows])
             for product, column in zip(products[1:], columns[1:], strict=True):
-                nodes[rows] += product.index_select(0, column[rows])
-            if self.tanh:
-                nodes[rows].tanh_()
-        return nodes, ids
+                total += product.index_select(0, column[rows])
+            nodes.append(self.activated(total))
+        return torch.cat(nodes), ids
 
 
 def distinct(columns: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
@@ -141,15 +128,17 @@ class Convolution:
         self.embedding = embedding
         self.stages = list(stages)
         self.block_size = 1 + sum(stage.lags[0] for stage in self.stages)
+        self.device = embedding.device
 
     @classmethod
     @torch.no_grad()
     def from_network(cls, network: Sequential) -> Convolution:
         """The convolution equal to a network: an Embedding, then any of our other layers.
 
-        Each Linear and BatchNorm1d becomes part of one affine map, which ends at a Tanh or where
-        positions are fused. Raises ValueError on a layer it does not know, and on statistics kept for
-        each position apart: such a network computes something else at each position of its context.
+        Layers that declare an ``affine`` map become part of one, which ends at a layer that acts on each
+        position alone or where positions are fused. Raises ValueError on a layer that declares nothing of
+        this, and on statistics kept for each position apart: such a network computes something else at
+        each position of its context.
         """
         layers = network.flattened()
         first = layers.pop(0) if layers else None
@@ -160,25 +149,25 @@ class Convolution:
         affine = _Affine(channels)
         n, dilation = 1, 1
 
-        def end(tanh: bool) -> None:
+        def end(activation: Layer | None) -> None:
             nonlocal affine, n, dilation
             weight, bias = affine.weight.to(like), affine.bias.to(like)
-            stages.append(Stage(weight.view(n, -1, len(bias)), bias, dilation, tanh))
+            stages.append(Stage(weight.view(n, -1, len(bias)), bias, dilation, activation))
             affine = _Affine(len(bias))
             n, dilation = 1, dilation * n
 
         for layer in layers:
-            if type(layer) is Tanh:
-                end(tanh=True)
-            elif type(layer) is FlattenConsecutive:
+            if declared(layer, "acts_per_position"):
+                end(copy.deepcopy(layer))
+            elif declared(layer, "positions_fused"):
                 if affine.used:
-                    end(tanh=False)
-                n *= layer.n
-                affine = _Affine(len(affine.bias) * layer.n)
+                    end(None)
+                n *= positions_fused(layer)
+                affine = _Affine(len(affine.bias) * positions_fused(layer))
             else:
                 affine.append(layer)
         if affine.used or n > 1 or not stages:
-            end(tanh=False)
+            end(None)
         return cls(like.detach().clone(), stages)
 
     @torch.no_grad()
@@ -193,7 +182,7 @@ class Convolution:
         for stage in self.stages:
             weight = stage.weight.permute(2, 1, 0)  # (n, C_in, C_out) -> (C_out, C_in, n)
             x = F.conv1d(x, weight, stage.bias, dilation=stage.dilation)
-            x = x.tanh() if stage.tanh else x
+            x = stage.activated(x.transpose(1, 2)).transpose(1, 2)  # layers take (B, L, C)
         return x.transpose(1, 2)  # (B, vocab_size, L) -> (B, L, vocab_size)
 
     @torch.no_grad()
@@ -220,16 +209,8 @@ class Convolution:
             yield F.log_softmax(nodes, dim=1)[ids, symbols][start - first :]
 
 
-def fast_form(network: Sequential) -> Convolution | Sequential:
-    """The network's convolution, or the network itself if no convolution is equal to it."""
-    try:
-        return Convolution.from_network(network)
-    except ValueError:  # the historic BatchNorm computes something else at each position
-        return network
-
-
 class _Affine:
-    """Linear and BatchNorm1d layers multiplied out into one, x @ weight + bias, in float64 on the CPU."""
+    """Affine layers multiplied out into one, x @ weight + bias, in float64 on the CPU."""
 
     def __init__(self, dim: int) -> None:
         self.weight = torch.eye(dim, dtype=torch.float64)
@@ -237,22 +218,11 @@ class _Affine:
         self.used = False
 
     def append(self, layer: Layer) -> None:
-        values = {name: tensor.to("cpu", torch.float64) for name, tensor in layer.named_tensors().items()}
-        if type(layer) is Linear:
-            fan_in = len(values["weight"])
-            scale, shift = values["weight"], values.get("bias", torch.zeros(()))
-        elif type(layer) is BatchNorm1d or type(layer) is HistoricBatchNorm1d:
-            if layer.running_mean.ndim > 1:
-                raise ValueError(
-                    f"{layer} has other statistics at each of {len(layer.running_mean)} positions:"
-                    " no convolution is equal to it"
-                )
-            fan_in = len(values["gamma"])
-            scale = values["gamma"] / torch.sqrt(values["running_var"] + layer.eps)
-            shift = values["beta"] - values["running_mean"] * scale
-        else:
+        affine = declared(layer, "affine")
+        if affine is None:
             raise ValueError(f"cannot make a convolution of the layer {layer}")
-        if fan_in != len(self.bias):
+        scale, shift = affine(copy.deepcopy(layer).to("cpu", torch.float64))
+        if len(scale) != len(self.bias):
             raise ValueError(f"{layer} does not fit its input of {len(self.bias)} channels")
         if scale.ndim == 1:  # a factor for each channel
             self.weight, self.bias = self.weight * scale, self.bias * scale + shift
@@ -260,53 +230,3 @@ class _Affine:
             self.weight = self.weight @ scale if self.used else scale
             self.bias = self.bias @ scale + shift
         self.used = True
-
-
-def plain_log_probs(network: Sequential, examples: Examples) -> Iterator[Tensor]:
-    """``Convolution.log_probs`` by the lecture's way: every example through all the layers."""
-    for start in range(0, len(examples), PLAIN_PIECE):
-        X, Y = examples[start : start + PLAIN_PIECE]
-        with network.evaluating():
-            yield F.log_softmax(network(X), dim=1).gather(1, Y.unsqueeze(1)).squeeze(1)
-
-
-def convolution_loss(convolution: Convolution, examples: Examples) -> float:
-    """Mean cross-entropy on the examples in nats per symbol: ``split_loss``'s figure, sooner."""
-    total = math.fsum(piece.sum(dtype=torch.float64).item() for piece in convolution.log_probs(examples))
-    return -total / len(examples)
-
-
-def log_likelihoods(
-    network: Convolution | Sequential, vocabulary: Vocabulary, words: Sequence[str]
-) -> Tensor:
-    """The log-likelihood of each word, its stop included, in nats: float64, (len(words),), on the CPU.
-
-    A ``Sequential`` goes the lecture's way, for layers that no convolution is equal to. Raises DataError
-    that names a character the vocabulary lacks.
-    """
-    if isinstance(network, Convolution):
-        size, device, log_probs = network.block_size, network.embedding.device, network.log_probs
-    else:
-        size, device = block_size(network), network.parameters()[0].device
-        log_probs = functools.partial(plain_log_probs, network)
-    scores = [torch.empty(0, dtype=torch.float64)]
-    for chunk in _chunks(words):
-        # In alphabetical order, words with a beginning in common share its nodes: 1.5x.
-        order = sorted(range(len(chunk)), key=chunk.__getitem__)
-        symbols = vocabulary.encode_all([chunk[i] for i in order])
-        stops = symbols == STOP
-        place = stops.cumsum(dim=0) - stops.long()  # of the word that each symbol belongs to
-        pieces = [piece.cpu() for piece in log_probs(Examples(symbols, size).to(device))]
-        score = torch.zeros(len(chunk), dtype=torch.float64)
-        scores.append(score.index_add_(0, torch.tensor(order)[place], torch.cat(pieces).double()))
-    return torch.cat(scores)
-
-
-def _chunks(words: Sequence[str]) -> Iterator[Sequence[str]]:
-    """The words in groups of some ``CHUNK_SYMBOLS`` symbols."""
-    first = symbols = 0
-    for i, word in enumerate(words):
-        symbols += len(word) + 1
-        if symbols >= CHUNK_SYMBOLS or i == len(words) - 1:
-            yield words[first : i + 1]
-            first, symbols = i + 1, 0

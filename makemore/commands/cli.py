@@ -1,4 +1,4 @@
-"""The commands ``makemore-train`` and ``makemore-sample``; the only module that knows argparse.
+"""The commands ``makemore-train``, ``makemore-sample``, ``makemore-draw``. Only this module knows argparse.
 
 torch is imported after the arguments are parsed, so that ``--help`` answers at once. Mistakes end with
 one line on stderr: exit code 2 for wrong usage (flags, files, sizes), 1 for a run that failed.
@@ -17,8 +17,9 @@ from pathlib import Path
 from typing import NoReturn
 
 import makemore
+from makemore.commands.settings import flag, flags
 from makemore.errors import MakemoreError, UsageError
-from makemore.settings import CHOICES, NAMES, RANGES, flag
+from makemore.recipes import FIRST
 
 
 class Parser(argparse.ArgumentParser):
@@ -37,40 +38,35 @@ class Parser(argparse.ArgumentParser):
         self.exit(2, f"{self.prog}: {message} (see {self.prog} --help)\n")
 
 
-def whole(low: float, high: float) -> Callable[[str], int]:
-    """A flag's type: a whole number within bounds."""
+def number_type(kind: type, low: float, high: float) -> Callable[[str], float]:
+    """A flag's type: a whole number (``kind`` int) or any number (float) within bounds."""
+    what = "a whole number" if kind is int else "a number"
+    bounds = f"from {low} to {high}" if kind is int else f"from {low:g} to {high:g}"
 
-    def parse(text: str) -> int:
+    def parse(text: str) -> float:
         try:
-            value = int(text)
+            value: float = kind(text)
         except ValueError:
-            value = int(low) - 1
+            value = math.nan
         if not low <= value <= high:
-            raise argparse.ArgumentTypeError(
-                f"must be a whole number from {low} to {high}, got {text[:80]!r}"
-            )
+            raise argparse.ArgumentTypeError(f"must be {what} {bounds}, got {text[:80]!r}")
         return value
 
     return parse
+
+
+def whole(low: int, high: int) -> Callable[[str], float]:
+    """A flag's type: a whole number within bounds."""
+    return number_type(int, low, high)
 
 
 def real(low: float, high: float) -> Callable[[str], float]:
     """A flag's type: a number within bounds."""
-
-    def parse(text: str) -> float:
-        try:
-            value = float(text)
-        except ValueError:
-            value = math.nan
-        if not low <= value <= high:
-            raise argparse.ArgumentTypeError(f"must be a number from {low:g} to {high:g}, got {text[:80]!r}")
-        return value
-
-    return parse
+    return number_type(float, low, high)
 
 
 def train_parser() -> Parser:
-    """The flags of ``makemore-train``.
+    """The flags of ``makemore-train``, made from the knobs.
 
     A setting that is not given stays None, so that a resumed run can tell what is asked of it anew.
     """
@@ -79,52 +75,22 @@ def train_parser() -> Parser:
         description="Train a network of the lecture on a word list, plot its loss, print new words.",
     )
     parser.add_argument("--version", action="version", version=f"%(prog)s {makemore.__version__}")
-
-    def text(name: str, help: str, metavar: str | None = None) -> None:
-        parser.add_argument(flag(name), help=help, metavar=metavar, choices=CHOICES.get(name))
-
-    def number(name: str, help: str, kind: Callable[[float, float], Callable[[str], float]] = whole) -> None:
-        metavar = "N" if kind is whole else "X"
-        parser.add_argument(flag(name), help=help, metavar=metavar, type=kind(*RANGES[name]))
-
-    text("recipe", "how to train (default: modern; lecture: the lecture's run, digit for digit)")
-    text(
-        "data",
-        "word list, utf-8, one word a line; 'lecture' for the lecture's own, downloaded once"
-        " (default: the bundled names)",
-        "PATH",
-    )
-    text(
-        "network",
-        "mlp, mlp-8, hierarchical-bug, hierarchical or wavenet: the lecture's log, row by row"
-        " (default: wavenet)",
-        "NAME",
-    )
-    number("block_size", "characters of context")
-    number("n_embd", "channels of a character")
-    number("n_hidden", "channels of a hidden layer")
-    number("steps", "updates (default: lecture 200,000, modern by the number of words)")
-    number("batch_size", "examples in each (default: lecture 32, modern up to 1,024)")
-    number("lr", "learning rate (default: lecture 0.1, modern 0.02, of Muon)", real)
-    number("lr_final", "lecture: the last learning rate (default: lr / 10)", real)
-    number("lr_drop", "lecture: the first step with it (default: after 3/4 of the steps)")
-    number("lr_other", "modern: peak learning rate of AdamW (default: 0.008)", real)
-    number("weight_decay", "modern: of the last layer (default: by the number of words)", real)
-    number("warm_up", "modern: share of the steps in which learning rates rise (default: 0.05)", real)
-    number("drop", "modern: probability to drop old characters (default: by the number of words)", real)
-    text("targets", "modern: soft, the distribution after a context, or hard (default: soft)")
-    number("shared", "modern: examples of one context in one row (default: 4, with teachers 2)")
-    number("teachers", "modern: networks to train first and learn from (default: 0; 4: better, slower)")
-    number("patience", "modern: evaluations without a lower val loss before it stops (default: 5)")
-    text("engine", "gradients derived by hand, or the lecture's autograd (default: backprop)")
-    number("seed", "seed of weights, batches and new words (default: 42)")
-    text("device", "auto, cpu, cuda or cuda:n (default: auto)", "NAME")
-    number("threads", "CPU threads (default: 1, the fastest for steps as small as these)")
-    number("log_every", "steps from line to line (default: 1/20 of all, 10,000 at most)")
-    number("eval_every", "steps from val loss to val loss (default: as --log-every)")
-    number("save_every", "seconds from model file to model file (default: 10)", real)
-    number("samples", "new words at the end (default: 20)")
-    own = parser.add_argument
+    all_flags = list(flags())
+    recipes = dict.fromkeys(known.group for known in all_flags if known.group.endswith(" recipe"))
+    groups = {
+        title: parser.add_argument_group(title)
+        for title in (FIRST, "network", "training", *recipes, "output")
+    }
+    for known in all_flags:
+        number = known.knob.kind is not str
+        groups[known.group].add_argument(
+            flag(known.name),
+            help=known.help.replace("%", "%%"),
+            choices=known.knob.choices or None,
+            type=number_type(known.knob.kind, known.low, known.high) if number else str,
+            metavar=("N" if known.knob.kind is int else "X") if number else known.knob.metavar,
+        )
+    own = groups[FIRST].add_argument
     own("--out-dir", type=Path, default=Path("out"), metavar="DIR", help="where results go (default: out)")
     own("--resume", action="store_true", help="go on with the run in --out-dir")
     own("--overwrite", action="store_true", help="replace the run in --out-dir")
@@ -137,10 +103,11 @@ def train_main(argv: Sequence[str] | None = None) -> int:
     args = parser.parse(argv)
     if args.resume and args.overwrite:
         parser.error("--resume goes on with a run, --overwrite replaces it: choose one")
-    given = {name: value for name in NAMES if (value := getattr(args, name)) is not None}
+    names = [known.name for known in flags()]
+    given = {name: value for name in names if (value := getattr(args, name)) is not None}
 
     def run() -> None:
-        from makemore.run import train
+        from makemore.commands.train import train
 
         train(given, args.out_dir, resume=args.resume, overwrite=args.overwrite)
 
@@ -165,7 +132,13 @@ def sample_parser() -> Parser:
     )
     add = parser.add_argument
     add("--version", action="version", version=f"%(prog)s {makemore.__version__}")
-    add("model", nargs="?", type=Path, default=Path("out/model.pt"), help="default: out/model.pt")
+    add(
+        "model",
+        nargs="?",
+        type=Path,
+        default=Path("out/model.safetensors"),
+        help="default: out/model.safetensors",
+    )
     add("-n", "--number", type=whole(0, 10**9), default=20, metavar="N", help="words (default: 20)")
     add("--seed", type=whole(0, 2**63 - 1), metavar="N", help="the same words each time (default: new ones)")
     add("--prefix", default="", metavar="TEXT", help="how every word starts")
@@ -207,9 +180,9 @@ def sample_main(argv: Sequence[str] | None = None) -> int:
     def run() -> None:
         import torch
 
-        from makemore.generation import Filters
-        from makemore.run import resolve_device
-        from makemore.writing import Wanted, open_model, write_scores, write_words
+        from makemore.commands.guards import resolve_device
+        from makemore.commands.sample import Wanted, open_model, write_scores, write_words
+        from makemore.convolution import Filters
 
         torch.set_num_threads(1)
         try:
@@ -235,6 +208,54 @@ def sample_main(argv: Sequence[str] | None = None) -> int:
             write_words(model, wanted, generator, args.data)
 
     return answer(parser.prog, run)
+
+
+def draw_parser() -> Parser:
+    """The flags of ``makemore-draw``."""
+    parser = Parser(
+        prog="makemore-draw",
+        description="Draw which characters each node of a network sees: the tree, and the dilated"
+        " convolutions it is one output of.",
+    )
+    parser.add_argument("--version", action="version", version=f"%(prog)s {makemore.__version__}")
+    parser.add_argument(
+        "picture", nargs="?", type=Path, default=Path("nodes.png"), help="PNG to write (default: nodes.png)"
+    )
+    parser.add_argument(
+        "--network", metavar="NAME", help="a network of the lecture's log by name (default: wavenet)"
+    )
+    parser.add_argument("--model", type=Path, metavar="FILE", help="draw the network of a model file instead")
+    parser.add_argument(
+        "--word", default="diondre", metavar="TEXT", help="the word to draw (default: diondre)"
+    )
+    return parser
+
+
+def draw_main(argv: Sequence[str] | None = None) -> int:
+    """``makemore-draw``."""
+    parser = draw_parser()
+    args = parser.parse(argv)
+    if args.model is not None and args.network is not None:
+        parser.error("--model has a network of its own: leave out --network")
+
+    def run() -> None:
+        from makemore.commands.draw import draw
+
+        draw(args.picture, args.network, args.model, args.word)
+
+    return answer(parser.prog, run)
+
+
+COMMANDS = {"train": train_main, "sample": sample_main, "draw": draw_main}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """``python -m makemore``: each command by its name."""
+    parser = Parser(prog="python -m makemore", description="One command for each thing that makemore does.")
+    parser.add_argument("command", choices=COMMANDS, help="makemore-train, makemore-sample or makemore-draw")
+    parser.add_argument("flags", nargs=argparse.REMAINDER, help="see --help of each command")
+    args = parser.parse_args(argv)
+    return COMMANDS[args.command](args.flags)
 
 
 def answer(prog: str, run: Callable[[], None]) -> int:

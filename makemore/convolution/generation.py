@@ -1,21 +1,19 @@
-"""Many new words at once, with cached nodes (beyond the lecture; its own loop is in sampling.py).
+"""Many new words at once (beyond the lecture; its own loop is in sampling.py).
 
-For each new character a network needs one new node a layer; the other nodes below its output are those
-of characters before ("fast wavenet" queues). All words of a batch grow in step, equal contexts are
-computed once, and a word that has stopped takes no further part.
+All words of a batch grow in step, equal contexts are computed once, and a word that has stopped takes no
+further part.
 
 Departures from the lecture's loop:
 
 * The draws are numbers in [0, 1), one for each word and position, that depend on the seed alone; a
   symbol is looked up in the cumulative probabilities. So the words do not depend on the batch size, and
-  ``generate_plain``, one word at a time through the layers, gives the same ones: in float64 always, in
-  float32 but for a draw that falls within rounding of a boundary (some 1 word in 100,000).
+  drawn one at a time through the layers they are the same: in float64 always, in float32 but for a
+  draw that falls within rounding of a boundary (some 1 word in 100,000).
 * The filters of ``Filters``, in the order of its fields.
 """
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -25,24 +23,20 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor
 
-from makemore.convolution import Convolution
+from makemore.convolution.forms import AnyForm, form_of
+from makemore.convolution.queues import GrowingWords
 from makemore.errors import MakemoreError
-from makemore.layers import Sequential
-from makemore.networks import block_size
 from makemore.sampling import MAX_LENGTH, next_symbol_probs
 from makemore.words import STOP, Vocabulary
 
-BLOCK = 1024
+SEEDED_WORDS = 1024
 """Words that share a generator. Another number gives other words for the same seed."""
 
-BATCH = 32 * BLOCK
+BATCH = 32 * SEEDED_WORDS
 """Words that grow in step unless they or their layers are so large that fewer must do."""
 
 BATCH_VALUES = 2**22
 """Values of a layer's output, or symbols, that a batch may come to: 16 MB in float32."""
-
-TABLE_VALUES = 2**21
-"""Values that the table of the first layer's nodes may have."""
 
 
 class Sample(NamedTuple):
@@ -118,70 +112,18 @@ def draw(probs: Tensor, ids: Tensor, u: Tensor) -> Tensor:
 def draws(generator: Generator, words: int) -> Iterator[Tensor]:
     """Numbers in [0, 1) for that many words, (words,) in float64, position after position, without end.
 
-    Each block of ``BLOCK`` words has a generator of its own, seeded from the one given: what a word draws
+    Every ``SEEDED_WORDS`` words have a generator of their own, seeded from the one given: what a word draws
     does not depend on the words it is drawn together with.
     """
-    seeds = torch.randint(2**63 - 1, (-(-words // BLOCK),), generator=generator)
+    seeds = torch.randint(2**63 - 1, (-(-words // SEEDED_WORDS),), generator=generator)
     generators = [Generator().manual_seed(seed) for seed in seeds.tolist()]
     while True:
-        u = [torch.rand(BLOCK, dtype=torch.float64, generator=g) for g in generators]
+        u = [torch.rand(SEEDED_WORDS, dtype=torch.float64, generator=g) for g in generators]
         yield torch.cat(u)[:words]
 
 
-class Queues:
-    """The cached nodes of some words that grow in step.
-
-    For each layer that fuses positions, the products of the nodes at the latest positions, as many
-    as a later node looks back to, and which of these nodes each word has. The first layer's nodes are
-    looked up in a table of all windows of symbols, unless that would be too large.
-    """
-
-    def __init__(self, convolution: Convolution) -> None:
-        table, stages, n = convolution.embedding, convolution.stages, 1
-        self.vocab_size = len(table)
-        fused, _, width = stages[0].weight.shape
-        if len(stages) > 1 and self.vocab_size**fused * width <= TABLE_VALUES:
-            every = torch.arange(self.vocab_size**fused, device=table.device)
-            columns = [every // self.vocab_size**j % self.vocab_size for j in reversed(range(fused))]
-            nodes, ids = stages[0].fuse(stages[0].products(table), columns)
-            table, stages, n = nodes[ids], stages[1:], fused
-        self.windows = self.vocab_size**n
-        self.stages = stages
-        self.table = table  # (windows, C)
-        self.products = stages[0].products(table)
-
-    def start(self, words: int) -> None:
-        """Begin that many words anew."""
-        self.window = torch.zeros(words, dtype=torch.int64, device=self.table.device)
-        self.queues: list[list[tuple[Tensor, list[Tensor]]]] = [[] for _ in self.stages]
-
-    def append(self, symbols: Tensor) -> tuple[Tensor, Tensor]:
-        """Lengthen every word by a symbol, (W,); at first, by the stop that starts it.
-
-        Returns the logits of the distinct contexts, (D, vocab_size), and which of them each word has,
-        (W,).
-        """
-        self.window = (self.window * self.vocab_size + symbols) % self.windows
-        nodes, ids = self.table, self.window
-        for stage, queue in zip(self.stages, self.queues, strict=True):
-            products = self.products if nodes is self.table else stage.products(nodes)
-            # At the start a word has looked at nothing but padding, as often as a node looks back.
-            queue.extend([(ids, products)] * (1 if queue else stage.lags[0] + 1))
-            seen = [queue[-1 - lag] for lag in stage.lags]
-            columns = [ids for ids, _ in seen]
-            nodes, ids = stage.fuse([products[j] for j, (_, products) in enumerate(seen)], columns)
-            del queue[0]
-        return nodes, ids
-
-    def keep(self, index: Tensor) -> None:
-        """Go on with the words at ``index`` alone."""
-        self.window = self.window.index_select(0, index)
-        for queue in self.queues:
-            queue[:] = [(ids.index_select(0, index), products) for ids, products in queue]
-
-
 def generate(
-    convolution: Convolution,
+    network: AnyForm,
     vocabulary: Vocabulary,
     generator: Generator,
     number: int | None = None,
@@ -192,15 +134,15 @@ def generate(
 ) -> Iterator[str]:
     """Yield ``number`` new words, or words without end, each starting with ``prefix``.
 
-    ``batch`` words grow at a time, a multiple of ``BLOCK``; it changes time and memory, not the words.
+    ``batch`` words grow at a time, a multiple of ``SEEDED_WORDS``; it changes time and memory, not the words.
     Raises DataError on a prefix with a character the vocabulary lacks, ValueError on one too long.
     """
-    for words, _ in _batches(convolution, vocabulary, generator, number, filters, prefix, batch, False):
+    for words, _ in _batches(network, vocabulary, generator, number, filters, prefix, batch, False):
         yield from words
 
 
 def generate_scored(
-    convolution: Convolution,
+    network: AnyForm,
     vocabulary: Vocabulary,
     generator: Generator,
     number: int | None = None,
@@ -210,12 +152,12 @@ def generate_scored(
     batch: int | None = None,
 ) -> Iterator[Sample]:
     """The words of ``generate`` with their log-likelihoods, from the same nodes."""
-    for words, scores in _batches(convolution, vocabulary, generator, number, filters, prefix, batch, True):
+    for words, scores in _batches(network, vocabulary, generator, number, filters, prefix, batch, True):
         yield from map(Sample, words, scores.tolist())
 
 
 def _batches(
-    convolution: Convolution,
+    network: AnyForm,
     vocabulary: Vocabulary,
     generator: Generator,
     number: int | None,
@@ -225,16 +167,16 @@ def _batches(
     scored: bool,
 ) -> Iterator[tuple[list[str], Tensor]]:
     start = filters.encode(prefix, vocabulary)
+    form = form_of(network)
     if batch is None:
-        widest = max(filters.max_length, *(stage.weight.shape[2] for stage in convolution.stages))
-        batch = min(BATCH, BATCH_VALUES // widest)
-    batch = max(BLOCK, batch // BLOCK * BLOCK)
+        batch = min(BATCH, BATCH_VALUES // max(filters.max_length, form.width))
+    batch = max(SEEDED_WORDS, batch // SEEDED_WORDS * SEEDED_WORDS)
     # Who asks for words without end may want just a few: begin with a small batch.
-    size = BLOCK if number is None else batch
-    queues = Queues(convolution)
+    size = SEEDED_WORDS if number is None else batch
+    growing = form.growing()
     while number is None or number > 0:
         size = size if number is None else min(size, number)
-        symbols, scores = _grow(queues, start, draws(generator, size), size, filters, scored)
+        symbols, scores = _grow(growing, start, draws(generator, size), size, filters, scored)
         yield vocabulary.decode_all(symbols), scores
         if number is None:
             size = min(2 * size, batch)
@@ -244,19 +186,24 @@ def _batches(
 
 @torch.no_grad()
 def _grow(
-    queues: Queues, prefix: Sequence[int], draws: Iterator[Tensor], words: int, filters: Filters, scored: bool
+    growing: GrowingWords,
+    prefix: Sequence[int],
+    draws: Iterator[Tensor],
+    words: int,
+    filters: Filters,
+    scored: bool,
 ) -> tuple[Tensor, Tensor]:
     """Some words in one run of symbols, each with its stop, and their log-likelihoods if ``scored``."""
-    device = queues.table.device
+    device = growing.device
     alive = torch.arange(words, device=device)
     symbols = torch.full((words,), STOP, device=device)
     scores = torch.zeros(words, dtype=torch.float64, device=device)
     ends = torch.zeros(words, dtype=torch.int64, device=device)
     drawn = []
-    queues.start(words)
+    growing.start(words)
     for length, u in enumerate(draws):
         if length < filters.max_length or scored:
-            logits, ids = queues.append(symbols)  # (D, vocab_size), (W,)
+            logits, ids = growing.append(symbols)  # (D, vocab_size), (W,)
         if length < len(prefix):
             symbols = torch.full_like(symbols, prefix[length])
         elif length < filters.max_length:
@@ -273,49 +220,9 @@ def _grow(
             alive, symbols = alive.index_select(0, going), symbols.index_select(0, going)
             if len(going) == 0:
                 break
-            queues.keep(going)
+            growing.keep(going)
     starts = F.pad(ends.cumsum(dim=0), (1, 0))
     run = symbols.new_empty(int(starts[-1]))
     for length, (alive, symbols) in enumerate(drawn):
         run[starts[alive] + length] = symbols
     return run, scores
-
-
-def generate_plain(
-    network: Sequential,
-    vocabulary: Vocabulary,
-    generator: Generator,
-    number: int | None = None,
-    filters: Filters = Filters(),
-    *,
-    prefix: str = "",
-) -> Iterator[Sample]:
-    """The same samples by the lecture's way, one word and symbol at a time through the layers.
-
-    For networks that no convolution equals, and to test the fast way by.
-    """
-    start = filters.encode(prefix, vocabulary)
-    device = network.parameters()[0].device
-    padding = [STOP] * block_size(network)
-    for i in itertools.count() if number is None else range(number):
-        if i % BLOCK == 0:
-            source, rows = draws(generator, BLOCK), list[Tensor]()
-        out: list[int] = []
-        score = 0.0
-        with network.evaluating():
-            while not out or out[-1] != STOP:
-                length = len(out)
-                if length == len(rows):
-                    rows.append(next(source).to(device))
-                context = (padding + out)[-len(padding) :]
-                logits = network(torch.tensor([context], device=device))  # (1, vocab_size)
-                if length < len(start):
-                    symbol = start[length]
-                elif length < filters.max_length:
-                    u = rows[length][i % BLOCK, None]
-                    symbol = int(draw(filters.probs(logits, length), torch.zeros_like(u).long(), u))
-                else:
-                    symbol = STOP
-                score += F.log_softmax(logits, dim=1)[0, symbol].item()
-                out.append(symbol)
-        yield Sample(vocabulary.decode(out), score)

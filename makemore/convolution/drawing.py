@@ -13,20 +13,18 @@ convolutions stands above the newest character it sees, as there, a node of the 
 from __future__ import annotations
 
 import math
-import sys
 import textwrap
 from collections.abc import Collection, Sequence
 
+import torch
 from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
-from torch import Generator
 
-from makemore.convolution import Convolution
-from makemore.errors import UsageError
-from makemore.layers import Embedding, FlattenConsecutive, Linear, Sequential
-from makemore.networks import DEFAULT_NETWORK, network_plan
-from makemore.plotting import save_figure
+from makemore.convolution.stages import Convolution
+from makemore.layers import Sequential, declared
+from makemore.networks import block_size, positions_fused
+from makemore.plotting import drawable
 
 SEEN, OUTPUT = "#0072B2", "#D55E00"  # of Okabe and Ito's palette, which the colour-blind tell apart
 FAINT, GREY = "#BDBDBD", "#6E6E6E"
@@ -48,7 +46,7 @@ def draw_nodes(network: Sequential, word: str = "diondre") -> Figure:
     word's own, not guesses. Gids name what is drawn: "tree", "all" or "seen", "nodes" or "lines", and the
     row, as in "seen nodes 0"; x is a place in the padded word. The figure is returned, not shown.
     """
-    fused, labels = zip(*rows(network), strict=True)
+    fused, labels = zip(*rows_of_nodes(network), strict=True)
     size, top = math.prod(fused), len(labels) - 1
     symbols = "." * size + word + "."
     last = len(symbols) - 2  # the place of the newest character that the last output sees
@@ -92,26 +90,39 @@ def draw_nodes(network: Sequential, word: str = "diondre") -> Figure:
     return figure
 
 
-def rows(network: Sequential) -> list[tuple[int, str]]:
+def rows_of_nodes(network: Sequential) -> list[tuple[int, str]]:
     """Each row of nodes: how many of the row below a node fuses, and the label.
 
-    Cut where ``Convolution.from_network`` cuts: at a Tanh, or where positions are fused.
+    Cut where ``Convolution.from_network`` cuts: behind a layer that acts per position, or where positions
+    are fused.
     """
-    found: list[tuple[int, str]] = []
+    with network.evaluating():
+        network(
+            torch.zeros((1, block_size(network)), dtype=torch.int64, device=network.parameters()[0].device)
+        )
+    rows: list[tuple[int, str]] = []
     names: list[str] = []
     n, channels = 1, 0
-    for layer in [*network.flattened(), None]:
-        fuses = isinstance(layer, FlattenConsecutive)
-        if names and (layer is None or fuses or names[-1] in ("Embedding", "Tanh")):
-            found.append((n, f"{' + '.join(names)} ({channels})".replace(" + Tanh", "\n+ Tanh")))
+
+    def end() -> None:
+        nonlocal names, n
+        if names:
+            rows.append((n, f"{''.join(names)} ({channels})"))
             names, n = [], 1
-        if isinstance(layer, FlattenConsecutive):
-            n *= layer.n
-        elif layer is not None:
-            names.append(type(layer).__name__.removesuffix("1d"))
-        if isinstance(layer, Linear | Embedding):
-            channels = layer.weight.shape[1]
-    return found
+
+    for i, layer in enumerate(network.flattened()):
+        if declared(layer, "positions_fused"):
+            end()
+            n *= positions_fused(layer)
+        else:
+            last = i == 0 or declared(layer, "acts_per_position")
+            plus = "" if not names else "\n+ " if last else " + "
+            names.append(plus + type(layer).__name__.removesuffix("1d"))
+            channels = layer.out.shape[-1]
+            if last:
+                end()
+    end()
+    return rows
 
 
 def tree(fused: Sequence[int], last: int) -> Nodes:
@@ -148,7 +159,7 @@ def _characters(
 ) -> None:
     """Symbols by their x, coloured where they belong to the tree."""
     for x, symbol in symbols.items():
-        text = axes.text(x, y, symbol, ha="center", weight="bold", parse_math=False)
+        text = axes.text(x, y, drawable(symbol), ha="center", weight="bold", parse_math=False)
         text.set(color=color if x in seen else GREY, fontsize=min(14, 0.8 * step))
 
 
@@ -164,14 +175,3 @@ def _draw(axes: Axes, nodes: Nodes, kind: str, step: float) -> None:
         edge = FAINT if faint else OUTPUT if i == len(nodes[1]) else SEEN
         dots = axes.scatter(row, [i] * len(row), s=min(10, 0.6 * step) ** 2, gid=f"{kind} nodes {i}")
         dots.set(facecolor="white" if faint else edge, edgecolor=edge, zorder=3 if faint else 4)
-
-
-if __name__ == "__main__":
-    # python -m makemore.drawing out.png [network]: an untrained one, which has the same nodes.
-    if not 2 <= len(sys.argv) <= 3:
-        sys.exit("usage: python -m makemore.drawing out.png [network]")
-    try:
-        chosen = network_plan(sys.argv[2] if len(sys.argv) > 2 else DEFAULT_NETWORK)
-    except UsageError as error:
-        sys.exit(str(error))
-    save_figure(draw_nodes(chosen.build(27, Generator().manual_seed(42))), sys.argv[1])

@@ -1,0 +1,275 @@
+"""The derivative of each kind of layer, its formula above the code (beyond the lecture: its part 4).
+
+Inside, every tensor is 2-d, (rows, channels), with rows = B*T. dy stands for the derivative of the loss by y.
+To give a layer of your own a derivative, write a class like those below and put it in ``DERIVATIVES``.
+
+Departures from the lecture, equal up to rounding:
+
+* A FlattenConsecutive is a change of view.
+* A parameter's derivative is added straight where it is wanted: ``into(p)`` is ``p`` itself for a step of
+  SGD and ``p.grad``, zeroed before, for gradients. All derivatives are linear in that of the loss by the
+  logits, which has the factor, ``-lr`` or 1, from the start.
+* BatchNorm runs on torch's fused kernels, which normalise by the biased variance; see its derivative.
+* The embedding's derivative is a product with one-hot rows, or comes from a table; see ``TableDerivative``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from makemore.layers import (
+    BatchNorm1d,
+    Embedding,
+    FlattenConsecutive,
+    HistoricBatchNorm1d,
+    Layer,
+    Linear,
+    Tanh,
+)
+
+ONEHOT_SYMBOLS = 128
+"""The largest vocabulary whose one-hot rows are copied from the identity matrix."""
+
+# No Python function of torch's own takes these.
+_batch_norm_backward = torch.ops.aten.native_batch_norm_backward.default
+_tanh_backward = torch.ops.aten.tanh_backward.grad_input
+
+Into = Callable[[Tensor], Tensor]
+"""Where the derivative of a parameter is added to."""
+
+Kernel = Callable[[], object]
+"""A kernel, or some, with all that they read and write."""
+
+
+class Derivative(Protocol):
+    """A layer at a given batch shape, behind the one that fills the buffer ``x``.
+
+    ``forward`` holds the kernels that fill the buffer ``y``; ``backward`` takes the derivative of the loss by
+    ``y``, adds those by the parameters where they go, and returns the one by ``x``. It may overwrite what it
+    is given. ``needs_output`` says that it reads ``y``, which the layer behind it must then leave as it is.
+    """
+
+    y: Tensor
+    forward: list[Kernel]
+    needs_output: bool
+
+    def __init__(self, layer: Any, x: Tensor, into: Into, may_overwrite: bool) -> None:
+        """``may_overwrite`` allows ``y`` to lie in the memory of ``x``."""
+
+    def backward(self, dy: Tensor) -> Tensor: ...
+
+
+class LinearDerivative(Derivative):
+    """(rows, fan_in) -> (rows, fan_out)."""
+
+    needs_output = False
+
+    def __init__(self, layer: Linear, x: Tensor, into: Into, may_overwrite: bool) -> None:
+        W, b = layer.weight, layer.bias
+        self.y, self.dx = W.new_empty(len(x), W.shape[1]), torch.empty_like(x)
+        self.forward = [partial(torch.mm, x, W, out=self.y)]  # (rows, fan_in) -> (rows, fan_out)
+        self.W, self.W_t, self.x_t, self.into_W = W, W.t(), x.t(), into(W)
+        self.into_b: Tensor | None = None
+        if b is not None:
+            self.forward.append(partial(self.y.add_, b))  # addmm takes longer: it copies b to each row first
+            self.into_b, self.ones = into(b), W.new_ones(len(x))
+
+    # y = x W + b:   dx = dy W'   dW = x' dy   db = the sum of dy's rows = dy' 1
+    # dx comes first: W may be what dW is added to.
+    def backward(self, dy: Tensor) -> Tensor:
+        torch.mm(dy, self.W_t, out=self.dx)
+        self.into_W.addmm_(self.x_t, dy)
+        self.add_db(dy)
+        return self.dx
+
+    def add_db(self, dy: Tensor) -> None:
+        if self.into_b is not None:
+            self.into_b.addmv_(dy.t(), self.ones)
+
+
+class BatchNormDerivative(Derivative):
+    """BatchNorm of N rows by the fused kernels, which divide by the biased standard deviation.
+
+    Biased variance = r * unbiased variance, with r = (N-1)/N. So
+    sqrt(unbiased + eps) = sqrt(biased + r * eps) / sqrt(r): the kernel is given gamma * sqrt(r) and
+    r * eps. Its running variance takes the unbiased one, as the lecture's. The historic BatchNorm
+    normalises positions * dim channels, each ``dim`` of them by the same gamma and beta.
+    """
+
+    needs_output = False
+
+    def __init__(self, layer: BatchNorm1d, x: Tensor, into: Into, may_overwrite: bool) -> None:
+        gamma, beta = layer.gamma, layer.beta
+        dim, channels = len(gamma), layer.running_mean.numel()
+        self.shape, self.positions = x.shape, channels // dim
+        x = x.view(-1, channels)
+        N = len(x)
+        self.root_r = ((N - 1) / N) ** 0.5
+        root_r = gamma.new_full((), self.root_r)  # torch multiplies faster by a tensor than by a float
+        scaled, mean, inverse_std = gamma.new_empty(3, channels).unbind()
+        gammas = scaled.view(self.positions, dim)
+        self.forward = [partial(torch.mul, gamma.expand_as(gammas), root_r, out=gammas)]
+        if self.positions > 1:
+            beta = torch.empty_like(scaled)
+            self.forward.append(partial(beta.view_as(gammas).copy_, layer.beta))
+        y = torch.empty_like(x)
+        running = layer.running_mean.view(-1), layer.running_var.view(-1)
+        eps = layer.eps * (N - 1) / N
+        normalise = partial(torch.native_batch_norm, x, scaled, beta, *running, True, layer.momentum, eps)
+        self.forward.append(partial(normalise, out=(y, mean, inverse_std)))
+        self.x, self.y = x, y.view(self.shape)
+        self.saved = scaled, *running, mean, inverse_std, True, eps, (True, True, True)
+        self.into_gamma, self.into_beta = into(gamma), into(layer.beta)
+
+    # y = gamma xhat + beta, xhat = (x - mean) / std, all sums and means over the N rows:
+    #   dbeta = sum dy   dgamma = sum dy xhat
+    #   dx = gamma / std * (dy - mean(dy) - xhat * mean(dy xhat))    (biased std; the constants do the rest)
+    def backward(self, dy: Tensor) -> Tensor:
+        dx: Tensor
+        if self.positions == 1:
+            dx, dgamma, dbeta = _batch_norm_backward(dy, self.x, *self.saved)
+        else:
+            dx, dgamma, dbeta = _batch_norm_backward(dy.view_as(self.x), self.x, *self.saved)
+            dx = dx.view(self.shape)
+            dgamma, dbeta = (d.view(self.positions, -1).sum(0) for d in (dgamma, dbeta))
+        self.into_gamma.add_(dgamma, alpha=self.root_r)
+        self.into_beta.add_(dbeta)
+        return dx
+
+
+class TanhDerivative(Derivative):
+    """Element by element."""
+
+    needs_output = True
+
+    def __init__(self, layer: Tanh, x: Tensor, into: Into, may_overwrite: bool) -> None:
+        self.y = x if may_overwrite else torch.empty_like(x)
+        self.forward = [partial(torch.tanh, x, out=self.y)]
+
+    # y = tanh x:   dx = (1 - y^2) dy
+    def backward(self, dy: Tensor) -> Tensor:
+        _tanh_backward(dy, self.y, grad_input=dy)
+        return dy
+
+
+class FlattenConsecutiveDerivative(Derivative):
+    """The same memory in another shape: (rows, C) -> (rows//n, C*n)."""
+
+    def __init__(self, layer: FlattenConsecutive, x: Tensor, into: Into, may_overwrite: bool) -> None:
+        self.shape = x.shape
+        self.y = x.view(len(x) // layer.n, -1)  # (rows, C) -> (rows//n, C*n)
+        self.forward = []
+        self.needs_output = not may_overwrite  # its output is the output of the layer before
+        self.dy: Tensor | None = None
+
+    # The same numbers in another shape.
+    def backward(self, dy: Tensor) -> Tensor:
+        if dy is not self.dy:  # as a rule it is the same buffer in each step
+            self.dy, self.dx = dy, dy.view(self.shape)
+        return self.dx
+
+
+class EmbeddingDerivative(Derivative):
+    """(rows,) -> (rows, C). The indices ``x`` are other ones in each step."""
+
+    needs_output = False
+
+    def __init__(self, layer: Embedding, x: Tensor, into: Into, may_overwrite: bool) -> None:
+        E, rows = layer.weight, len(x)
+        self.x = x
+        self.y = E.new_empty(rows, E.shape[1])
+        self.E, self.into_E = E, into(E)
+        self.keep: Tensor | None = None
+        self.forward = [self.look_up]
+        # On CUDA index_add_ adds in no fixed order. A product with one-hot rows does, so that runs repeat.
+        # With few symbols it is the faster one on the CPU as well.
+        few = len(E) <= ONEHOT_SYMBOLS
+        self.onehot = E.new_empty(rows, len(E)) if few or E.is_cuda else None
+        self.identity = torch.eye(len(E), dtype=E.dtype, device=E.device) if few else None
+
+    def drop(self) -> Tensor:
+        """From now on rows of y are multiplied by what stands in the tensor returned, (rows, 1): 0 or 1."""
+        self.keep = self.E.new_ones(len(self.x), 1)
+        self.forward.append(partial(self.y.mul_, self.keep))
+        return self.keep
+
+    def look_up(self) -> None:
+        torch.index_select(self.E, 0, self.x, out=self.y)  # (B*T,) -> (B*T, C)
+
+    def fill(self, onehot: Tensor) -> None:
+        if self.identity is None:
+            onehot.zero_().scatter_(1, self.x.long().unsqueeze(1), 1.0)
+        else:
+            torch.index_select(self.identity, 0, self.x, out=onehot)  # (B*T,) -> (B*T, V)
+
+    # y = E[x] = onehot(x) E:   dE = onehot(x)' dy: each row of dy is added to row x of dE
+    def backward(self, dy: Tensor) -> Tensor:
+        if self.keep is not None:
+            dy.mul_(self.keep)
+        if self.onehot is None:
+            self.into_E.index_add_(0, self.x, dy)
+        else:
+            self.fill(self.onehot)
+            self.into_E.addmm_(self.onehot.t(), dy)
+        return dy  # of indices there is no derivative
+
+
+class TableDerivative:
+    """The backward pass of Embedding, FlattenConsecutive(n) and the Linear behind them, all three.
+
+    With W in n pieces W_j, one for each fused position, a row of x W is the sum of the rows E[x_j] W_j of a
+    table that has n * V rows, for V symbols. The derivatives of E and W follow from that of the table,
+    without going back to the examples. The forward pass has no use for it.
+    """
+
+    @staticmethod
+    def of(embedding: EmbeddingDerivative, linear: LinearDerivative) -> TableDerivative | None:
+        """None where the table's derivative is a larger product than W's and x's together."""
+        V, C = embedding.E.shape
+        if embedding.onehot is None or V > 2 * C:
+            return None
+        return TableDerivative(embedding, embedding.onehot, linear)
+
+    def __init__(self, embedding: EmbeddingDerivative, onehot: Tensor, linear: LinearDerivative) -> None:
+        self.embedding, self.onehot, self.linear = embedding, onehot, linear
+        V, C = embedding.E.shape
+        rows, H = linear.y.shape
+        self.onehot_t = onehot.view(rows, -1).t()  # (n*V, rows)
+        self.dtable = linear.y.new_empty(len(self.onehot_t), H)
+        self.E_before = torch.empty_like(embedding.E)
+        dtable, W, into_W = self.dtable.view(-1, V, H), linear.W.view(-1, C, H), linear.into_W.view(-1, C, H)
+        self.add: list[Kernel] = []
+        for dtable_j, W_j in zip(dtable, W, strict=True):
+            self.add.append(partial(embedding.into_E.addmm_, dtable_j, W_j.t()))
+        for dtable_j, into_W_j in zip(dtable, into_W, strict=True):
+            self.add.append(partial(into_W_j.addmm_, self.E_before.t(), dtable_j))
+
+    # y = onehot(x) table, table_j = E W_j:
+    #   dtable = onehot(x)' dy   dE = sum over j of dtable_j W_j'   dW_j = E' dtable_j
+    # The sums may go to E and W themselves: dE takes W before it changes, dW_j a copy of E from before.
+    def backward(self, dy: Tensor) -> Tensor:
+        self.embedding.fill(self.onehot)
+        if self.embedding.keep is not None:
+            self.onehot.mul_(self.embedding.keep)
+        torch.mm(self.onehot_t, dy, out=self.dtable)
+        self.E_before.copy_(self.embedding.E)
+        for run in self.add:
+            run()
+        self.linear.add_db(dy)
+        return dy  # of indices there is no derivative
+
+
+DERIVATIVES: dict[type[Layer], type[Derivative]] = {
+    Embedding: EmbeddingDerivative,
+    Linear: LinearDerivative,
+    BatchNorm1d: BatchNormDerivative,
+    HistoricBatchNorm1d: BatchNormDerivative,
+    Tanh: TanhDerivative,
+    FlattenConsecutive: FlattenConsecutiveDerivative,
+}
+"""By the exact kind: a subclass may compute something else."""

@@ -1,0 +1,279 @@
+"""Steps and gradients of a whole network by hand (beyond the lecture).
+
+``BackpropEngine`` does what ``training.AutogradEngine`` does, for any ``Sequential`` of layers that have a
+derivative and start with an Embedding. At the lecture's sizes a step is mostly overhead; here it has no
+graph, few allocations, and as few kernels as the formulas allow.
+
+Departures from the lecture, beside those of the derivatives:
+
+* On CUDA a step is recorded once per batch shape as a CUDA graph, and replayed.
+* The layers' ``out`` does not follow the steps; every parameter is trained, whatever its ``requires_grad``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from makemore.backprop.cuda_graph import Capture, capture_cuda_graph
+from makemore.backprop.derivatives import (
+    DERIVATIVES,
+    Derivative,
+    EmbeddingDerivative,
+    FlattenConsecutiveDerivative,
+    Into,
+    LinearDerivative,
+    TableDerivative,
+)
+from makemore.layers import Embedding, Layer, Sequential, index_outside
+
+KEPT_SHAPES = 8
+"""Batch shapes whose buffers an engine keeps."""
+
+KEPT_VALUES = 2**20
+"""Log-probabilities in memory at most, until the losses of their steps are taken all at once."""
+
+
+class _Step:
+    """Forward and backward pass of a network at one batch shape, that of X (B, T) and Y (B,) or (B, V).
+
+    ``keep``, (B*T, 1), is there if embeddings are dropped: 0 for those of the step to come, 1 for the others.
+    ``note`` says why the step is not recorded where steps are.
+    """
+
+    note: str | None = None
+
+    def __init__(self, network: Sequential, X: Tensor, Y: Tensor, drops: bool, into: Into) -> None:
+        layers = known_layers(network)
+        logits = _logits_of(network, layers, X, Y)
+        embedding = layers[0]
+        assert isinstance(embedding, Embedding)
+        self.first = EmbeddingDerivative(embedding, X.flatten(), into, may_overwrite=False)
+        self.keep = self.first.drop() if drops else None
+        parts: list[Derivative] = [self.first]
+        for layer in layers[1:]:
+            before = parts[-1]
+            parts.append(DERIVATIVES[type(layer)](layer, before.y, into, not before.needs_output))
+        self.forward = [run for part in parts for run in part.forward]
+        self.backward = [part.backward for part in reversed(parts)]
+        match parts:
+            case [_, FlattenConsecutiveDerivative(), LinearDerivative() as linear, *_]:
+                if table := TableDerivative.of(self.first, linear):
+                    self.backward[-3:] = [table.backward]
+        self.logits = parts[-1].y.view(logits.shape)
+        self.dlogits = torch.empty_like(self.logits)
+        self.blocks = self.logits.new_empty(2, 0, *self.logits.shape)
+
+    def block(self, steps: int) -> tuple[Tensor, Tensor]:
+        """Memory for ``minus_Y`` and ``logprobs`` of many steps, (steps, B, V): the same memory every time.
+
+        Pages that are new to the process cost more than what is done with them, 5 % of the time in all.
+        """
+        if self.blocks.shape[1] < steps:
+            self.blocks = self.logits.new_empty(2, steps, *self.logits.shape)
+        return self.blocks[0, :steps], self.blocks[1, :steps]
+
+    # loss = -sum over i and v of Y[i, v] log softmax(logits[i])[v]:
+    #   dlogits[i] = softmax(logits[i]) * (sum over v of Y[i, v]) - Y[i]
+    def __call__(self, X: Tensor, minus_Y: Tensor, logprobs: Tensor) -> None:
+        """Add the gradients for indices X, (B*T,), where they go; leaves the log-probabilities, (B, V).
+
+        ``minus_Y``, (B, V), are minus the targets as distributions, times the factor of the gradients: 1/B
+        for those of the mean loss, -lr/B for a step of SGD.
+        """
+        self.first.x = X
+        for run in self.forward:
+            run()
+        torch.log_softmax(self.logits, 1, out=logprobs)
+        dy = torch._log_softmax_backward_data(minus_Y, logprobs, 1, minus_Y.dtype, out=self.dlogits)
+        for backward in self.backward:
+            dy = backward(dy)
+
+
+def known_layers(network: Sequential) -> list[Layer]:
+    """The layers with nested Sequentials opened. Raises ValueError on what the engine cannot do."""
+    layers = network.flattened()
+    for layer in layers:
+        if type(layer) not in DERIVATIVES:
+            raise ValueError(f"backprop by hand knows no derivative of {layer}: train it by autograd")
+    return layers
+
+
+def _logits_of(network: Sequential, layers: Sequence[Layer], X: Tensor, Y: Tensor) -> Tensor:
+    """The logits, by running the plain layers on a batch once.
+
+    So that everything that they, or the loss, refuse is refused in their words. Beyond that raises
+    ValueError on a network that does not start with its only Embedding, or has a parameter twice.
+    """
+    if [i for i, layer in enumerate(layers) if isinstance(layer, Embedding)] != [0]:
+        raise ValueError("backprop by hand needs a network with one Embedding, as its first layer")
+    parameters = network.parameters()
+    if len({p.untyped_storage().data_ptr() for p in parameters}) < len(parameters):
+        raise ValueError("backprop by hand needs each layer to have parameters of its own")
+    before = [(tensor, tensor.clone()) for tensor in network.state_dict().values()]
+    try:
+        logits = network(X)
+        F.cross_entropy(logits, Y)
+    finally:
+        for tensor, value in before:
+            tensor.copy_(value)  # the running statistics have moved
+    return logits
+
+
+class _Recorded:
+    """A step recorded once, on buffers of its own, and replayed from then on."""
+
+    def __init__(self, step: _Step, X: Tensor, capture: Capture, tensors: Sequence[Tensor]) -> None:
+        self.X, self.minus_Y = X.flatten().clone(), torch.zeros_like(step.logits)
+        self.logprobs = torch.empty_like(self.minus_Y)
+        self.run = partial(step, self.X, self.minus_Y, self.logprobs)  # keeps the step's buffers alive
+        self.replay = capture(self.run, tensors)
+
+    def __call__(self, X: Tensor, minus_Y: Tensor, logprobs: Tensor) -> None:
+        self.X.copy_(X)
+        self.minus_Y.copy_(minus_Y)
+        self.replay()
+        logprobs.copy_(self.logprobs)
+
+
+class BackpropEngine:
+    """The lecture's step with hand-derived gradients, in place of ``training.AutogradEngine``.
+
+    ``note`` says why the steps are not replayed from a CUDA graph on CUDA, or is None. ``capture`` records
+    steps; by default that is ``capture_cuda_graph`` on CUDA and nothing elsewhere.
+
+    Raises ValueError on a layer it does not know, and on batches that do not fit whatever the layers raise.
+    Tensors may be moved, loaded or exchanged; the layers' settings (eps, momentum, n) are to stay.
+    """
+
+    def __init__(self, network: Sequential, capture: Capture | None = None) -> None:
+        known_layers(network)
+        self.network = network
+        self.note: str | None = None
+        self._capture = capture
+        self._built_for: object = None
+        self._steps: dict[object, tuple[_Step, _Step | _Recorded]] = {}
+        self._grads: list[Tensor] = []
+
+    def sgd_steps(self, X: Tensor, Y: Tensor, lrs: Sequence[float]) -> Tensor:
+        """A step of SGD on each batch; returns the batch losses.
+
+        X is (steps, B, T), Y is (steps, B), or (steps, B, vocab_size) for distributions in place of symbols,
+        ``lrs`` the learning rate of each step; (steps,) comes back.
+        """
+        if not len(X) == len(Y) == len(lrs):
+            raise ValueError(f"got {len(X)} batches, {len(Y)} of targets and {len(lrs)} learning rates")
+        losses = torch.empty(len(lrs), dtype=self.network.parameters()[0].dtype, device=X.device)
+        if len(lrs) == 0:
+            return losses
+        with torch.inference_mode(False), torch.no_grad():
+            self._prepare(X)
+            step, run = self._step(X[0], Y[0])
+        many = max(1, KEPT_VALUES // step.logits.numel())
+        with torch.inference_mode():  # spares a tenth of the time beyond no_grad
+            for i in range(0, len(lrs), many):
+                piece = slice(i, i + many)
+                losses[piece] = self._sgd_piece(step, run, X[piece], Y[piece], lrs[piece])
+        return losses
+
+    @staticmethod
+    def _sgd_piece(step: _Step, run: _Step | _Recorded, X: Tensor, Y: Tensor, lrs: Sequence[float]) -> Tensor:
+        minus_Y, logprobs = step.block(len(lrs))
+        write_distributions(Y, out=minus_Y)
+        minus_Y.mul_(minus_Y.new_tensor([lr / Y.shape[1] for lr in lrs]).view(-1, 1, 1))
+        rows = X.flatten(1)  # (steps, B, T) -> (steps, B*T)
+        for batch in zip(rows.unbind(), minus_Y.unbind(), logprobs.unbind(), strict=True):
+            run(*batch)
+        return mean_losses(logprobs, Y)
+
+    def gradients(self, X: Tensor, Y: Tensor, keep: Tensor | None = None) -> Tensor:
+        """Put the gradients of one batch into ``p.grad``, the same tensors each time; returns its loss, ().
+
+        X is (B, T); Y is (B,), or (B, vocab_size) for distributions in place of symbols; ``keep``, (B, T) and
+        floating, is 0 for the positions whose embedding is dropped.
+        """
+        if keep is not None and keep.shape != X.shape:
+            raise ValueError(f"keep has the shape {tuple(keep.shape)}, the batch {tuple(X.shape)}")
+        with torch.inference_mode(False), torch.no_grad():
+            self._prepare(X)
+            step, run = self._step(X, Y, drops=keep is not None, gradients=True)
+            if step.keep is not None and keep is not None:
+                step.keep.copy_(keep.reshape(-1, 1))
+            minus_Y, logprobs = (block[0] for block in step.block(1))
+            write_distributions(Y, out=minus_Y)
+            minus_Y.div_(-len(Y))
+            torch._foreach_zero_(self._grads)
+            run(X.flatten(), minus_Y, logprobs)
+            for p, grad in zip(self.network.parameters(), self._grads, strict=True):
+                p.grad = grad
+            return mean_losses(logprobs, Y)
+
+    def _prepare(self, X: Tensor) -> None:
+        """Drop what was built for layers or tensors that are no longer there; refuse indices outside.
+
+        On CUDA nothing waits to look at the indices: the kernels have assertions of their own.
+        """
+        layers = known_layers(self.network)
+        tensors = [*self.network.named_parameters(), *self.network.named_buffers()]
+        built_for = [*layers, *((t.data_ptr(), t.dtype, t.shape, t.stride()) for _, t in tensors)]
+        if built_for != self._built_for:
+            self._steps = {}
+            self._grads = [torch.zeros_like(p) for p in self.network.parameters()]
+            self._built_for = built_for
+        self.network.train()
+        first = layers[0]
+        if isinstance(first, Embedding) and not X.is_cuda and index_outside(X, len(first.weight)) is not None:
+            first(X)  # raises
+
+    def _step(
+        self, X: Tensor, Y: Tensor, drops: bool = False, gradients: bool = False
+    ) -> tuple[_Step, _Step | _Recorded]:
+        """The step for batches like X and Y, and what is to be called; made if need be, for the oldest."""
+        key = X.shape, X.dtype, Y.shape, Y.dtype, drops, gradients
+        if key not in self._steps:
+            if len(self._steps) == KEPT_SHAPES:
+                del self._steps[next(iter(self._steps))]
+            into = dict(zip(self.network.parameters(), self._grads, strict=True)) if gradients else {}
+            step = _Step(self.network, X, Y, drops, lambda p: into.get(p, p))
+            self._steps[key] = step, self._recorded(step, X)
+        step, run = self._steps[key]
+        self.note = step.note
+        return step, run
+
+    def _recorded(self, step: _Step, X: Tensor) -> _Step | _Recorded:
+        """The step recorded, where steps are and if it can be."""
+        capture = self._capture or (capture_cuda_graph if X.is_cuda else None)
+        if capture is not None:
+            try:
+                return _Recorded(step, X, capture, list(self.network.state_dict().values()))
+            except RuntimeError as error:
+                step.note = f"no CUDA graph, the steps run kernel by kernel: {error}"
+        return step
+
+
+def write_distributions(Y: Tensor, out: Tensor) -> None:
+    """Write targets as distributions, (..., V); they are symbols, (...), or distributions already.
+
+    Raises IndexError on symbols that are not below V.
+    """
+    if Y.is_floating_point():
+        out.copy_(Y)
+        return
+    V = out.shape[-1]
+    outside = None if Y.is_cuda else index_outside(Y, V)
+    if outside is not None:
+        raise IndexError(f"targets are symbols 0 to {V - 1}, got {outside}")
+    out.zero_().scatter_(-1, Y.long().unsqueeze(-1), 1.0)
+
+
+def mean_losses(logprobs: Tensor, Y: Tensor) -> Tensor:
+    """Cross-entropy of batches: log-probabilities (..., B, V), targets (..., B) or (..., B, V) -> (...)."""
+    if Y.is_floating_point():
+        of_examples = (Y * logprobs).sum(-1)
+    else:
+        of_examples = logprobs.gather(-1, Y.long().unsqueeze(-1)).squeeze(-1)
+    return -of_examples.mean(-1)

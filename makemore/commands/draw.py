@@ -1,0 +1,35 @@
+"""What ``makemore-draw`` does: pictures of a network (beyond the lecture)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from torch import Generator
+
+from makemore.convolution.drawing import draw_nodes
+from makemore.errors import WriteError
+from makemore.files import replacing
+from makemore.model_file import load_model
+from makemore.networks import DEFAULT_NETWORK, network_plan
+from makemore.plotting import save_figure
+
+LETTERS = 26
+"""Symbols, beside the stop, of a network that is drawn without a model file; they do not show."""
+
+
+def draw(picture: Path, network: str | None, model: Path | None, word: str) -> None:
+    """Draw the nodes of a model file's network, or of the one of that name.
+
+    Raises UsageError, ModelFileError, or WriteError if the picture cannot be written.
+    """
+    if model is not None:
+        drawn = load_model(model).network
+    else:
+        drawn = network_plan(network or DEFAULT_NETWORK).build(LETTERS + 1, Generator().manual_seed(42))
+    figure = draw_nodes(drawn, word)
+    try:
+        with replacing(picture) as file:
+            save_figure(figure, file)
+    except OSError as error:
+        raise WriteError(f"cannot write {picture}: {error.strerror or error}") from error
+    print(f"wrote {picture}")

@@ -1,0 +1,67 @@
+"""What a run tells: header, table of losses, CSV (beyond the lecture)."""
+
+from __future__ import annotations
+
+import math
+import textwrap
+from collections.abc import Sequence
+from pathlib import Path
+
+from torch import Tensor
+
+from makemore.commands.settings import Settings
+from makemore.training import Evaluation, Trainer
+from makemore.words import WordList
+
+SPLITS = ("train", "val", "test", "unseen_val", "unseen_test")
+
+
+def describe(settings: Settings, words: WordList, trainer: Trainer, out_dir: Path) -> str:
+    """The resolved settings and the shapes of the data, for the top of the log."""
+    data, run, recipe = trainer.data, settings.run, settings.recipe
+    shapes = ", ".join(
+        f"{name} ({len(examples):,}, {run.block_size})"
+        for name, examples in zip(("train", "val", "test"), data[1:4], strict=True)
+    )
+    rows = {
+        "data": f"{words.source}: {len(words.words):,} words, {len(data.vocabulary)} symbols",
+        "examples": shapes,
+        "network": f"{run.network}, block size {run.block_size}, n_embd {run.n_embd},"
+        f" n_hidden {run.n_hidden}",
+        "training": f"{run.recipe} recipe, {recipe.steps:,} steps of {recipe.batch_size:,} examples\n"
+        + textwrap.fill(recipe.describe(), 90, break_long_words=False),
+        "engine": f"{run.engine} on {data.train.symbols.device}, CPU threads {run.threads}",
+        "seed": str(run.seed),
+        "writes to": str(out_dir),
+    }
+    if trainer.step:
+        rows["resumes"] = f"at step {trainer.step:,}"
+    lines = (f"{name:<10}{value}" for name, value in rows.items())
+    return "".join(line.replace("\n", "\n" + 10 * " ") + "\n" for line in lines)
+
+
+def report(losses: Evaluation) -> str:
+    """The final losses as a table."""
+    rows = ["loss per character      nats     bits"]
+    for split in SPLITS:
+        nats = getattr(losses, split)
+        rows.append(f"{split.replace('_', ' '):<20} {nats:7.4f}  {nats / math.log(2):7.4f}")
+    return "\n".join([*rows, "(unseen: words that do not stand in the training split as well)"])
+
+
+def losses_csv(losses: Tensor, evaluations: Sequence[Evaluation]) -> str:
+    """The loss history as CSV: the batch loss of each step, and the split losses where evaluated.
+
+    A row ``s`` tells of the network after ``s`` updates; the last has no batch any more. The
+    digits are enough to read the same float32 back.
+    """
+    split = {
+        e.step: ",".join("" if (x := getattr(e, name)) is None else f"{x:.6f}" for name in SPLITS)
+        for e in evaluations
+    }
+    none = "," * (len(SPLITS) - 1)
+    rows = [",".join(["step", "loss", *SPLITS])]
+    rows += [f"{i},{loss:.9g},{split.get(i, none)}" for i, loss in enumerate(losses.tolist())]
+    if len(losses) in split:
+        rows.append(f"{len(losses)},,{split[len(losses)]}")
+    return "\n".join([*rows, ""])

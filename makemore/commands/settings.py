@@ -1,0 +1,224 @@
+"""What a training run is to do, from flags or from a model file. Imports no torch.
+
+The knobs of the run are declared here, those of a recipe in ``recipes.py``; a recipe, or an engine, is known
+by its line in ``RECIPES`` or ``ENGINES``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, replace
+from pkgutil import resolve_name
+from typing import Any, NamedTuple
+
+from makemore.errors import UsageError
+from makemore.recipes import FIRST, Knob, Knobs, LectureRecipe, ModernRecipe, Recipe, knob
+
+
+class RecipeAndTrainer(NamedTuple):
+    """A recipe, and where the class is that trains by it."""
+
+    recipe: type[Recipe]
+    trainer: str
+
+
+RECIPES = {
+    "modern": RecipeAndTrainer(ModernRecipe, "makemore.modern.trainer:ModernTrainer"),
+    "lecture": RecipeAndTrainer(LectureRecipe, "makemore.training:Trainer"),
+}
+
+ENGINES = {
+    "backprop": "makemore.backprop:BackpropEngine",
+    "autograd": "makemore.training:AutogradEngine",
+}
+
+
+@dataclass(frozen=True)
+class RunSettings(Knobs):
+    """The settings of a run beside its recipe's, named as the flags of ``makemore-train``.
+
+    None stands for a default that follows from the others.
+    """
+
+    data: str | None = knob(
+        None,
+        "word list, utf-8, one word a line; 'lecture' for the lecture's own, downloaded once",
+        otherwise="the bundled names",
+        group=FIRST,
+        metavar="PATH",
+        may_change=True,
+    )
+    network: str = knob(
+        "wavenet",
+        "mlp, mlp-8, hierarchical-bug, hierarchical or wavenet: the lecture's log, row by row",
+        group="network",
+        metavar="NAME",
+    )
+    block_size: int | None = knob(None, "characters of context", 1, 1024, group="network")
+    n_embd: int | None = knob(None, "channels of a character", 1, 4096, group="network")
+    n_hidden: int | None = knob(None, "channels of a hidden layer", 1, 16_384, group="network")
+    recipe: str = knob("modern", "lecture: the lecture's run, digit for digit", choices=RECIPES, group=FIRST)
+    seed: int = knob(42, "seed of weights, batches and new words", 0, 2**63 - 1, group="training")
+    engine: str = knob(
+        "backprop",
+        "gradients derived by hand, or the lecture's autograd",
+        choices=ENGINES,
+        group="training",
+    )
+    device: str = knob("auto", "auto, cpu, cuda or cuda:n", group="training", metavar="NAME", may_change=True)
+    threads: int = knob(
+        1,
+        "CPU threads",
+        1,
+        1024,
+        otherwise="1, the fastest for steps as small as these",
+        group="training",
+        may_change=True,
+    )
+    samples: int = knob(20, "new words at the end", 0, 10**6, group=FIRST, may_change=True)
+    log_every: int | None = knob(
+        None,
+        "steps from line to line",
+        1,
+        10**9,
+        otherwise="1/20 of all, 10,000 at most",
+        group="output",
+        may_change=True,
+    )
+    eval_every: int | None = knob(
+        None, "steps from val loss to val loss", 1, 10**9, otherwise="as --log-every", group="output"
+    )
+    save_every: float = knob(
+        10.0, "seconds from model file to model file", 0, 1e9, group="output", may_change=True
+    )
+
+
+RUN = {knob.name: knob for knob in RunSettings.knobs()}
+
+
+class Settings(NamedTuple):
+    """A run's settings and its recipe, every default filled in."""
+
+    run: RunSettings
+    recipe: Recipe
+
+    def values(self) -> dict[str, Any]:
+        """All of them by name, for the model file."""
+        return asdict(self.run) | asdict(self.recipe)
+
+
+def recipe_knobs(name: str) -> dict[str, Knob]:
+    """The knobs of a recipe."""
+    return {knob.name: knob for knob in RECIPES[name].recipe.knobs()}
+
+
+def checked(given: Mapping[str, Any]) -> RunSettings:
+    """The run's settings among those given, before the words are read.
+
+    Raises UsageError on a value out of range, and on one that another recipe would need.
+    """
+    run = RunSettings(**{name: value for name, value in given.items() if name in RUN})
+    known = recipe_knobs(run.recipe)
+    for name, value in given.items():
+        if name in known:
+            known[name].check(value)
+        elif name not in RUN:
+            raise UsageError(f"the {run.recipe} recipe has no {flag(name)}")
+    return run
+
+
+def resolved(given: Mapping[str, Any], sizes: Mapping[str, Any], examples: int) -> Settings:
+    """The settings with every default filled in, for a list with that many training examples.
+
+    ``sizes`` are those of the network.
+    """
+    run = checked(given)
+    own = {name: value for name, value in given.items() if name not in RUN}
+    recipe = RECIPES[run.recipe].recipe.for_examples(examples, **own)
+    log_every = run.log_every or max(1, min(10_000, recipe.steps // 20))
+    run = replace(run, log_every=log_every, eval_every=run.eval_every or log_every, **sizes)
+    return Settings(run, recipe)
+
+
+def restored(saved: Mapping[str, Any], given: Mapping[str, Any]) -> Settings:
+    """The settings of a saved run that is resumed with some given anew.
+
+    Raises UsageError on one that differs and may not, ValueError or another error on saved ones that no run
+    has.
+    """
+    run = checked(saved)
+    known = RUN | recipe_knobs(run.recipe)
+    if set(saved) != set(known) or any(saved[name] is None for name in known if name != "data"):
+        raise ValueError("these are not the settings of a run")
+    recipe_type = RECIPES[run.recipe].recipe
+    allowed = [name for name, knob in known.items() if knob.may_change]
+    if not recipe_type.depends_on_evaluations:
+        allowed.append("eval_every")
+    for name, value in given.items():
+        if name not in allowed and value != saved.get(name):
+            raise UsageError(
+                f"{flag(name)} was {saved.get(name)} in the run to resume and cannot become {value};"
+                f" what may change: {', '.join(flag(other) for other in allowed)}"
+            )
+    values = {**saved, **given}
+    own = {name: value for name, value in values.items() if name not in RUN}
+    return Settings(checked(values), recipe_type(**own))
+
+
+def trainer_class(recipe: str) -> Any:
+    """What trains by the recipe of that name."""
+    return resolve_name(RECIPES[recipe].trainer)
+
+
+def engine_class(name: str) -> Any:
+    """The engine of that name."""
+    return resolve_name(ENGINES[name])
+
+
+class Flag(NamedTuple):
+    """A flag of ``makemore-train``: one knob, or those of that name in several recipes."""
+
+    name: str
+    knob: Knob
+    low: float
+    high: float
+    help: str
+    group: str
+
+
+def flags() -> Iterator[Flag]:
+    """Every flag, with its help; the groups in the order in which most people need them."""
+    for run_knob in RUN.values():
+        yield Flag(run_knob.name, run_knob, run_knob.low, run_knob.high, _help(run_knob), run_knob.group)
+    recipes = {name: recipe_knobs(name) for name in RECIPES}
+    for name in dict.fromkeys(name for knobs in recipes.values() for name in knobs):
+        have = {recipe: knobs[name] for recipe, knobs in recipes.items() if name in knobs}
+        first = next(iter(have.values()))
+        low, high = min(k.low for k in have.values()), max(k.high for k in have.values())
+        if len(have) == 1:
+            (recipe,) = have
+            yield Flag(name, first, low, high, _help(first), first.group or f"the {recipe} recipe")
+        else:
+            texts = dict.fromkeys(k.help for k in have.values())
+            defaults = "; ".join(f"{recipe}: {k.said_default}" for recipe, k in have.items())
+            yield Flag(
+                name,
+                first,
+                low,
+                high,
+                f"{' / '.join(texts)} (default: {defaults})",
+                first.group or "training",
+            )
+
+
+def _help(knob: Knob) -> str:
+    return f"{knob.help} (default: {knob.said_default})" if knob.said_default else knob.help
+
+
+def flag(name: str) -> str:
+    """The command-line flag of a setting.
+
+    >>> flag("n_embd")
+    '--n-embd'
+    """
+    return "--" + name.replace("_", "-")

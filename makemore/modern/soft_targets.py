@@ -1,0 +1,77 @@
+"""Distributions as targets, in place of one symbol each (beyond the lecture)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from makemore.words import Examples
+
+
+class SoftTargets:
+    """The examples with equal contexts put together, each with the distribution of what follows.
+
+    The target of a row is the distribution of the symbols that follow its context anywhere in the
+    examples. A context that occurs c times has c / ``examples_per_row`` rows, rounded up; each weighs as many
+    examples as it stands for, by the mean of all rows. What follows is kept as the distinct pairs of context
+    and symbol with their shares: at most one pair for each example.
+    """
+
+    def __init__(self, examples: Examples, vocab_size: int, examples_per_row: int = 4) -> None:
+        self.examples = examples
+        self.vocab_size = vocab_size
+        contexts = torch.zeros_like(examples.symbols, dtype=torch.int64)  # which distinct context, (N,)
+        index = torch.arange(len(examples), device=contexts.device)
+        for lag in range(examples.block_size, 0, -1):
+            symbol = examples.symbols[(index - lag).clamp(min=0)] * (examples.offsets >= lag)
+            contexts = torch.unique(contexts * vocab_size + symbol, return_inverse=True)[1]
+        pairs, counts = torch.unique(contexts * vocab_size + examples.symbols, return_counts=True)
+        pair_contexts = pairs // vocab_size
+        totals = torch.bincount(contexts)
+        self.symbols = pairs % vocab_size
+        self.shares = counts / totals[pair_contexts]  # (pairs,)
+        self.lengths = torch.bincount(pair_contexts)  # symbols that follow each context
+        self.starts = self.lengths.cumsum(0) - self.lengths
+        self.example = index.new_full(totals.shape, len(index)).scatter_reduce(0, contexts, index, "amin")
+        rows = (totals + examples_per_row - 1) // examples_per_row
+        self.context = torch.arange(len(rows), device=rows.device).repeat_interleave(rows)  # (rows,)
+        self.weights = totals / rows * (len(self.context) / len(index))  # of a context's rows
+        self.totals = totals
+        self.prior: Tensor | None = None
+
+    def __len__(self) -> int:
+        return len(self.context)
+
+    def mix(self, prior: Tensor, strength: float) -> None:
+        """Mix the target of each distinct context with a prior, (distinct contexts, vocab_size).
+
+        As if the prior had been seen ``strength`` times: rare contexts lean on it, common ones do not.
+        """
+        own = self.totals / (self.totals + strength)
+        self.prior = prior * (1 - own).unsqueeze(1)
+        self.shares = self.shares * own.repeat_interleave(self.lengths)
+
+    def __getitem__(self, index: Tensor) -> tuple[Tensor, Tensor]:
+        """Contexts and weighted distributions: (B,) -> (B, block_size) int64, (B, vocab_size) float32.
+
+        >>> rows = SoftTargets(Examples(Vocabulary("ab").encode_all(["ab", "b"]), 2), 3)
+        >>> rows[torch.arange(len(rows))]
+        (tensor([[0, 0],
+                [0, 1],
+                [0, 2],
+                [1, 2]]), tensor([[0.0000, 0.8000, 0.8000],
+                [0.0000, 0.0000, 0.8000],
+                [0.8000, 0.0000, 0.0000],
+                [0.8000, 0.0000, 0.0000]]))
+        """
+        contexts = self.context[index]
+        lengths = self.lengths[contexts]
+        rows = torch.arange(len(index), device=index.device).repeat_interleave(lengths)
+        skipped = self.starts[contexts] - (lengths.cumsum(0) - lengths)
+        pairs = torch.arange(len(rows), device=index.device) + skipped[rows]
+        Y = torch.zeros((len(index), self.vocab_size), device=index.device)
+        Y[rows, self.symbols[pairs]] = self.shares[pairs]
+        if self.prior is not None:
+            Y += self.prior[contexts]
+        Y *= self.weights[contexts].unsqueeze(1)
+        return self.examples[self.example[contexts]][0], Y

@@ -1,0 +1,216 @@
+"""The modern recipe's training (beyond the lecture): AdamW and Muon on batches taken by epochs."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Generator, Tensor
+
+from makemore.backprop import BackpropEngine
+from makemore.convolution.scoring import loss
+from makemore.layers import Linear, Sequential, require_like
+from makemore.modern.soft_targets import SoftTargets
+from makemore.modern.teachers import trained_teachers
+from makemore.recipes import ModernRecipe
+from makemore.training import Engine, Evaluation, Run, Trainer
+from makemore.words import Data, Examples
+
+TEACHERS_STRENGTH = 8.0
+"""Examples that the teachers' opinion of a context counts as."""
+
+TEACHING_PIECE = 4096
+"""Contexts that a teacher looks at at a time."""
+
+
+class ModernTrainer(Trainer):
+    """A network in training by the modern recipe (beyond the lecture).
+
+    What makes the difference to the lecture's steps, most important first:
+
+    * The target of an example is the distribution of the symbols that follow its context in the
+      training words, not the one symbol that follows here: the same in the mean, with less noise, and
+      with nothing to learn by heart where a context is followed by many. See ``soft_targets.py``.
+    * The embeddings of older characters are dropped at random: not of the last two, of the third with a
+      third of the probability ``drop``, of the fourth with two thirds, of those before with all of it.
+    * Muon for the hidden weights, AdamW for the rest, one cycle of the learning rate, large batches taken
+      by epochs.
+    * The network that had the lowest val loss is kept.
+    * If asked for: targets that lean on teachers, networks of the same kind trained before.
+    """
+
+    recipe: ModernRecipe
+
+    def __init__(
+        self,
+        network: Sequential,
+        data: Data,
+        recipe: ModernRecipe,
+        generator: Generator,
+        engine: Callable[[Sequential], Engine] = BackpropEngine,
+        loss: Callable[[Sequential, Examples], float] = loss,
+    ) -> None:
+        super().__init__(network, data, recipe, generator, engine, loss)
+        self.optimizers = self._make_optimizers()
+        self.best: dict[str, Tensor] = {}
+        self.best_val = math.inf
+        self.stale = 0
+        soft = recipe.targets == "soft"
+        self.rows = (
+            SoftTargets(data.train, len(data.vocabulary), recipe.examples_per_row) if soft else data.train
+        )
+        lags = torch.arange(data.train.block_size, 0, -1)
+        self._drop = recipe.drop * ((lags - 2) / 3).clamp(0, 1)  # (T,), the oldest first
+        self._epoch: Tensor | None = None
+        self._batches_done = 0
+        self._epoch_start = generator.get_state()
+
+    def _make_optimizers(self) -> list[tuple[torch.optim.Optimizer, float]]:
+        """The optimisers and their peak learning rates, for the parameters of each kind that are there."""
+        recipe = self.recipe
+        linears = [layer for layer in self.network.modules() if isinstance(layer, Linear)]
+        hidden = [layer.weight for layer in linears[:-1]]
+        last = [layer.weight for layer in linears[-1:]]
+        known = {id(weight) for weight in (*hidden, *last)}
+        rest = [p for p in self.network.parameters() if id(p) not in known]
+        assert len(hidden) + len(last) + len(rest) == len(self.network.parameters())
+        optimizers: list[tuple[torch.optim.Optimizer, float]] = []
+        if hidden:
+            muon = torch.optim.Muon(hidden, lr=recipe.lr, weight_decay=0.1, momentum=0.95)
+            optimizers.append((muon, recipe.lr))
+        groups: list[dict[str, Any]] = [
+            {"params": params, "weight_decay": weight_decay}
+            for params, weight_decay in ((last, recipe.weight_decay), (rest, 0.0))
+            if params
+        ]
+        adamw = torch.optim.AdamW(groups, lr=recipe.lr_other, betas=(0.9, 0.99), weight_decay=0.0, fused=True)
+        return [*optimizers, (adamw, recipe.lr_other)]
+
+    def prepare(self, run: Run) -> None:
+        """Train the teachers that the recipe asks for, or read those that are there, and learn from them."""
+        if self.recipe.teachers:
+            self.learn_from(trained_teachers(self.recipe, self.data, run, self._teacher))
+
+    def _teacher(self, network: Sequential, recipe: ModernRecipe, generator: Generator) -> ModernTrainer:
+        return ModernTrainer(network, self.data, recipe, generator, self.make_engine, self.loss)
+
+    def learn_from(self, teachers: Sequence[Sequential]) -> None:
+        """Let the targets lean on the mean of the teachers' distributions, as on so many examples."""
+        assert isinstance(self.rows, SoftTargets)
+        examples = self.rows.example
+        prior = torch.zeros((len(examples), len(self.data.vocabulary)), device=examples.device)
+        for start in range(0, len(examples), TEACHING_PIECE):
+            X = self.data.train[examples[start : start + TEACHING_PIECE]][0]
+            for teacher in teachers:
+                with teacher.evaluating():
+                    prior[start : start + len(X)] += F.softmax(teacher(X), dim=1) / len(teachers)
+        self.rows.mix(prior, TEACHERS_STRENGTH)
+
+    @property
+    def done(self) -> bool:
+        """Whether no step is left, or the val loss has not fallen for long."""
+        return super().done or self.stale >= self.recipe.patience
+
+    def advance(self, steps: int) -> Tensor:
+        """Do that many steps on the next batches of the epoch; returns their batch losses, (steps,)."""
+        device = self.data.train.symbols.device
+        losses = torch.empty(steps, device=device)
+        for i in range(steps):
+            X, Y = self.rows[self._next_batch().to(device)]
+            keep = None
+            if self.recipe.drop > 0:
+                keep = (torch.rand(X.shape, generator=self.generator) >= self._drop).float().to(device)
+            losses[i] = self.engine.gradients(X, Y, keep)
+            share = self.recipe.share_at(self.step + i)
+            for optimizer, peak in self.optimizers:
+                for group in optimizer.param_groups:
+                    group["lr"] = peak * share
+                optimizer.step()
+            self._batches_done += 1
+        return losses
+
+    def _next_batch(self) -> Tensor:
+        """The indices of the next batch; an epoch's last batch is the one that is still full."""
+        size = min(self.recipe.batch_size, len(self.rows))
+        if self._epoch is None or (self._batches_done + 1) * size > len(self._epoch):
+            self._epoch_start = self.generator.get_state()
+            self._epoch = torch.randperm(len(self.rows), generator=self.generator)
+            self._batches_done = 0
+        return self._epoch[self._batches_done * size :][:size]
+
+    def evaluate(self, *splits: str) -> Evaluation:
+        """Evaluate; remember the network too if its val loss is the lowest so far."""
+        evaluation = super().evaluate(*splits)
+        if evaluation.val is not None and not self.done:
+            if evaluation.val < self.best_val:
+                self.best_val, self.stale = evaluation.val, 0
+                self.best = {name: t.detach().clone() for name, t in self.network.state_dict().items()}
+            else:
+                self.stale += 1
+        return evaluation
+
+    def finish(self) -> None:
+        """Go back to the network that had the lowest val loss, unless it is the last one."""
+        if self.best and self.loss(self.network, self.data.val) > self.best_val:
+            self.network.load_state_dict(self.best)
+
+    def state(self) -> dict[str, Tensor]:
+        """The optimiser's tensors, the best network, and where the epoch stands."""
+        state = {"epoch_start": self._epoch_start, "batches_done": torch.tensor(self._batches_done)}
+        state |= {
+            "best_val": torch.tensor(self.best_val, dtype=torch.float64),
+            "stale": torch.tensor(self.stale),
+        }
+        state |= {f"best.{name}": tensor for name, tensor in self.best.items()}
+        for o, (optimizer, _) in enumerate(self.optimizers):
+            for i, values in optimizer.state_dict()["state"].items():
+                state |= {f"optimizer.{o}.{i}.{name}": tensor for name, tensor in values.items()}
+        return state
+
+    def restore(
+        self, step: int, losses: Tensor, evaluations: Sequence[Evaluation], state: Mapping[str, Tensor]
+    ) -> None:
+        """Stand where a run stood. Raises KeyError, ValueError or RuntimeError on a state that is none."""
+        super().restore(step, losses, evaluations, state)
+        self.best_val, self.stale = float(state["best_val"]), int(state["stale"])
+        self.best = {n.removeprefix("best."): t for n, t in state.items() if n.startswith("best.")}
+        if self.best:
+            require_interchangeable(self.best, self.network.state_dict())
+        for o, (optimizer, _) in enumerate(self.optimizers):
+            values: dict[int, dict[str, Tensor]] = {}
+            for name, tensor in state.items():
+                if name.startswith(f"optimizer.{o}."):
+                    _, _, i, field = name.split(".")
+                    values.setdefault(int(i), {})[field] = tensor
+            parameters = [p for group in optimizer.param_groups for p in group["params"]]
+            for place, parameter in enumerate(parameters if step > 0 else []):
+                moments = {name: tensor for name, tensor in values[place].items() if name != "step"}
+                own = (
+                    ("momentum_buffer",)
+                    if isinstance(optimizer, torch.optim.Muon)
+                    else ("exp_avg", "exp_avg_sq")
+                )
+                require_interchangeable(moments, dict.fromkeys(own, parameter))
+            optimizer.load_state_dict(optimizer.state_dict() | {"state": values})
+        if step > 0:
+            self._epoch_start = state["epoch_start"]
+            require_interchangeable(
+                {"epoch_start": self._epoch_start}, {"epoch_start": self.generator.get_state()}
+            )
+            self._batches_done = int(state["batches_done"])
+            if self._batches_done < 0:
+                raise ValueError(f"{self._batches_done} batches cannot be done")
+            epoch = Generator()
+            epoch.set_state(self._epoch_start)
+            self._epoch = torch.randperm(len(self.rows), generator=epoch)
+
+
+def require_interchangeable(tensors: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> None:
+    """Raise ValueError unless names, shapes and dtypes are the same."""
+    require_like(tensors, own)
+    for name, tensor in tensors.items():
+        if tensor.dtype != own[name].dtype:
+            raise ValueError(f"{name} is {tensor.dtype}, not {own[name].dtype}")

@@ -1,0 +1,245 @@
+"""Every setting of every recipe, declared once: default, range and help in one line. Imports no torch.
+
+``LectureRecipe`` is the lecture's: plain SGD on batches drawn at random. ``ModernRecipe`` lies beyond it,
+see ``modern/trainer.py``. A recipe fits itself to a word list (``for_examples``); flags, range errors,
+``--help``, the printed header and the rules of a resumed run follow from the declarations. To add a recipe:
+its dataclass here or elsewhere, its trainer, and one line in ``commands/settings.py``.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, ClassVar, Self, get_type_hints
+
+from makemore.errors import UsageError
+
+FIRST = "what most people need"
+"""The group of the flags that the help has first."""
+
+LECTURE_EXAMPLES = 182_625
+"""Training examples of the lecture's list."""
+
+
+@dataclass(frozen=True)
+class Knob:
+    """What is known of a setting. ``kind`` is int, float or str; ``otherwise`` says a default in words."""
+
+    name: str
+    kind: type
+    default: Any
+    help: str
+    low: float
+    high: float
+    choices: Collection[str]
+    otherwise: str
+    group: str
+    metavar: str | None
+    may_change: bool
+
+    @property
+    def said_default(self) -> str:
+        """The default as the help has it."""
+        if self.otherwise or self.default is None:
+            return self.otherwise
+        return f"{self.default:,}" if self.kind is int and self.default >= 10_000 else str(self.default)
+
+    def check(self, value: Any) -> None:
+        """Raise UsageError unless the setting may have that value."""
+        if value is None and self.default is None:
+            return
+        if self.kind is str:
+            if not isinstance(value, str):
+                raise UsageError(f"{self.name} cannot be {value!r}")
+            if self.choices and value not in self.choices:
+                raise UsageError(f"{self.name} must be one of {', '.join(self.choices)}, got {value!r}")
+            return
+        allowed = (int,) if self.kind is int else (int, float)
+        if type(value) not in allowed or not self.low <= value <= self.high:
+            raise UsageError(f"{self.name} must be from {self.low:g} to {self.high:g}, got {value!r}")
+
+
+def knob(
+    default: Any,
+    help: str,
+    low: float = -math.inf,
+    high: float = math.inf,
+    *,
+    choices: Collection[str] = (),
+    otherwise: str = "",
+    group: str = "",
+    metavar: str | None = None,
+    may_change: bool = False,
+) -> Any:
+    """A dataclass field that is a setting.
+
+    ``otherwise`` says where a default comes from that is no constant; ``may_change`` lets a resumed run have
+    another value.
+    """
+    about = {"help": help, "low": low, "high": high, "choices": choices, "otherwise": otherwise}
+    return field(
+        default=default, metadata=about | {"group": group, "metavar": metavar, "may_change": may_change}
+    )
+
+
+@dataclass(frozen=True)
+class Knobs:
+    """The base of dataclasses made of knobs. Raises UsageError on a value of another type or out of range."""
+
+    def __post_init__(self) -> None:
+        for knob in self.knobs():
+            knob.check(getattr(self, knob.name))
+
+    @classmethod
+    def knobs(cls) -> Iterator[Knob]:
+        """What the fields declare of themselves."""
+        hints = get_type_hints(cls)
+        for f in fields(cls):
+            kind = next(kind for kind in (int, float, str) if hints[f.name] in (kind, kind | None))
+            yield Knob(f.name, kind, f.default, **f.metadata)
+
+
+@dataclass(frozen=True)
+class Recipe(Knobs):
+    """How a network is trained: ``steps`` of ``batch_size`` examples each, with the learning rate ``lr``."""
+
+    shows_val: ClassVar[bool] = True
+    """Whether the lines of the log have the val loss too."""
+
+    can_go_on: ClassVar[bool] = False
+    """Whether a finished run can be given more steps."""
+
+    depends_on_evaluations: ClassVar[bool] = True
+    """Whether the course of a training depends on when the val loss is evaluated."""
+
+    steps: int
+    batch_size: int
+    lr: float
+
+    @classmethod
+    def for_examples(cls, examples: int, **given: Any) -> Self:
+        """The recipe for a list with that many training examples; ``given`` fields are as they are."""
+        return cls(**given)
+
+    def lr_at(self, step: int) -> float:
+        """The learning rate of a step, counted from 0."""
+        return self.lr
+
+    def turn(self) -> tuple[float, str]:
+        """The step at which the learning rate turns, and how, for the picture."""
+        return 0, f"lr {self.lr:g}"
+
+    def describe(self) -> str:
+        """Every setting but steps and batch size, for the top of the log."""
+        rest = [knob.name for knob in self.knobs() if knob.name not in ("steps", "batch_size")]
+        values = [(name, getattr(self, name)) for name in rest]
+        return ", ".join(
+            f"{name.replace('_', ' ')} {value if isinstance(value, str) else format(value, ',')}"
+            for name, value in values
+        )
+
+
+@dataclass(frozen=True)
+class LectureRecipe(Recipe):
+    """Plain SGD: ``lr``, and ``lr_final`` from step ``lr_drop`` on (lecture cell 10)."""
+
+    shows_val = False
+    can_go_on = True
+    depends_on_evaluations = False
+
+    steps: int = knob(200_000, "updates", 1, 10**9, may_change=True, group=FIRST)
+    batch_size: int = knob(32, "examples in each", 2, 2**20)
+    lr: float = knob(0.1, "learning rate", 0, 1e30)
+    lr_final: float = knob(0.01, "the last learning rate", 0, 1e30, otherwise="lr / 10")
+    lr_drop: int = knob(150_000, "the first step with it", 0, 10**9, otherwise="after 3/4 of the steps")
+
+    @classmethod
+    def for_examples(cls, examples: int, **given: Any) -> LectureRecipe:
+        """The same for every list; the last rate and its first step follow from the first and the steps."""
+        steps, lr = given.get("steps", cls.steps), given.get("lr", cls.lr)
+        return cls(**({"lr_final": lr / 10, "lr_drop": steps * 3 // 4} | given))
+
+    def lr_at(self, step: int) -> float:
+        """The learning rate of a step, counted from 0."""
+        return self.lr if step < self.lr_drop else self.lr_final
+
+    def turn(self) -> tuple[float, str]:
+        """The step at which the learning rate drops."""
+        return self.lr_drop, f"lr {self.lr:g} to {self.lr_final:g}"
+
+
+@dataclass(frozen=True)
+class ModernRecipe(Recipe):
+    """Muon and AdamW with one cycle: up within the share ``warm_up`` of the steps, then a cosine down to 0.
+
+    ``lr`` is the peak for Muon, which updates the Linear weights but the last, ``lr_other`` that of AdamW
+    for the rest; ``weight_decay`` is AdamW's, for the last Linear alone. ``drop`` is the probability that
+    the embedding of the oldest characters is dropped. With soft targets the target is what follows the
+    context anywhere in the training words, up to ``examples_per_row`` examples in one; with ``teachers`` it
+    leans on what that many networks, trained before for a shorter time, make of the context. The training
+    ends before its last step when the val loss has not fallen for ``patience`` evaluations in a row.
+    """
+
+    steps: int = knob(850, "updates", 1, 10**9, otherwise="by the number of words", group=FIRST)
+    batch_size: int = knob(1024, "examples in each", 2, 2**20, otherwise="up to 1,024")
+    lr: float = knob(0.02, "peak learning rate of Muon", 0, 1e30)
+    lr_other: float = knob(8e-3, "peak learning rate of AdamW", 0, 1e30)
+    weight_decay: float = knob(0.4, "of the last layer", 0, 1e6, otherwise="by the number of words")
+    warm_up: float = knob(0.05, "share of the steps in which learning rates rise", 0, 1)
+    drop: float = knob(0.2, "probability to drop old characters", 0, 1, otherwise="by the number of words")
+    targets: str = knob(
+        "soft", "soft: the distribution after a context, or hard: one symbol", choices=("soft", "hard")
+    )
+    examples_per_row: int = knob(
+        4, "soft targets: examples of one context in one row", 1, 10**6, otherwise="4, with teachers 2"
+    )
+    patience: int = knob(5, "evaluations without a lower val loss before it stops", 1, 10**9)
+    teachers: int = knob(0, "networks to train first and learn from; 4: better, slower", 0, 100)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.teachers and self.targets == "hard":
+            raise UsageError("teachers need soft targets: leave out --targets hard")
+
+    @classmethod
+    def for_examples(cls, examples: int, **given: Any) -> ModernRecipe:
+        """The recipe for a list with that many training examples; ``given`` fields are as they are.
+
+        Fewer examples are learnt by heart sooner: they get fewer steps, smaller batches, more dropping and
+        more decay. The rules were found on lists of 300, 7,000 and 32,000 names.
+        """
+        taught = given.get("teachers", 0) > 0
+        scarcity = min(5.0, max(0.0, math.log(LECTURE_EXAMPLES / examples)))
+        steps = 2500 if taught else 850
+        batch_size = 1024
+        while batch_size > max(64, examples / 12):
+            batch_size //= 2
+        rules = {
+            "steps": round(min(10_000, max(steps / 8, steps * (examples / LECTURE_EXAMPLES) ** 0.5))),
+            "batch_size": batch_size,
+            "weight_decay": round(0.4 + 0.2 * scarcity, 2),
+            "drop": round(min(0.75, 0.2 + 0.18 * scarcity), 2),
+            "examples_per_row": 2 if taught else 4,
+        }
+        return cls(**(rules | given))
+
+    def teacher(self) -> ModernRecipe:
+        """The recipe of this one's teachers: shorter, with less dropping and coarser targets."""
+        steps = max(1, round(0.28 * self.steps))
+        return replace(self, steps=steps, drop=self.drop / 2, targets="soft", examples_per_row=8, teachers=0)
+
+    def share_at(self, step: int) -> float:
+        """The share of the peak learning rates that a step has, counted from 0."""
+        warm = max(1.0, self.warm_up * self.steps)
+        if step < warm:
+            return (step + 1) / (warm + 1)
+        return 0.5 * (1 + math.cos(math.pi * (step - warm) / max(1.0, self.steps - warm)))
+
+    def lr_at(self, step: int) -> float:
+        """Muon's learning rate of a step, counted from 0."""
+        return self.lr * self.share_at(step)
+
+    def turn(self) -> tuple[float, str]:
+        """The step at which the learning rates have their peak."""
+        return self.warm_up * self.steps, f"lr up to {self.lr:g}, then a cosine to 0"
