@@ -9,7 +9,7 @@ its dataclass here or elsewhere, its trainer, and one line in ``commands/setting
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterator
+from collections.abc import Collection
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, ClassVar, Self, get_type_hints
 
@@ -24,63 +24,47 @@ LECTURE_EXAMPLES = 182_625
 
 @dataclass(frozen=True)
 class Knob:
-    """What is known of a setting. ``kind`` is int, float or str; ``otherwise`` says a default in words."""
+    """What is known of a setting.
 
-    name: str
-    kind: type
+    ``otherwise`` says in words where a default comes from that is no constant; ``may_change`` lets a
+    resumed run have another value; ``kind`` is int, float or str.
+    """
+
     default: Any
     help: str
-    low: float
-    high: float
-    choices: Collection[str]
-    otherwise: str
-    group: str
-    metavar: str | None
-    may_change: bool
+    low: float = -math.inf
+    high: float = math.inf
+    choices: Collection[str] = ()
+    otherwise: str = ""
+    group: str = ""
+    metavar: str | None = None
+    may_change: bool = False
+    name: str = ""
+    kind: type = str
 
     @property
     def said_default(self) -> str:
         """The default as the help has it."""
         if self.otherwise or self.default is None:
             return self.otherwise
-        return f"{self.default:,}" if self.kind is int and self.default >= 10_000 else str(self.default)
+        return f"{self.default:,}" if self.kind is int and self.default >= 10_000 else f"{self.default}"
 
     def check(self, value: Any) -> None:
         """Raise UsageError unless the setting may have that value."""
         if value is None and self.default is None:
             return
-        if self.kind is str:
-            if not isinstance(value, str):
-                raise UsageError(f"{self.name} cannot be {value!r}")
-            if self.choices and value not in self.choices:
-                raise UsageError(f"{self.name} must be one of {', '.join(self.choices)}, got {value!r}")
-            return
-        allowed = (int,) if self.kind is int else (int, float)
-        if type(value) not in allowed or not self.low <= value <= self.high:
-            raise UsageError(f"{self.name} must be from {self.low:g} to {self.high:g}, got {value!r}")
+        if self.kind is not str:
+            types = (int,) if self.kind is int else (int, float)
+            if type(value) not in types or not self.low <= value <= self.high:
+                raise UsageError(f"{self.name} must be from {self.low:g} to {self.high:g}, got {value!r}")
+        elif not isinstance(value, str) or (self.choices and value not in self.choices):
+            allowed = f"must be one of {', '.join(self.choices)}" if self.choices else "must be text"
+            raise UsageError(f"{self.name} {allowed}, got {value!r}")
 
 
-def knob(
-    default: Any,
-    help: str,
-    low: float = -math.inf,
-    high: float = math.inf,
-    *,
-    choices: Collection[str] = (),
-    otherwise: str = "",
-    group: str = "",
-    metavar: str | None = None,
-    may_change: bool = False,
-) -> Any:
-    """A dataclass field that is a setting.
-
-    ``otherwise`` says where a default comes from that is no constant; ``may_change`` lets a resumed run have
-    another value.
-    """
-    about = {"help": help, "low": low, "high": high, "choices": choices, "otherwise": otherwise}
-    return field(
-        default=default, metadata=about | {"group": group, "metavar": metavar, "may_change": may_change}
-    )
+def knob(default: Any, help: str, low: float = -math.inf, high: float = math.inf, **more: Any) -> Any:
+    """A dataclass field that is a setting; ``more`` is whatever else a ``Knob`` has."""
+    return field(default=default, metadata={"knob": Knob(default, help, low, high, **more)})
 
 
 @dataclass(frozen=True)
@@ -88,16 +72,17 @@ class Knobs:
     """The base of dataclasses made of knobs. Raises UsageError on a value of another type or out of range."""
 
     def __post_init__(self) -> None:
-        for knob in self.knobs():
-            knob.check(getattr(self, knob.name))
+        for name, knob in self.knobs().items():
+            knob.check(getattr(self, name))
 
     @classmethod
-    def knobs(cls) -> Iterator[Knob]:
-        """What the fields declare of themselves."""
+    def knobs(cls) -> dict[str, Knob]:
+        """What the fields declare of themselves, by name."""
         hints = get_type_hints(cls)
-        for f in fields(cls):
-            kind = next(kind for kind in (int, float, str) if hints[f.name] in (kind, kind | None))
-            yield Knob(f.name, kind, f.default, **f.metadata)
+        kinds = {hint: kind for kind in (int, float, str) for hint in (kind, kind | None)}
+        return {
+            f.name: replace(f.metadata["knob"], name=f.name, kind=kinds[hints[f.name]]) for f in fields(cls)
+        }
 
 
 @dataclass(frozen=True)
@@ -132,11 +117,10 @@ class Recipe(Knobs):
 
     def describe(self) -> str:
         """Every setting but steps and batch size, for the top of the log."""
-        rest = [knob.name for knob in self.knobs() if knob.name not in ("steps", "batch_size")]
-        values = [(name, getattr(self, name)) for name in rest]
+        values = {name: getattr(self, name) for name in self.knobs() if name not in ("steps", "batch_size")}
         return ", ".join(
             f"{name.replace('_', ' ')} {value if isinstance(value, str) else format(value, ',')}"
-            for name, value in values
+            for name, value in values.items()
         )
 
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import NoReturn
 
 import makemore
-from makemore.commands.settings import flag, flags
+from makemore.commands.settings import NETWORK, OUTPUT, TRAINING, flag, flags
 from makemore.errors import MakemoreError, UsageError
 from makemore.recipes import FIRST
 
@@ -75,20 +75,17 @@ def train_parser() -> Parser:
         description="Train a network of the lecture on a word list, plot its loss, print new words.",
     )
     parser.add_argument("--version", action="version", version=f"%(prog)s {makemore.__version__}")
-    all_flags = list(flags())
-    recipes = dict.fromkeys(known.group for known in all_flags if known.group.endswith(" recipe"))
-    groups = {
-        title: parser.add_argument_group(title)
-        for title in (FIRST, "network", "training", *recipes, "output")
-    }
-    for known in all_flags:
-        number = known.knob.kind is not str
-        groups[known.group].add_argument(
-            flag(known.name),
-            help=known.help.replace("%", "%%"),
-            choices=known.knob.choices or None,
-            type=number_type(known.knob.kind, known.low, known.high) if number else str,
-            metavar=("N" if known.knob.kind is int else "X") if number else known.knob.metavar,
+    knobs = list(flags())
+    titles = [FIRST, NETWORK, TRAINING, *(knob.group for knob in knobs if knob.group != OUTPUT), OUTPUT]
+    groups = {title: parser.add_argument_group(title) for title in dict.fromkeys(titles)}
+    for knob in knobs:
+        number = knob.kind is not str
+        groups[knob.group].add_argument(
+            flag(knob.name),
+            help=knob.help.replace("%", "%%"),
+            choices=knob.choices or None,
+            type=number_type(knob.kind, knob.low, knob.high) if number else str,
+            metavar=("N" if knob.kind is int else "X") if number else knob.metavar,
         )
     own = groups[FIRST].add_argument
     own("--out-dir", type=Path, default=Path("out"), metavar="DIR", help="where results go (default: out)")
@@ -103,7 +100,7 @@ def train_main(argv: Sequence[str] | None = None) -> int:
     args = parser.parse(argv)
     if args.resume and args.overwrite:
         parser.error("--resume goes on with a run, --overwrite replaces it: choose one")
-    names = [known.name for known in flags()]
+    names = [knob.name for knob in flags()]
     given = {name: value for name in names if (value := getattr(args, name)) is not None}
 
     def run() -> None:

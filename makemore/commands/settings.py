@@ -14,18 +14,14 @@ from typing import Any, NamedTuple
 from makemore.errors import UsageError
 from makemore.recipes import FIRST, Knob, Knobs, LectureRecipe, ModernRecipe, Recipe, knob
 
+NETWORK, TRAINING, OUTPUT = "network", "training", "output"
+"""Groups of flags."""
 
-class RecipeAndTrainer(NamedTuple):
-    """A recipe, and where the class is that trains by it."""
-
-    recipe: type[Recipe]
-    trainer: str
-
-
-RECIPES = {
-    "modern": RecipeAndTrainer(ModernRecipe, "makemore.modern.trainer:ModernTrainer"),
-    "lecture": RecipeAndTrainer(LectureRecipe, "makemore.training:Trainer"),
+RECIPES: dict[str, tuple[type[Recipe], str]] = {
+    "modern": (ModernRecipe, "makemore.modern.trainer:ModernTrainer"),
+    "lecture": (LectureRecipe, "makemore.training:Trainer"),
 }
+"""Each recipe, and where the class is that trains by it."""
 
 ENGINES = {
     "backprop": "makemore.backprop:BackpropEngine",
@@ -48,52 +44,41 @@ class RunSettings(Knobs):
         metavar="PATH",
         may_change=True,
     )
+    recipe: str = knob("modern", "lecture: the lecture's run, digit for digit", choices=RECIPES, group=FIRST)
+    samples: int = knob(20, "new words at the end", 0, 10**6, group=FIRST, may_change=True)
     network: str = knob(
         "wavenet",
-        "mlp, mlp-8, hierarchical-bug, hierarchical or wavenet: the lecture's log, row by row",
-        group="network",
+        "mlp, mlp-8, hierarchical-bug, hierarchical, wavenet: the lecture's log, row by row",
+        group=NETWORK,
         metavar="NAME",
     )
-    block_size: int | None = knob(None, "characters of context", 1, 1024, group="network")
-    n_embd: int | None = knob(None, "channels of a character", 1, 4096, group="network")
-    n_hidden: int | None = knob(None, "channels of a hidden layer", 1, 16_384, group="network")
-    recipe: str = knob("modern", "lecture: the lecture's run, digit for digit", choices=RECIPES, group=FIRST)
-    seed: int = knob(42, "seed of weights, batches and new words", 0, 2**63 - 1, group="training")
-    engine: str = knob(
-        "backprop",
-        "gradients derived by hand, or the lecture's autograd",
-        choices=ENGINES,
-        group="training",
-    )
-    device: str = knob("auto", "auto, cpu, cuda or cuda:n", group="training", metavar="NAME", may_change=True)
+    block_size: int | None = knob(None, "characters of context", 1, 1024, group=NETWORK)
+    n_embd: int | None = knob(None, "channels of a character", 1, 4096, group=NETWORK)
+    n_hidden: int | None = knob(None, "channels of a hidden layer", 1, 16_384, group=NETWORK)
+    seed: int = knob(42, "seed of weights, batches and new words", 0, 2**63 - 1, group=TRAINING)
+    engine: str = knob("backprop", "gradients by hand, or the lecture's", choices=ENGINES, group=TRAINING)
+    device: str = knob("auto", "auto, cpu, cuda or cuda:n", group=TRAINING, metavar="NAME", may_change=True)
     threads: int = knob(
-        1,
-        "CPU threads",
-        1,
-        1024,
-        otherwise="1, the fastest for steps as small as these",
-        group="training",
-        may_change=True,
+        1, "CPU threads; for small steps 1 is fastest", 1, 1024, group=TRAINING, may_change=True
     )
-    samples: int = knob(20, "new words at the end", 0, 10**6, group=FIRST, may_change=True)
     log_every: int | None = knob(
         None,
         "steps from line to line",
         1,
         10**9,
         otherwise="1/20 of all, 10,000 at most",
-        group="output",
+        group=OUTPUT,
         may_change=True,
     )
     eval_every: int | None = knob(
-        None, "steps from val loss to val loss", 1, 10**9, otherwise="as --log-every", group="output"
+        None, "steps from val loss to val loss", 1, 10**9, otherwise="as --log-every", group=OUTPUT
     )
     save_every: float = knob(
-        10.0, "seconds from model file to model file", 0, 1e9, group="output", may_change=True
+        10.0, "seconds from model file to model file", 0, 1e9, group=OUTPUT, may_change=True
     )
 
 
-RUN = {knob.name: knob for knob in RunSettings.knobs()}
+RUN = RunSettings.knobs()
 
 
 class Settings(NamedTuple):
@@ -107,18 +92,13 @@ class Settings(NamedTuple):
         return asdict(self.run) | asdict(self.recipe)
 
 
-def recipe_knobs(name: str) -> dict[str, Knob]:
-    """The knobs of a recipe."""
-    return {knob.name: knob for knob in RECIPES[name].recipe.knobs()}
-
-
 def checked(given: Mapping[str, Any]) -> RunSettings:
     """The run's settings among those given, before the words are read.
 
     Raises UsageError on a value out of range, and on one that another recipe would need.
     """
     run = RunSettings(**{name: value for name, value in given.items() if name in RUN})
-    known = recipe_knobs(run.recipe)
+    known = RECIPES[run.recipe][0].knobs()
     for name, value in given.items():
         if name in known:
             known[name].check(value)
@@ -134,7 +114,7 @@ def resolved(given: Mapping[str, Any], sizes: Mapping[str, Any], examples: int) 
     """
     run = checked(given)
     own = {name: value for name, value in given.items() if name not in RUN}
-    recipe = RECIPES[run.recipe].recipe.for_examples(examples, **own)
+    recipe = RECIPES[run.recipe][0].for_examples(examples, **own)
     log_every = run.log_every or max(1, min(10_000, recipe.steps // 20))
     run = replace(run, log_every=log_every, eval_every=run.eval_every or log_every, **sizes)
     return Settings(run, recipe)
@@ -147,12 +127,12 @@ def restored(saved: Mapping[str, Any], given: Mapping[str, Any]) -> Settings:
     has.
     """
     run = checked(saved)
-    known = RUN | recipe_knobs(run.recipe)
+    recipe = RECIPES[run.recipe][0]
+    known = RUN | recipe.knobs()
     if set(saved) != set(known) or any(saved[name] is None for name in known if name != "data"):
         raise ValueError("these are not the settings of a run")
-    recipe_type = RECIPES[run.recipe].recipe
     allowed = [name for name, knob in known.items() if knob.may_change]
-    if not recipe_type.depends_on_evaluations:
+    if not recipe.depends_on_evaluations:
         allowed.append("eval_every")
     for name, value in given.items():
         if name not in allowed and value != saved.get(name):
@@ -162,12 +142,12 @@ def restored(saved: Mapping[str, Any], given: Mapping[str, Any]) -> Settings:
             )
     values = {**saved, **given}
     own = {name: value for name, value in values.items() if name not in RUN}
-    return Settings(checked(values), recipe_type(**own))
+    return Settings(checked(values), recipe(**own))
 
 
 def trainer_class(recipe: str) -> Any:
     """What trains by the recipe of that name."""
-    return resolve_name(RECIPES[recipe].trainer)
+    return resolve_name(RECIPES[recipe][1])
 
 
 def engine_class(name: str) -> Any:
@@ -175,43 +155,24 @@ def engine_class(name: str) -> Any:
     return resolve_name(ENGINES[name])
 
 
-class Flag(NamedTuple):
-    """A flag of ``makemore-train``: one knob, or those of that name in several recipes."""
-
-    name: str
-    knob: Knob
-    low: float
-    high: float
-    help: str
-    group: str
-
-
-def flags() -> Iterator[Flag]:
-    """Every flag, with its help; the groups in the order in which most people need them."""
-    for run_knob in RUN.values():
-        yield Flag(run_knob.name, run_knob, run_knob.low, run_knob.high, _help(run_knob), run_knob.group)
-    recipes = {name: recipe_knobs(name) for name in RECIPES}
+def flags() -> Iterator[Knob]:
+    """Every flag of ``makemore-train``: a knob, or all those of that name in one, with its whole help."""
+    yield from (replace(knob, help=_with_default(knob)) for knob in RUN.values())
+    recipes = {name: recipe.knobs() for name, (recipe, _) in RECIPES.items()}
     for name in dict.fromkeys(name for knobs in recipes.values() for name in knobs):
         have = {recipe: knobs[name] for recipe, knobs in recipes.items() if name in knobs}
-        first = next(iter(have.values()))
         low, high = min(k.low for k in have.values()), max(k.high for k in have.values())
+        only, first = next(iter(have.items()))
         if len(have) == 1:
-            (recipe,) = have
-            yield Flag(name, first, low, high, _help(first), first.group or f"the {recipe} recipe")
+            group, help = f"the {only} recipe", _with_default(first)
         else:
             texts = dict.fromkeys(k.help for k in have.values())
-            defaults = "; ".join(f"{recipe}: {k.said_default}" for recipe, k in have.items())
-            yield Flag(
-                name,
-                first,
-                low,
-                high,
-                f"{' / '.join(texts)} (default: {defaults})",
-                first.group or "training",
-            )
+            defaults = ", ".join(f"{recipe}: {k.said_default}" for recipe, k in have.items())
+            group, help = TRAINING, f"{' / '.join(texts)} (default: {defaults})"
+        yield replace(first, low=low, high=high, help=help, group=first.group or group)
 
 
-def _help(knob: Knob) -> str:
+def _with_default(knob: Knob) -> str:
     return f"{knob.help} (default: {knob.said_default})" if knob.said_default else knob.help
 
 
