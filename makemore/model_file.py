@@ -4,26 +4,27 @@ It holds the plan of the network, its tensors (running statistics too) and the v
 words need nothing else; and what a run needs to go on from where it stood, bit for bit: settings, step,
 losses, the state of the random generator and the fingerprint of the word list.
 
-A file from elsewhere can do no harm. It is a zip archive as ``torch.save`` writes it, and before torch
-opens it (with ``weights_only=True``) everything that could run code or ask for memory that the file
-does not fill is refused; afterwards everything in it has to be of the kind and shape it should.
+The file is a safetensors file, which any reader of that format opens and in which nothing can run. The
+metadata "makemore" is JSON: all that is no tensor, and first of all a sha256 of the whole file (taken with
+zeros in its own place), so that a file with one flipped bit is refused. Whatever it says is checked before
+it is believed: no tensor takes more memory than the file fills.
 """
 
 from __future__ import annotations
 
-import io
+import hashlib
+import json
 import math
-import pickletools
-import zipfile
 from collections.abc import Mapping, Sequence
-from dataclasses import astuple, dataclass, fields
+from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import Any
 
+import safetensors.torch
 import torch
 from torch import Generator, Tensor
 
-from makemore.errors import ModelFileError, WriteError
+from makemore.errors import ModelFileError, UsageError, WriteError
 from makemore.files import replacing
 from makemore.layers import Sequential
 from makemore.networks import Plan, network_plan
@@ -33,18 +34,10 @@ from makemore.words import Vocabulary
 MODEL_FILE = "model.safetensors"
 """The name of a run's model file."""
 
-FORMAT = "makemore model"
-VERSION = 1
+VERSION = 2
+"""Of the format. Version 1 was a pickled file, model.pt."""
 
-LARGEST_PICKLE = 2**24
-"""Bytes of the archive's pickled part, which names and describes the tensors: far above any real one."""
-
-PICKLED_GLOBALS = {
-    "collections OrderedDict",
-    "torch._utils _rebuild_tensor_v2",
-    *(f"torch {kind}Storage" for kind in ("Float", "Double", "Byte", "Long")),
-}
-"""All that the pickled part of a model file refers to."""
+NO_DIGEST = "0" * 64
 
 
 @dataclass(frozen=True)
@@ -68,14 +61,14 @@ class Progress:
     def of(cls, trainer: Trainer, settings: Mapping[str, Any], fingerprint: str, finished: bool) -> Progress:
         """Where a trainer stands."""
         return cls(
-            settings=settings,
-            fingerprint=fingerprint,
-            finished=finished,
-            step=trainer.step,
-            losses=trainer.losses,
-            evaluations=trainer.evaluations,
-            generator=trainer.generator.get_state(),
-            state={} if finished else trainer.state(),
+            settings,
+            fingerprint,
+            finished,
+            trainer.step,
+            trainer.losses,
+            trainer.evaluations,
+            trainer.generator.get_state(),
+            {} if finished else trainer.state(),
         )
 
 
@@ -90,28 +83,35 @@ class Model:
 
 
 def save_model(model: Model, path: str | Path) -> None:
-    """Write a model file.
+    """Write a model file; the same model gives the same bytes.
 
     Raises WriteError if it cannot be written; a file that was there before stays as it was.
     """
+    tensors = {f"network.{name}": tensor for name, tensor in model.network.state_dict().items()}
     content: dict[str, Any] = {
-        "format": FORMAT,
+        "sha256": NO_DIGEST,
         "version": VERSION,
         "plan": model.plan.sizes(),
         "characters": model.vocabulary.characters,
-        "tensors": {name: t.detach().cpu().clone() for name, t in model.network.state_dict().items()},
         "progress": None,
     }
     if model.progress is not None:
-        progress = {field.name: getattr(model.progress, field.name) for field in fields(Progress)}
-        evaluations = [list(astuple(e)) for e in model.progress.evaluations]
-        state = {name: tensor.detach().cpu().clone() for name, tensor in model.progress.state.items()}
-        content["progress"] = progress | {"evaluations": evaluations, "state": state}
-    whole = io.BytesIO()
-    torch.save(content, whole)
+        progress = model.progress
+        tensors |= {"losses": progress.losses, "generator": progress.generator}
+        tensors |= {f"state.{name}": tensor for name, tensor in progress.state.items()}
+        content["progress"] = {
+            "settings": dict(progress.settings),
+            "fingerprint": progress.fingerprint,
+            "finished": progress.finished,
+            "step": progress.step,
+            "evaluations": [[_to_json(value) for value in astuple(e)] for e in progress.evaluations],
+        }
+    copies = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in tensors.items()}
+    whole = safetensors.torch.save(copies, {"makemore": json.dumps(content, allow_nan=False)})
+    digest = hashlib.sha256(whole).hexdigest()
     try:
         with replacing(path) as file:
-            file.write(whole.getbuffer())
+            file.write(whole.replace(NO_DIGEST.encode(), digest.encode(), 1))
     except OSError as error:
         raise WriteError(f"cannot write {path}: {error.strerror or error}") from error
 
@@ -119,114 +119,109 @@ def save_model(model: Model, path: str | Path) -> None:
 def load_model(path: str | Path) -> Model:
     """Read a model file, onto the CPU, the network in evaluation.
 
-    Raises ModelFileError on a file that cannot be read, is none, is damaged, or was written by a newer
+    Raises ModelFileError on a file that cannot be read, is none, is damaged, or was written by another
     version. Nothing in the file is executed.
     """
     path = Path(path)
     try:
         whole = path.read_bytes()
-        _check_archive(whole)
-        content = torch.load(io.BytesIO(whole), map_location="cpu", weights_only=True)
-        return _model_of(content, len(whole))
+        if whole.startswith(b"PK"):
+            raise ModelFileError(
+                "is no safetensors file: makemore 0.1 wrote such files, and reads them; train it anew"
+            )
+        content = _json_of(whole)
+        return _model_of(content, safetensors.torch.load(whole), len(whole))
     except OSError as error:
         raise ModelFileError(f"cannot read {path}: {error.strerror or error}") from error
     except ModelFileError as error:
         raise ModelFileError(f"{path} {error}") from error
-    except Exception as error:  # whatever zipfile, pickletools and torch make of foreign bytes
+    except Exception as error:  # whatever json, safetensors and torch make of foreign bytes
         raise ModelFileError(f"{path} is not a makemore model file, or damaged") from error
 
 
-def _check_archive(whole: bytes) -> None:
-    """Refuse whatever ``torch.save`` did not write: compression, overlaps, strange globals, bad sums."""
-    with zipfile.ZipFile(io.BytesIO(whole)) as archive:
-        entries = archive.infolist()
-        stored = all(
-            e.compress_type == zipfile.ZIP_STORED and e.file_size == e.compress_size for e in entries
-        )
-        if not stored or sum(e.file_size for e in entries) > len(whole):
-            raise ModelFileError("is not a makemore model file: its archive is not plain")
-        (pickled,) = (e for e in entries if e.filename.endswith("/data.pkl"))
-        if pickled.file_size > LARGEST_PICKLE:
-            raise ModelFileError("is not a makemore model file: it describes too much")
-        for opcode, argument, _ in pickletools.genops(archive.read(pickled)):
-            if opcode.name in ("STACK_GLOBAL", "INST", "OBJ", "NEWOBJ", "NEWOBJ_EX", "EXT1", "EXT2", "EXT4"):
-                raise ModelFileError(f"is refused: it holds a pickled object ({opcode.name})")
-            if opcode.name == "GLOBAL" and argument not in PICKLED_GLOBALS:
-                raise ModelFileError(f"is refused: it asks for {argument!r}, which no model file needs")
-        if archive.testzip() is not None:
-            raise ModelFileError("is damaged: its check sums do not match")
-
-
-def _model_of(content: Any, size: int) -> Model:
-    """The model that a file of ``size`` bytes holds, after checking each part of it."""
-    if not isinstance(content, dict) or content.get("format") != FORMAT:
+def _json_of(whole: bytes) -> dict[str, Any]:
+    """What a file says beside its tensors, once its digest is found right."""
+    length = int.from_bytes(whole[:8], "little")  # of the header, as safetensors has it
+    metadata = json.loads(whole[8 : 8 + length]).get("__metadata__", {})
+    if "makemore" not in metadata:
         raise ModelFileError("is not a makemore model file")
-    version = content.get("version")
-    if version != VERSION:
-        raise ModelFileError(f"has format version {version}; this makemore reads {VERSION}: update it")
+    content = json.loads(metadata["makemore"])
+    if content["version"] != VERSION:
+        raise ModelFileError(
+            f"has format version {content['version']}; this makemore reads {VERSION}: update it"
+        )
+    unsigned = whole.replace(content["sha256"].encode(), NO_DIGEST.encode(), 1)
+    if hashlib.sha256(unsigned).hexdigest() != content["sha256"]:
+        raise ModelFileError("is damaged: its sha256 does not match")
+    return dict(content)
 
-    plan_fields = content["plan"]
-    _require(isinstance(plan_fields, dict), "plan")
-    for name in ("block_size", "n_embd", "n_hidden"):
-        _require(type(plan_fields[name]) is int and plan_fields[name] < 2**31, name)
-    _require(isinstance(plan_fields["name"], str), "name")
-    plan = network_plan(**plan_fields)
-    characters = content["characters"]
-    _require(isinstance(characters, str), "characters")
+
+def _model_of(content: Mapping[str, Any], tensors: Mapping[str, Tensor], size: int) -> Model:
+    """The model that a file of ``size`` bytes holds, after checking each part of it."""
+    sizes, characters = content["plan"], content["characters"]
+    _require(all(type(sizes[name]) is int for name in ("block_size", "n_embd", "n_hidden")), "plan")
+    try:
+        plan = network_plan(**sizes)
+    except UsageError as error:
+        raise ModelFileError(f"has an invalid plan: {error}") from error
+    _require(isinstance(characters, str), "vocabulary")
     vocabulary = Vocabulary(characters)
-    _require(vocabulary.characters == characters and "\n" not in characters, "characters")
+    _require(vocabulary.characters == characters and "\n" not in characters, "vocabulary")
     characters.encode()  # raises on half a surrogate pair
 
     # Only a network that the file is large enough to hold is built.
-    _require(4 * plan.parameter_count(len(vocabulary)) <= size, "plan")
+    _require(4 * plan.value_count(len(vocabulary)) <= size, "plan")
     network = plan.build(len(vocabulary), Generator())
-    tensors = content["tensors"]
-    dtype = tensors["0.weight"].dtype
-    own = network.state_dict()
-    for name, tensor in tensors.items():
+    own, dtype = network.state_dict(), tensors["network.0.weight"].dtype
+    values = _group(tensors, "network")
+    for name, tensor in values.items():
         _require(name in own and tensor.shape == own[name].shape, name)
         _require(tensor.dtype == dtype and dtype in (torch.float32, torch.float64), name)
         _require(bool(tensor.isfinite().all()), name)
         _require("running_var" not in name or bool((tensor >= 0).all()), name)
-    network.to(dtype=dtype).load_state_dict(tensors)
+    network.to(dtype=dtype).load_state_dict(values)
     progress = content["progress"]
     return Model(
-        plan,
-        vocabulary,
-        network.eval(),
-        None if progress is None else _progress_of(progress, size),
+        plan, vocabulary, network.eval(), None if progress is None else _progress_of(progress, tensors)
     )
 
 
-def _progress_of(content: Mapping[str, Any], size: int) -> Progress:
-    _require(isinstance(content, dict), "progress")
-    step, losses = content["step"], content["losses"]
-    _require(type(step) is int and 4 * step <= size, "step")
+def _progress_of(content: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Progress:
+    step, losses, generator = content["step"], tensors["losses"], tensors["generator"]
+    _require(type(step) is int and step == len(losses), "step")
     _require(losses.dtype == torch.float32 and losses.shape == (step,), "losses")
-    _require(content["generator"].shape == Generator().get_state().shape, "generator")
-    Generator().set_state(content["generator"])
+    _require(generator.shape == Generator().get_state().shape, "generator state")
+    Generator().set_state(generator)
     _require(isinstance(content["settings"], dict), "settings")
     _require(isinstance(content["fingerprint"], str), "fingerprint")
-    evaluations = [Evaluation(*row) for row in content["evaluations"]]
+    _require(type(content["finished"]) is bool, "progress")
+    evaluations = [Evaluation(*map(_from_json, row)) for row in content["evaluations"]]
     for e in evaluations:
         _require(type(e.step) is int and 0 <= e.step <= step, "evaluations")
         for loss in astuple(e)[1:]:
-            _require(loss is None or isinstance(loss, float), "evaluations")
-            _require(loss is None or math.isnan(loss) or 0 < loss < 1e30, "evaluations")
-    for name, tensor in content["state"].items():
-        # Its storage is all that the file holds of a tensor, however large it says it is.
-        _require(isinstance(name, str) and tensor.numel() <= size, "state")
+            _require(
+                loss is None or (isinstance(loss, float) and (math.isnan(loss) or 0 < loss < 1e30)),
+                "evaluations",
+            )
+    state = _group(tensors, "state")
     return Progress(
-        **{
-            **content,
-            "losses": losses.clone(),
-            "generator": content["generator"].clone(),
-            "evaluations": evaluations,
-            "finished": bool(content["finished"]),
-        }
+        **{**content, "evaluations": evaluations}, losses=losses, generator=generator, state=state
     )
+
+
+def _group(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {n.removeprefix(f"{prefix}."): t for n, t in tensors.items() if n.startswith(f"{prefix}.")}
+
+
+def _to_json(value: float | None) -> float | str | None:
+    """JSON has no nan and no infinity: they are written as text."""
+    return value if value is None or math.isfinite(value) else str(value)
+
+
+def _from_json(value: Any) -> Any:
+    return float(value) if isinstance(value, str) else value
 
 
 def _require(condition: bool, part: str) -> None:
     if not condition:
-        raise ModelFileError(f"is damaged: its {part} cannot be")
+        raise ModelFileError(f"has an invalid {part}")

@@ -49,7 +49,7 @@ class Plan:
         for field in ("block_size", "n_embd", "n_hidden"):
             if getattr(self, field) < 1:
                 raise UsageError(f"{field} must be 1 or more, got {getattr(self, field)}")
-        self.parameter_count(1)
+        self.value_count(1)
 
     def build(self, vocab_size: int, generator: Generator | None = None) -> Sequential:
         """A new network for ``vocab_size`` symbols: indices (B, block_size) -> logits (B, vocab_size).
@@ -66,10 +66,10 @@ class Plan:
         """Name and sizes: what ``network_plan`` takes to make the same plan."""
         return {name: getattr(self, name) for name in ("name", "block_size", "n_embd", "n_hidden")}
 
-    def parameter_count(self, vocab_size: int) -> int:
-        """The number of trained values; no memory is taken for them."""
+    def value_count(self, vocab_size: int) -> int:
+        """The number of values in all tensors of the network; no memory is taken for them."""
         with torch.device("meta"):
-            return sum(p.numel() for p in self.build(vocab_size).parameters())
+            return sum(tensor.numel() for tensor in self.build(vocab_size).state_dict().values())
 
 
 def tree_layers(

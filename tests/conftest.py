@@ -9,9 +9,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from makemore.checkpoint import Model
-from makemore.networks import Network
-from makemore.training import LectureRecipe, Trainer
+from makemore.model_file import Model
+from makemore.backprop import BackpropEngine
+from makemore.networks import network_plan
+from makemore.recipes import LectureRecipe
+from makemore.training import Trainer
 from makemore.words import LECTURE_VARIABLE, WordList, bundled_path, lecture_path, read_words
 
 torch.set_num_threads(1)
@@ -53,10 +55,10 @@ def word_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def small_model(word_file: Path) -> Model:
     """A small hierarchical network after 300 steps on those names."""
-    plan = Network("small", 8, 6, 16, hierarchical=True)
+    plan = network_plan("hierarchical", 8, 6, 16)
     data = read_words(word_file).data(plan.block_size)
     generator = torch.Generator().manual_seed(1)
     network = plan.build(len(data.vocabulary), generator)
-    for _ in Trainer(network, data, LectureRecipe(steps=300, lr_drop=200), generator).run(100):
+    for _ in Trainer(network, data, LectureRecipe(steps=300, lr_drop=200), generator, BackpropEngine).run(100):
         pass
     return Model(plan, data.vocabulary, network.eval())

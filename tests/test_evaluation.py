@@ -10,9 +10,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from makemore import convolution
-from makemore.checkpoint import Model
-from makemore.evaluation import loss, split_loss
+from makemore.convolution import stages as convolution
+from makemore.model_file import Model
+from makemore.convolution import loss
+from makemore.evaluation import split_loss
 from makemore.networks import NETWORKS, network_plan
 from makemore.words import Examples, WordList, bundled_path, read_words
 
@@ -45,7 +46,8 @@ def test_the_network_without_a_convolution_goes_the_lectures_way() -> None:
 
 MEMORY = """
 import sys, torch
-from makemore.evaluation import loss, split_loss
+from makemore.convolution import loss
+from makemore.evaluation import split_loss
 from makemore.networks import network_plan
 from makemore.words import load_words
 torch.set_num_threads(1)

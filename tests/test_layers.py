@@ -174,7 +174,7 @@ def test_sequential_is_its_layers_in_a_row() -> None:
     assert torch.equal(network(IX), x)
     assert network.out is network.layers[-1].out
     assert len(network.parameters()) == 4
-    assert list(network.named_tensors()) == [
+    assert list(network.state_dict()) == [
         "0.weight", "2.weight", "3.gamma", "3.beta", "3.running_mean", "3.running_var",
     ]  # fmt: skip
 
@@ -190,20 +190,20 @@ def test_sequential_switches_and_moves_every_layer() -> None:
     assert not network.eval().training
     weight = network.parameters()[0]
     network.to(dtype=torch.float32)
-    assert {t.dtype for t in network.named_tensors().values()} == {torch.float32}
+    assert {t.dtype for t in network.state_dict().values()} == {torch.float32}
     assert network.parameters()[0] is weight
 
 
 def test_load_copies_by_name_and_refuses_the_rest() -> None:
     network, other = small_network(), small_network()
     other(torch.randint(0, 5, (6, 2)))
-    network.load(other.named_tensors())
-    for name, tensor in network.named_tensors().items():
-        assert torch.equal(tensor, other.named_tensors()[name])
+    network.load(other.state_dict())
+    for name, tensor in network.state_dict().items():
+        assert torch.equal(tensor, other.state_dict()[name])
     with pytest.raises(ValueError, match=r"2\.weight"):
-        network.load({k: v for k, v in other.named_tensors().items() if k != "2.weight"})
+        network.load({k: v for k, v in other.state_dict().items() if k != "2.weight"})
     with pytest.raises(ValueError, match=r"3\.gamma has shape \(3,\), got \(1,\)"):
-        network.load(other.named_tensors() | {"3.gamma": torch.ones(1)})
+        network.load(other.state_dict() | {"3.gamma": torch.ones(1)})
 
 
 @pytest.mark.parametrize(

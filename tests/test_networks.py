@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from makemore.layers import BatchNorm1d, HistoricBatchNorm1d
-from makemore.networks import NETWORKS, Network, block_size, network_plan, summary
+from makemore.networks import NETWORKS, Plan, block_size, network_plan, summary
 
 PARAMETERS = {
     "mlp": 12_097,
@@ -27,7 +27,7 @@ def test_parameter_counts_of_the_performance_log() -> None:
 @pytest.mark.parametrize("hierarchical", [True, False])
 @pytest.mark.parametrize("size", [2, 4, 16, 64])
 def test_any_size(hierarchical: bool, size: int) -> None:
-    plan = Network("x", size, 3, 5, hierarchical)
+    plan = Plan("x", size, 3, 5, hierarchical)
     network = plan.build(11)
     assert network(torch.randint(0, 11, (4, size))).shape == (4, 11)
     assert block_size(network) == size
@@ -52,7 +52,7 @@ def test_values_are_drawn_in_the_order_of_the_layers() -> None:
     first = torch.randn(48, 128) / 48**0.5
     torch.randn(256, 128), torch.randn(256, 128)
     last = torch.randn(128, 27) / 128**0.5 * 0.1
-    tensors = network_plan().build(27, torch.Generator().manual_seed(42)).named_tensors()
+    tensors = network_plan().build(27, torch.Generator().manual_seed(42)).state_dict()
     assert torch.equal(tensors["0.weight"], embedding)
     assert torch.equal(tensors["2.weight"], first)
     assert torch.equal(tensors["13.weight"], last)
@@ -69,7 +69,7 @@ def test_only_the_fenced_off_network_has_the_historic_batchnorm() -> None:
 def test_historic_network_has_statistics_for_each_position() -> None:
     network = NETWORKS["hierarchical-bug"].build(27)
     network(torch.randint(0, 27, (4, 8)))
-    shapes = [tuple(t.shape) for name, t in network.named_tensors().items() if "mean" in name]
+    shapes = [tuple(t.shape) for name, t in network.state_dict().items() if "mean" in name]
     assert shapes == [(4, 68), (2, 68), (68,)]
 
 
@@ -89,9 +89,9 @@ def test_unknown_names_and_sizes_are_refused() -> None:
 
 def test_summary_lists_layers_and_leaves_the_network_alone() -> None:
     network = network_plan().build(27)
-    before = {name: tensor.clone() for name, tensor in network.named_tensors().items()}
+    before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
     text = summary(network, batch_size=5)
     assert "Linear(48, 128, bias=False)   (5, 4, 128)       6,144" in text
     assert text.splitlines()[-1].split() == ["total", "76,579"]
     assert network.training
-    assert all(torch.equal(before[name], t) for name, t in network.named_tensors().items())
+    assert all(torch.equal(before[name], t) for name, t in network.state_dict().items())

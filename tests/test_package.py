@@ -37,7 +37,7 @@ def test_type_checkers_see_the_same_names() -> None:
 @pytest.mark.parametrize("flag", ["--help", "--version"])
 def test_help_and_version_do_without_torch(command: str, flag: str) -> None:
     code = (
-        "import sys; from makemore.cli import *\n"
+        "import sys; from makemore.commands.cli import *\n"
         f"try: {command}_main(['{flag}'])\n"
         "finally: assert not {'torch', 'matplotlib', 'numpy', 'tqdm'} & set(sys.modules)"
     )
@@ -51,9 +51,9 @@ def test_help_and_version_do_without_torch(command: str, flag: str) -> None:
     [
         ("layers", ["makemore"]),
         ("words", ["makemore.networks", "makemore.training", "makemore.layers"]),
-        ("networks", ["makemore.cli", "makemore.run", "makemore.training", "matplotlib"]),
-        ("training", ["makemore.cli", "makemore.run", "matplotlib"]),
-        ("run", ["makemore.cli", "argparse", "matplotlib"]),
+        ("networks", ["makemore.commands.cli", "makemore.commands.train", "makemore.training", "matplotlib"]),
+        ("training", ["makemore.commands.cli", "makemore.commands.train", "matplotlib"]),
+        ("run", ["makemore.commands.cli", "argparse", "matplotlib"]),
     ],
 )
 def test_arrows_point_one_way(module: str, forbidden: list[str]) -> None:

@@ -23,7 +23,7 @@ def test_table_picture_and_going_on(
     assert all("±" in cell for cell in rows[0].split(" | ")[4:9])
     assert (tmp_path / "log" / "log.png").read_bytes().startswith(b"\x89PNG")
 
-    models = sorted((tmp_path / "log").glob("*/model.pt"))
+    models = sorted((tmp_path / "log").glob("*/model.safetensors"))
     assert len(models) == 2
     before = [path.stat().st_mtime_ns for path in models]
     capsys.readouterr()

@@ -12,7 +12,8 @@ import pytest
 import torch
 
 from makemore.plotting import plot_losses, save_figure, window_size
-from makemore.training import Evaluation, LectureRecipe, ModernRecipe
+from makemore.recipes import LectureRecipe, ModernRecipe
+from makemore.training import Evaluation
 
 
 def test_curve_is_log10_and_mean_of_1000() -> None:

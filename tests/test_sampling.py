@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from makemore.checkpoint import Model
+from makemore.model_file import Model
 from makemore.errors import DataError
 from makemore.sampling import next_symbol_probs, sample_word
 

@@ -8,9 +8,9 @@ import torch.nn.functional as F
 
 from makemore.evaluation import split_loss
 from makemore.layers import Sequential
-from makemore.networks import NETWORKS, Network
+from makemore.networks import NETWORKS, Plan
 from makemore.training import ENGINES, LectureRecipe, ModernRecipe, ModernTrainer, Trainer
-from makemore.words import ContextRows, Data, Examples, Vocabulary, WordList, bundled_path, read_words
+from makemore.words import SoftTargets, Data, Examples, Vocabulary, WordList, bundled_path, read_words
 
 LECTURE_LOSSES = {0: 3.3167, 1: 3.2927, 2: 3.2276, 3: 3.1838, 4: 3.1727}
 """Seed 42; step 0 is printed in the lecture, the next four come from its program."""
@@ -58,8 +58,8 @@ def test_losses_are_the_lectures_bit_for_bit(name: str) -> None:
     for _ in ours.run(7):
         pass
     assert ours.losses.tolist() == expected
-    for key, tensor in ours.network.named_tensors().items():
-        assert torch.equal(tensor, reference.named_tensors()[key]), key
+    for key, tensor in ours.network.state_dict().items():
+        assert torch.equal(tensor, reference.state_dict()[key]), key
 
 
 def test_blocks_do_not_matter(data: Data) -> None:
@@ -72,7 +72,7 @@ def test_blocks_do_not_matter(data: Data) -> None:
 
 
 def test_large_batches_are_drawn_in_small_blocks(data: Data) -> None:
-    run = trainer(data, LectureRecipe(steps=5, batch_size=30_000), Network("tiny", 8, 2, 2, False))
+    run = trainer(data, LectureRecipe(steps=5, batch_size=30_000), Plan("tiny", 8, 2, 2, False))
     assert [len(piece) for piece in run.run(1000)] == [2, 2, 1]
 
 
@@ -132,7 +132,7 @@ def test_context_rows_are_what_follows_each_context() -> None:
     following: dict[tuple[int, ...], list[int]] = {}
     for x, y in zip(X.tolist(), Y.tolist(), strict=True):
         following.setdefault(tuple(x), []).append(y)
-    rows = ContextRows(examples, len(vocabulary), shared=2)
+    rows = SoftTargets(examples, len(vocabulary), shared=2)
     xs, ys = rows[torch.arange(len(rows))]
     assert ys.sum() == pytest.approx(len(rows))
     found: dict[tuple[int, ...], list[list[float]]] = {}
@@ -147,7 +147,7 @@ def test_context_rows_are_what_follows_each_context() -> None:
 
 def test_a_prior_counts_as_so_many_examples() -> None:
     examples = Examples(Vocabulary("ab").encode_all(["ab", "ab", "ab", "b"]), 2)
-    plain, mixed = (ContextRows(examples, 3) for _ in range(2))
+    plain, mixed = (SoftTargets(examples, 3) for _ in range(2))
     every = torch.arange(len(plain))
     (contexts, own), total = plain[every], plain.totals[plain.context].unsqueeze(1)
     prior = torch.rand((len(plain.totals), 3), generator=torch.Generator().manual_seed(0))
@@ -162,7 +162,7 @@ def test_a_prior_counts_as_so_many_examples() -> None:
 def test_soft_targets_have_the_loss_of_the_examples_in_the_mean(data: Data) -> None:
     """Over a whole epoch, rows and examples ask for the same."""
     network = NETWORKS["hierarchical"].build(len(data.vocabulary), torch.Generator().manual_seed(0))
-    rows = ContextRows(data.val, len(data.vocabulary))
+    rows = SoftTargets(data.val, len(data.vocabulary))
     X, Y = rows[torch.arange(len(rows))]
     with network.evaluating():
         soft = F.cross_entropy(network(X), Y).item()
@@ -171,7 +171,7 @@ def test_soft_targets_have_the_loss_of_the_examples_in_the_mean(data: Data) -> N
 
 def modern(data: Data, engine: str = "backprop", **recipe: object) -> ModernTrainer:
     generator = torch.Generator().manual_seed(7)
-    network = Network("small", 8, 6, 16, hierarchical=True).build(len(data.vocabulary), generator)
+    network = Plan("small", 8, 6, 16, hierarchical=True).build(len(data.vocabulary), generator)
     fields = ModernRecipe.for_examples(len(data.train), **recipe)
     return ModernTrainer(network, data, fields, generator, engine)
 

@@ -16,7 +16,8 @@ import pytest
 import torch
 from torch import Generator, Tensor
 
-from makemore.backprop import KEPT_SHAPES, ONEHOT_SYMBOLS, BackpropEngine
+from makemore.backprop.derivatives import ONEHOT_SYMBOLS
+from makemore.backprop.engine import KEPT_SHAPES, BackpropEngine
 from makemore.layers import (
     BatchNorm1d,
     Embedding,
@@ -28,7 +29,8 @@ from makemore.layers import (
     Tanh,
 )
 from makemore.networks import NETWORKS, network_plan
-from makemore.training import AutogradEngine, LectureRecipe, Trainer
+from makemore.recipes import LectureRecipe
+from makemore.training import AutogradEngine, Trainer
 from makemore.words import WordList
 
 
@@ -55,7 +57,7 @@ def batches(steps: int, B: int, T: int, V: int = 27, seed: int = 2) -> tuple[Ten
 
 
 def assert_same(a: Sequential, b: Sequential, tolerance: float, gradients: bool = False) -> None:
-    for (name, x), y in zip(a.named_tensors().items(), b.named_tensors().values(), strict=True):
+    for (name, x), y in zip(a.state_dict().items(), b.state_dict().values(), strict=True):
         torch.testing.assert_close(x, y, rtol=0, atol=tolerance, msg=lambda m, name=name: f"{name}: {m}")
         if gradients and "running" not in name:
             assert x.grad is not None
@@ -379,7 +381,7 @@ def test_captured_steps_are_the_same_steps():
         torch.testing.assert_close(losses, engine.sgd_steps(X[part], Y[part], lrs[part]), rtol=0, atol=1e-6)
         gc.collect()
     assert_same(a, b, 1e-10)
-    assert captured == [len(b.named_tensors())]  # once per batch shape
+    assert captured == [len(b.state_dict())]  # once per batch shape
     for x, y in zip(X[:2], Y[:2], strict=True):
         torch.testing.assert_close(plain.gradients(x, y), engine.gradients(x, y), rtol=0, atol=1e-10)
         assert_same(a, b, 1e-10, gradients=True)

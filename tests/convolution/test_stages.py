@@ -11,8 +11,9 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor
 
-from makemore import convolution
-from makemore.convolution import Convolution, convolution_loss, log_likelihoods, plain_log_probs
+from makemore.convolution import stages as convolution
+from makemore.convolution import Convolution, log_likelihoods, loss
+from makemore.evaluation import log_probs
 from makemore.evaluation import split_loss
 from makemore.layers import (
     BatchNorm1d,
@@ -24,7 +25,7 @@ from makemore.layers import (
     Sequential,
     Tanh,
 )
-from makemore.networks import NETWORKS, Network, block_size
+from makemore.networks import NETWORKS, Plan, block_size
 from makemore.words import DataError, Examples, Vocabulary
 
 VOCABULARY = Vocabulary("abcdefgh")
@@ -35,14 +36,14 @@ def shaken(layers: list[Layer], seed: int, dtype: torch.dtype) -> Sequential:
     """The layers with other values than those they start with, running statistics included."""
     network = Sequential(layers).to(dtype=dtype)
     generator = Generator().manual_seed(seed)
-    for name, tensor in network.named_tensors().items():
+    for name, tensor in network.state_dict().items():
         noise = torch.randn(tensor.shape, generator=generator, dtype=dtype)
         tensor.data = noise.abs() + 0.5 if name.endswith("running_var") else tensor.data + 0.3 * noise
     return network
 
 
 def plan(block_size: int, *, hierarchical: bool = True) -> list[Layer]:
-    return Network("test", block_size, 5, 12, hierarchical).build(V, Generator().manual_seed(1)).layers
+    return Plan("test", block_size, 5, 12, hierarchical).build(V, Generator().manual_seed(1)).layers
 
 
 NETWORKS_TO_CONVERT: dict[str, list[Layer]] = {

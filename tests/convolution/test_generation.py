@@ -12,11 +12,11 @@ import pytest
 import torch
 from torch import Generator
 
-from makemore import generation
+from makemore.convolution import generation
 from makemore.convolution import Convolution, log_likelihoods
-from makemore.generation import Filters, Sample, draw, draws, generate, generate_plain, generate_scored
+from makemore.convolution.generation import Filters, Sample, draw, draws, generate, generate_plain, generate_scored
 from makemore.layers import Embedding, FlattenConsecutive, Linear, Sequential, Tanh
-from makemore.networks import Network
+from makemore.networks import Plan
 from makemore.sampling import next_symbol_probs
 from makemore.training import AutogradEngine
 from makemore.words import DataError, Examples, Vocabulary
@@ -43,8 +43,8 @@ def trained(plan: Network) -> Sequential:
 
 
 PLANS = {
-    "pairs": Network("pairs", 8, 6, 24, hierarchical=True),
-    "flat": Network("flat", 3, 6, 24, hierarchical=False),
+    "pairs": Plan("pairs", 8, 6, 24, hierarchical=True),
+    "flat": Plan("flat", 3, 6, 24, hierarchical=False),
 }
 TRAINED = {name: trained(plan) for name, plan in PLANS.items()}
 TRAINED["deep"] = Sequential(  # layers that fuse nothing, one of them right above the table; 4 at once

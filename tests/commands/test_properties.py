@@ -32,9 +32,9 @@ from hypothesis import HealthCheck, Phase, event, example, given, settings
 from hypothesis import strategies as st
 from hypothesis.strategies import SearchStrategy
 
-import makemore.cli
+import makemore.commands.cli
 import makemore.plotting
-from makemore.cli import sample_main, sample_parser, train_main, train_parser
+from makemore.commands.cli import sample_main, sample_parser, train_main, train_parser
 from makemore.words import LECTURE_VARIABLE
 
 TESTS = 6
@@ -126,7 +126,7 @@ def fast_and_apart() -> Iterator[None]:
         patch.setattr(os, "fsync", lambda fd: None)
         patch.setattr(makemore.plotting, "plot_losses", lambda *args, **more: None)
         patch.setattr(makemore.plotting, "save_figure", lambda figure, file: file.write(b"PNG"))
-        patch.setattr(makemore.cli, "drop_stdout", lambda: None)  # opens a file each time, for good
+        patch.setattr(makemore.commands.cli, "drop_stdout", lambda: None)  # opens a file each time, for good
         patch.setenv(LECTURE_VARIABLE, str(Path(root, "other.txt")))
         Path(root, "other.txt").write_text(WORDS, encoding="utf-8")
         yield
@@ -140,7 +140,7 @@ def runs(recipe: str) -> tuple[bytes, bytes]:
     written: list[bytes] = []
 
     def kept(source: str | Path, target: str | Path) -> None:
-        if Path(target).name == "model.pt":
+        if Path(target).name == "model.safetensors":
             written.append(Path(source).read_bytes())
         os.rename(source, target)
 
@@ -219,14 +219,14 @@ def test_any_word_list(content: bytes) -> None:
         code = case("word lists", train_main, [*TINY, "--data", str(path), "--out-dir", str(out)])
         assert code == 0 or not (out / "losses.csv").exists()
         if code == 0:
-            assert call(sample_main, [str(out / "model.pt"), *SHORT])[0] == 0
+            assert call(sample_main, [str(out / "model.safetensors"), *SHORT])[0] == 0
 
 
 @cases
 @given(word_lists)
 def test_scoring_any_word_list(content: bytes) -> None:
     runs("modern")
-    case("scored word lists", sample_main, ["modern/model.pt", "--score", "-"], content)
+    case("scored word lists", sample_main, ["modern/model.safetensors", "--score", "-"], content)
 
 
 # Model files
@@ -404,7 +404,7 @@ def forgery(recipe: str, path: str, value: object) -> Any:
 @forgery("lecture", "/tensors/5.weight", torch.full((2, 13), 3e38))
 def test_sampling_from_any_model_file(changes: Any) -> None:
     with tempfile.TemporaryDirectory() as directory:
-        path = Path(directory, "model.pt")
+        path = Path(directory, "model.safetensors")
         path.write_bytes(made(*changes))
         case("sampling from model files", sample_main, [str(path), *SHORT])
 
@@ -425,7 +425,7 @@ def test_sampling_from_any_model_file(changes: Any) -> None:
 @forgery("lecture", "/progress/evaluations", [[1, 0.0, -1.0, float("nan"), None, None]])
 def test_resuming_any_model_file(changes: Any) -> None:
     with tempfile.TemporaryDirectory() as directory:
-        Path(directory, "model.pt").write_bytes(made(*changes))
+        Path(directory, "model.safetensors").write_bytes(made(*changes))
         case("resuming model files", train_main, ["--resume", "--samples", "1", "--out-dir", directory])
 
 
@@ -510,7 +510,7 @@ def test_any_flags_of_train(flags: list[str], recipe: str, state: str) -> None:
         elif state != "new":
             out.mkdir()
             whole = {"finished": finished, "stopped": stopped, "broken": stopped[:-100]}[state]
-            (out / "model.pt").write_bytes(whole)
+            (out / "model.safetensors").write_bytes(whole)
         if state == "stopped":
             argv.append("--resume")
         case("flags of train", train_main, [*argv, "--out-dir", str(out), *flags])
@@ -526,7 +526,7 @@ def test_any_flags_of_train(flags: list[str], recipe: str, state: str) -> None:
 @example(flags=["--prefix", "\udcff"])
 def test_any_flags_of_sample(flags: list[str]) -> None:
     runs("modern")
-    case("flags of sample", sample_main, ["modern/model.pt", *SHORT, *flags])
+    case("flags of sample", sample_main, ["modern/model.safetensors", *SHORT, *flags])
 
 
 def test_there_were_enough_cases_of_each_kind() -> None:

@@ -20,8 +20,8 @@ from kill_and_resume import main as kill_and_resume
 from kill_and_resume import progress_on_disk, wait
 from kill_and_resume import start as fork_run
 
-from makemore.checkpoint import load_model
-from makemore.cli import train_main
+from makemore.model_file import load_model
+from makemore.commands.cli import train_main
 
 TINY = [
     "--recipe", "lecture", "--network", "hierarchical", "--n-embd", "4", "--n-hidden", "12",
@@ -128,9 +128,9 @@ def test_resuming_a_stopped_run_ends_as_if_never_stopped(word_file: Path, tmp_pa
     assert train_main(argv(word_file, tmp_path / "a", "--steps", "200", *flags)) == 0
     assert train_main(argv(word_file, tmp_path / "b", "--steps", "90", *flags)) == 0
     assert train_main(argv(word_file, tmp_path / "b", "--steps", "200", "--resume")) == 0
-    whole, resumed = (load_model(tmp_path / name / "model.pt") for name in "ab")
-    for name, tensor in whole.network.named_tensors().items():
-        assert torch.equal(tensor, resumed.network.named_tensors()[name])
+    whole, resumed = (load_model(tmp_path / name / "model.safetensors") for name in "ab")
+    for name, tensor in whole.network.state_dict().items():
+        assert torch.equal(tensor, resumed.network.state_dict()[name])
     assert torch.equal(whole.progress.losses, resumed.progress.losses)
     assert torch.equal(whole.progress.generator, resumed.progress.generator)
     assert whole.progress.evaluations[-1] == resumed.progress.evaluations[-1]
@@ -150,9 +150,9 @@ def test_every_recipe_and_engine_resumes_bit_for_bit(
     assert wait(pid) == 143
     assert train_main(["--resume", "--out-dir", str(tmp_path / "b")]) == 0
     assert (tmp_path / "a" / "losses.csv").read_bytes() == (tmp_path / "b" / "losses.csv").read_bytes()
-    whole, resumed = (load_model(tmp_path / name / "model.pt") for name in "ab")
-    for name, tensor in whole.network.named_tensors().items():
-        assert torch.equal(tensor, resumed.network.named_tensors()[name]), name
+    whole, resumed = (load_model(tmp_path / name / "model.safetensors") for name in "ab")
+    for name, tensor in whole.network.state_dict().items():
+        assert torch.equal(tensor, resumed.network.state_dict()[name]), name
     assert torch.equal(whole.progress.generator, resumed.progress.generator)
 
 
@@ -170,10 +170,10 @@ def test_a_run_with_teachers_resumes_bit_for_bit(
     assert train_main(["--resume", "--out-dir", str(tmp_path / "b")]) == 0
     assert (tmp_path / "b" / "teacher-1.pt").stat().st_mtime_ns == first
     assert (tmp_path / "a" / "losses.csv").read_bytes() == (tmp_path / "b" / "losses.csv").read_bytes()
-    for file in ("model.pt", "teacher-1.pt", "teacher-2.pt"):
+    for file in ("model.safetensors", "teacher-1.pt", "teacher-2.pt"):
         whole, resumed = (load_model(tmp_path / name / file).network for name in "ab")
-        for name, tensor in whole.named_tensors().items():
-            assert torch.equal(tensor, resumed.named_tensors()[name]), (file, name)
+        for name, tensor in whole.state_dict().items():
+            assert torch.equal(tensor, resumed.state_dict()[name]), (file, name)
     teachers = [load_model(tmp_path / "a" / f"teacher-{i}.pt").network.parameters()[0] for i in (1, 2)]
     assert not torch.equal(*teachers)
 
@@ -203,10 +203,10 @@ def stopped(word_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str])
 def test_resume_refuses_what_may_not_change(
     stopped: Path, flags: list[str], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    before = (stopped / "model.pt").read_bytes()
+    before = (stopped / "model.safetensors").read_bytes()
     code = train_main(["--resume", "--out-dir", str(stopped), *flags])
     assert_matches(message, error_of(capsys, code))
-    assert (stopped / "model.pt").read_bytes() == before
+    assert (stopped / "model.safetensors").read_bytes() == before
 
 
 def test_resume_refuses_another_list(
@@ -223,20 +223,20 @@ def test_resume_refuses_another_list(
 def test_resume_needs_a_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     code = train_main(["--resume", "--out-dir", str(tmp_path)])
     assert_matches("2: .*no run to resume in", error_of(capsys, code))
-    (tmp_path / "model.pt").write_bytes(b"junk")
+    (tmp_path / "model.safetensors").write_bytes(b"junk")
     code = train_main(["--resume", "--out-dir", str(tmp_path)])
     assert_matches(r"2: .*model\.pt is not a makemore model file", error_of(capsys, code))
 
 
 def test_resume_refuses_forged_settings(stopped: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    whole = (stopped / "model.pt").read_bytes()
+    whole = (stopped / "model.safetensors").read_bytes()
     for change in ({"steps": "x"}, {"batch_size": 0}, {"lr": None}, {"extra": 1}, {"lr": float("nan")}):
-        content = torch.load(stopped / "model.pt", weights_only=True)
+        content = torch.load(stopped / "model.safetensors", weights_only=True)
         content["progress"]["settings"].update(change)
-        torch.save(content, stopped / "model.pt")
+        torch.save(content, stopped / "model.safetensors")
         code = train_main(["--resume", "--out-dir", str(stopped), "--steps", "60"])
         assert_matches("2: .*(must be|cannot be)", error_of(capsys, code))
-        (stopped / "model.pt").write_bytes(whole)
+        (stopped / "model.safetensors").write_bytes(whole)
 
 
 def test_an_unfinished_run_is_not_overwritten_unasked(
@@ -268,8 +268,8 @@ def test_a_full_disk_ends_the_run_and_keeps_the_file(
     stopped: Path, kilobytes: int, tmp_path: Path, start: Callable[..., int]
 ) -> None:
     """The limit on file sizes stands for a full disk: the run's file outgrows it at some save."""
-    before = load_model(stopped / "model.pt")
-    size = (stopped / "model.pt").stat().st_size + 1024 * kilobytes
+    before = load_model(stopped / "model.safetensors")
+    size = (stopped / "model.safetensors").stat().st_size + 1024 * kilobytes
     pid = start(
         ["--resume", "--out-dir", str(stopped), "--steps", "100000"],
         tmp_path / "log",
@@ -278,7 +278,7 @@ def test_a_full_disk_ends_the_run_and_keeps_the_file(
     assert wait(pid) == 1
     error = (tmp_path / "log").read_text().splitlines()[-1]
     assert_matches(r"^makemore-train: cannot write .*model\.pt: File too large$", error)
-    after = load_model(stopped / "model.pt")
+    after = load_model(stopped / "model.safetensors")
     assert after.progress.step > before.progress.step
     assert torch.equal(after.progress.losses[:40], before.progress.losses)
     assert not list(stopped.glob("*.part"))
@@ -293,15 +293,15 @@ def test_divergence_keeps_the_last_good_file(
     code = train_main(argv(word_file, tmp_path / "a", *flags))
     error = error_of(capsys, code)
     assert_matches(rf"1: .*the training diverged: at step 10\d the .*holds step {held}\)", error)
-    model = load_model(tmp_path / "a" / "model.pt")
+    model = load_model(tmp_path / "a" / "model.safetensors")
     assert model.progress.step == held
     assert model.progress.losses.isfinite().all()
-    assert max(tensor.abs().max() for tensor in model.network.named_tensors().values()) < 100
+    assert max(tensor.abs().max() for tensor in model.network.state_dict().values()) < 100
 
 
 def test_a_full_or_closed_stdout_is_one_line(word_file: Path, tmp_path: Path) -> None:
     flags = argv(word_file, tmp_path / "a", "--steps", "40")
-    script = "import sys; from makemore.cli import train_main; sys.exit(train_main())"
+    script = "import sys; from makemore.commands.cli import train_main; sys.exit(train_main())"
     command = [sys.executable, "-c", script, *flags]
     with open("/dev/full", "w") as full:
         run = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True)
@@ -312,8 +312,8 @@ def test_a_full_or_closed_stdout_is_one_line(word_file: Path, tmp_path: Path) ->
 
 
 def test_sampling_into_a_pipe_that_closes(stopped: Path) -> None:
-    script = "import sys; from makemore.cli import sample_main; sys.exit(sample_main())"
-    command = [sys.executable, "-c", script, str(stopped / "model.pt"), "-n", "50000"]
+    script = "import sys; from makemore.commands.cli import sample_main; sys.exit(sample_main())"
+    command = [sys.executable, "-c", script, str(stopped / "model.safetensors"), "-n", "50000"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as run:
         assert run.stdout is not None
         assert run.stdout.readline()

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import torch
 
-from makemore.checkpoint import FORMAT, VERSION, Model, Progress, load_model, save_model
+from makemore.model_file import FORMAT, VERSION, Model, Progress, load_model, save_model
 from makemore.errors import ModelFileError, WriteError
 from makemore.networks import NETWORKS
 from makemore.training import Evaluation
@@ -38,7 +38,7 @@ def progress(**changes: Any) -> Progress:
 
 @pytest.fixture
 def saved(small_model: Model, tmp_path: Path) -> Path:
-    path = tmp_path / "model.pt"
+    path = tmp_path / "model.safetensors"
     model = Model(small_model.plan, small_model.vocabulary, small_model.network, progress())
     save_model(model, path)
     return path
@@ -73,8 +73,8 @@ def test_everything_comes_back(small_model: Model, saved: Path) -> None:
     assert model.plan == small_model.plan
     assert model.vocabulary.stoi == small_model.vocabulary.stoi
     assert not model.network.training
-    for name, tensor in small_model.network.named_tensors().items():
-        assert torch.equal(tensor, model.network.named_tensors()[name])
+    for name, tensor in small_model.network.state_dict().items():
+        assert torch.equal(tensor, model.network.state_dict()[name])
     expected, got = progress(), model.progress
     assert got is not None
     assert torch.equal(got.losses, expected.losses)
@@ -90,13 +90,13 @@ def test_everything_comes_back(small_model: Model, saved: Path) -> None:
 def test_every_network_and_alphabet(name: str, dtype: torch.dtype, tmp_path: Path) -> None:
     vocabulary = Vocabulary("añ漢😀. '")
     network = NETWORKS[name].build(len(vocabulary)).to(dtype=dtype)
-    save_model(Model(NETWORKS[name], vocabulary, network), tmp_path / "model.pt")
-    model = load_model(tmp_path / "model.pt")
+    save_model(Model(NETWORKS[name], vocabulary, network), tmp_path / "model.safetensors")
+    model = load_model(tmp_path / "model.safetensors")
     assert model.vocabulary.characters == vocabulary.characters
     assert model.progress is None
-    for key, tensor in network.named_tensors().items():
-        assert torch.equal(tensor, model.network.named_tensors()[key])
-        assert tensor.dtype == model.network.named_tensors()[key].dtype
+    for key, tensor in network.state_dict().items():
+        assert torch.equal(tensor, model.network.state_dict()[key])
+        assert tensor.dtype == model.network.state_dict()[key].dtype
 
 
 def test_loading_leaves_torchs_own_generator_alone(saved: Path) -> None:
@@ -128,8 +128,8 @@ def test_flipped_bytes_are_refused_or_harmless(saved: Path, small_model: Model) 
         except ModelFileError:
             refused += 1
             continue
-        for name, tensor in small_model.network.named_tensors().items():
-            assert torch.equal(tensor, model.network.named_tensors()[name])
+        for name, tensor in small_model.network.state_dict().items():
+            assert torch.equal(tensor, model.network.state_dict()[name])
     assert refused > 200
 
 
@@ -221,7 +221,7 @@ def test_forged_content_is_refused(
 
 @pytest.mark.parametrize("content", [None, 3, [], {}, {"format": FORMAT}, {"format": FORMAT, "version": 1}])
 def test_other_torch_files_are_refused(content: object, tmp_path: Path) -> None:
-    path = tmp_path / "model.pt"
+    path = tmp_path / "model.safetensors"
     torch.save(content, path)
     with pytest.raises(ModelFileError, match=r"model\.pt (is not|has format)"):
         load_model(path)

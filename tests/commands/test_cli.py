@@ -11,12 +11,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from makemore.cli import sample_main, train_main
+from makemore.commands.cli import sample_main, train_main
 from makemore.evaluation import split_loss
 from makemore.networks import NETWORKS, network_plan
-from makemore.run import SPLITS
+from makemore.commands.report import SPLITS
 from makemore.sampling import sample_word
-from makemore.training import LectureRecipe, Trainer
+from makemore.recipes import LectureRecipe
+from makemore.training import Trainer
 from makemore.words import read_words
 
 SMALL = [
@@ -94,7 +95,7 @@ def test_training_prints_and_writes_the_run(
     assert f"train ({len(data.train):,}, 8)" in printed
     assert str(out / "loss.png") in printed
 
-    assert {path.name for path in out.glob("[!.]*")} == {"model.pt", "losses.csv", "loss.png"}
+    assert {path.name for path in out.glob("[!.]*")} == {"model.safetensors", "losses.csv", "loss.png"}
     assert (out / "loss.png").read_bytes().startswith(b"\x89PNG")
     rows = list(csv.DictReader((out / "losses.csv").read_text().splitlines()))
     assert [int(row["step"]) for row in rows] == list(range(201))
@@ -107,7 +108,7 @@ def test_training_prints_and_writes_the_run(
 
 
 def test_sampling_prints_words_and_nothing_else(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    model = finished / "model.pt"
+    model = finished / "model.safetensors"
     assert sample([model, "--number", "30", "--seed", "7"]) == 0
     first = capsys.readouterr()
     assert first.err == ""
@@ -128,7 +129,7 @@ def test_sampling_prints_words_and_nothing_else(finished: Path, capsys: pytest.C
 def test_every_filter_and_score(
     finished: Path, word_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    argv = [finished / "model.pt", "-n", "200", "--seed", "3", "--unique", "--novel", "--with-score"]
+    argv = [finished / "model.safetensors", "-n", "200", "--seed", "3", "--unique", "--novel", "--with-score"]
     assert sample([*argv, "--prefix", "ma", "--min-length", "4", "--max-length", "6", "--top-p", "0.95"]) == 0
     rows = [line.split("\t") for line in capsys.readouterr().out.splitlines()]
     words = [word for word, _ in rows]
@@ -137,7 +138,7 @@ def test_every_filter_and_score(
     assert all(word.startswith("ma") and 4 <= len(word) <= 6 for word in words)
 
     (tmp_path / "words.txt").write_text("\n".join([*words[:9], "ünknown", "", *words[9:]]))
-    assert sample([finished / "model.pt", "--score", tmp_path / "words.txt"]) == 0
+    assert sample([finished / "model.safetensors", "--score", tmp_path / "words.txt"]) == 0
     out, err = capsys.readouterr()
     scored = [line.split("\t") for line in out.splitlines()]
     assert scored.pop(9) == ["ünknown", "nan", "nan"]
@@ -151,8 +152,8 @@ def test_every_filter_and_score(
 def test_too_few_words_to_be_unique(
     finished: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("makemore.writing.FRUITLESS", 2000)
-    code = sample([finished / "model.pt", "-n", "9999", "--unique", "--max-length", "1"])
+    monkeypatch.setattr("makemore.commands.sample.FRUITLESS", 2000)
+    code = sample([finished / "model.safetensors", "-n", "9999", "--unique", "--max-length", "1"])
     out, err = capsys.readouterr()
     assert code == 1
     assert re.search(r"^makemore-sample: \d+ of 9,999 words: none of the last 2,000 drawn was unique", err)
@@ -165,7 +166,7 @@ def test_novel_needs_the_list_of_the_training(
 ) -> None:
     other = tmp_path / "other.txt"
     other.write_text("\n".join("abcdefgh"))
-    refused(capsys, sample([finished / "model.pt", "--novel", "--data", other]), 2, "not those the model was")
+    refused(capsys, sample([finished / "model.safetensors", "--novel", "--data", other]), 2, "not those the model was")
 
 
 def test_the_network_without_a_convolution_samples_and_scores_too(
@@ -174,10 +175,10 @@ def test_the_network_without_a_convolution_samples_and_scores_too(
     argv = ["--network", "hierarchical-bug", "--n-hidden", "8", "--data", word_file, "--steps", "30"]
     assert train([*argv, "--out-dir", tmp_path, "--samples", "0"]) == 0
     capsys.readouterr()
-    assert sample([tmp_path / "model.pt", "-n", "4", "--with-score", "--seed", "1"]) == 0
+    assert sample([tmp_path / "model.safetensors", "-n", "4", "--with-score", "--seed", "1"]) == 0
     rows = [line.split("\t") for line in capsys.readouterr().out.splitlines()]
     (tmp_path / "words.txt").write_text("\n".join(word for word, _ in rows))
-    assert sample([tmp_path / "model.pt", "--score", tmp_path / "words.txt"]) == 0
+    assert sample([tmp_path / "model.safetensors", "--score", tmp_path / "words.txt"]) == 0
     again = [line.split("\t")[:2] for line in capsys.readouterr().out.splitlines()]
     assert again == rows
 
@@ -196,7 +197,7 @@ def test_modern_recipe_end_to_end(
 
 def test_model_file_is_enough(finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     alone = tmp_path / "elsewhere.pt"
-    alone.write_bytes((finished / "model.pt").read_bytes())
+    alone.write_bytes((finished / "model.safetensors").read_bytes())
     assert sample([alone, "-n", "3"]) == 0
     assert len(capsys.readouterr().out.splitlines()) == 3
 
@@ -252,18 +253,18 @@ def test_train_refuses_bad_lists(content: bytes, tmp_path: Path, capsys: pytest.
 def test_train_refuses_a_used_directory(
     finished: Path, word_file: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    before = (finished / "model.pt").read_bytes()
+    before = (finished / "model.safetensors").read_bytes()
     argv = [*SMALL, "--data", word_file, "--steps", "10", "--out-dir", finished]
-    refused(capsys, train(argv), 2, r"model.pt is there already.*--overwrite")
-    assert (finished / "model.pt").read_bytes() == before
+    refused(capsys, train(argv), 2, r"model.safetensors is there already.*--overwrite")
+    assert (finished / "model.safetensors").read_bytes() == before
 
 
 def test_overwrite(word_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     argv = [*SMALL, "--data", word_file, "--steps", "10", "--out-dir", tmp_path]
     assert train(argv) == 0
-    before = (tmp_path / "model.pt").read_bytes()
+    before = (tmp_path / "model.safetensors").read_bytes()
     assert train([*argv, "--seed", "1", "--overwrite"]) == 0
-    assert (tmp_path / "model.pt").read_bytes() != before
+    assert (tmp_path / "model.safetensors").read_bytes() != before
 
 
 def test_train_refuses_a_directory_it_cannot_write(
@@ -295,7 +296,7 @@ def test_train_refuses_a_directory_it_cannot_write(
 def test_sample_refuses_bad_flags(
     flags: list[str], message: str, finished: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    refused(capsys, sample([finished / "model.pt", *flags]), 2, message)
+    refused(capsys, sample([finished / "model.safetensors", *flags]), 2, message)
 
 
 @pytest.mark.parametrize(
@@ -304,11 +305,11 @@ def test_sample_refuses_bad_flags(
 def test_sample_refuses_what_is_no_model(
     content: bytes | None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    path = tmp_path / "model.pt"
+    path = tmp_path / "model.safetensors"
     if content is not None:
         path.write_bytes(content)
     code = sample([path])
-    refused(capsys, code, 2, "cannot read .*model.pt|model.pt is not a makemore model file")
+    refused(capsys, code, 2, "cannot read .*model.safetensors|model.safetensors is not a makemore model file")
 
 
 def test_divergence_is_noticed(word_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

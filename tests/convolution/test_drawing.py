@@ -17,9 +17,9 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 from torch import Generator, Tensor
 
-from makemore import drawing
+from makemore.convolution import drawing
 from makemore.convolution import Convolution
-from makemore.drawing import SEEN, draw_nodes
+from makemore.convolution.drawing import SEEN, draw_nodes
 from makemore.layers import Embedding, FlattenConsecutive, Linear, Sequential, Tanh
 from makemore.networks import block_size, network_plan
 
@@ -195,13 +195,13 @@ def test_other_fusions_and_nested_layers() -> None:
 
 def test_drawing_leaves_the_network_alone_and_is_a_png() -> None:
     network = build().train()
-    before = {name: tensor.clone() for name, tensor in network.named_tensors().items()}
+    before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
     file = io.BytesIO()
     draw_nodes(network).savefig(file, format="png", dpi=150)
     assert file.getvalue()[1:4] == b"PNG"
     assert int.from_bytes(file.getvalue()[16:20], "big") == 1410  # pixels wide
     assert network.training
-    assert all(torch.equal(before[name], tensor) for name, tensor in network.named_tensors().items())
+    assert all(torch.equal(before[name], tensor) for name, tensor in network.state_dict().items())
     assert block_size(network) == 8
 
 
