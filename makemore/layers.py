@@ -114,9 +114,12 @@ class Layer:
                 layer.training = training
 
     def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> Self:
-        """Move every tensor, in place, to a device or a floating dtype or both."""
+        """Move every tensor and gradient, in place, to a device or a floating dtype or both."""
         for _, tensor, _ in self._tensors():
+            grad, tensor.grad = tensor.grad, None
             tensor.data = tensor.data.to(device=device, dtype=dtype)
+            if grad is not None:
+                tensor.grad = grad.to(device=device, dtype=dtype)
         return self
 
     def __getstate__(self) -> dict[str, Any]:

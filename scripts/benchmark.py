@@ -45,7 +45,7 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
-from makemore.checkpoint import Model, load_model, save_model
+from makemore.model_file import Model, load_model, save_model
 from makemore.convolution import Convolution, convolution_loss, log_likelihoods
 from makemore.errors import MakemoreError
 from makemore.evaluation import split_loss
@@ -426,7 +426,7 @@ class Benchmark:
     @cached_property
     def model_file(self) -> Path:
         """The trained network as a file, for other processes."""
-        path = self.directory / "model.pt"
+        path = self.directory / "model.safetensors"
         save_model(Model(PLAN, self.data.vocabulary, self.trained), path)
         return path
 

@@ -23,11 +23,11 @@ from pathlib import Path
 
 import torch
 
-from makemore.checkpoint import Progress, load_model
-from makemore.cli import train_main
+from makemore.commands.cli import train_main
+from makemore.commands.train import LOSSES_FILE, PICTURE_FILE
 from makemore.errors import ModelFileError
+from makemore.model_file import MODEL_FILE, Progress, load_model
 from makemore.plotting import plot_losses
-from makemore.run import LOSSES_FILE, MODEL_FILE, PICTURE_FILE
 from makemore.words import load_words
 
 LONGEST = 1.2
@@ -77,7 +77,7 @@ def result(log: Path, out_dir: Path) -> tuple[object, ...]:
     progress = model.progress
     assert progress is not None
     assert progress.finished
-    tensors = {name: t.detach().numpy().tobytes() for name, t in model.network.named_tensors().items()}
+    tensors = {name: t.detach().numpy().tobytes() for name, t in model.network.state_dict().items()}
     files = [(out_dir / name).read_bytes() for name in (LOSSES_FILE, PICTURE_FILE)]
     return printed, tensors, progress.generator.tolist(), progress.evaluations, progress.step, files
 

@@ -22,10 +22,10 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from makemore.checkpoint import load_model
+from makemore.commands.report import SPLITS
 from makemore.errors import ModelFileError
+from makemore.model_file import MODEL_FILE, load_model
 from makemore.plotting import save_figure
-from makemore.run import MODEL_FILE, SPLITS
 
 SECONDS_FILE = "seconds.json"
 
@@ -51,7 +51,10 @@ ROWS = (
     Row("hierarchical-bug, lecture", (*LECTURE, "hierarchical-bug"), "1.941 / 2.029"),
     Row("hierarchical, lecture", (*LECTURE, "hierarchical"), "1.912 / 2.022"),
     Row("wavenet, lecture", (*LECTURE, "wavenet"), "1.769 / 1.993"),
-    Row("wavenet, modern, 330 steps", ("--steps", "330", "--drop", "0", "--lr", "0.03", "--shared", "8")),
+    Row(
+        "wavenet, modern, 330 steps",
+        ("--steps", "330", "--drop", "0", "--lr", "0.03", "--examples-per-row", "8"),
+    ),
     Row("wavenet, modern", ()),
     Row("wavenet, modern, 4 teachers", ("--teachers", "4")),
 )
@@ -95,7 +98,7 @@ def do(row: Row, seed: int, data: str | None, out_dir: Path, flags: Sequence[str
     command = [
         sys.executable,
         "-c",
-        "import sys; from makemore.cli import train_main; sys.exit(train_main())",
+        "import sys; from makemore.commands.cli import train_main; sys.exit(train_main())",
     ]
     command += ["--out-dir", str(directory)]
     before = 0.0

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from makemore.model_file import Model
 from makemore.backprop import BackpropEngine
+from makemore.model_file import Model
 from makemore.networks import network_plan
 from makemore.recipes import LectureRecipe
 from makemore.training import Trainer
@@ -59,6 +59,8 @@ def small_model(word_file: Path) -> Model:
     data = read_words(word_file).data(plan.block_size)
     generator = torch.Generator().manual_seed(1)
     network = plan.build(len(data.vocabulary), generator)
-    for _ in Trainer(network, data, LectureRecipe(steps=300, lr_drop=200), generator, BackpropEngine).run(100):
+    for _ in Trainer(network, data, LectureRecipe(steps=300, lr_drop=200), generator, BackpropEngine).run(
+        100
+    ):
         pass
     return Model(plan, data.vocabulary, network.eval())

@@ -10,10 +10,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from makemore.convolution import stages as convolution
-from makemore.model_file import Model
+from makemore import evaluation
 from makemore.convolution import loss
 from makemore.evaluation import split_loss
+from makemore.model_file import Model
 from makemore.networks import NETWORKS, network_plan
 from makemore.words import Examples, WordList, bundled_path, read_words
 
@@ -26,7 +26,7 @@ def test_pieces_equal_the_whole(small_model: Model, monkeypatch: pytest.MonkeyPa
         X, Y = data.val[:]
         whole = F.cross_entropy(network(X), Y).item()
     assert split_loss(network, data.val) == pytest.approx(whole, abs=1e-6)
-    monkeypatch.setattr(convolution, "PLAIN_PIECE", 777)
+    monkeypatch.setattr(evaluation, "PIECE", 777)
     assert split_loss(network, data.val) == pytest.approx(whole, abs=1e-6)
     assert loss(network, data.val) == pytest.approx(whole, abs=1e-6)
     assert network.training

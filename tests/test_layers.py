@@ -197,13 +197,13 @@ def test_sequential_switches_and_moves_every_layer() -> None:
 def test_load_copies_by_name_and_refuses_the_rest() -> None:
     network, other = small_network(), small_network()
     other(torch.randint(0, 5, (6, 2)))
-    network.load(other.state_dict())
+    network.load_state_dict(other.state_dict())
     for name, tensor in network.state_dict().items():
         assert torch.equal(tensor, other.state_dict()[name])
     with pytest.raises(ValueError, match=r"2\.weight"):
-        network.load({k: v for k, v in other.state_dict().items() if k != "2.weight"})
+        network.load_state_dict({k: v for k, v in other.state_dict().items() if k != "2.weight"})
     with pytest.raises(ValueError, match=r"3\.gamma has shape \(3,\), got \(1,\)"):
-        network.load(other.state_dict() | {"3.gamma": torch.ones(1)})
+        network.load_state_dict(other.state_dict() | {"3.gamma": torch.ones(1)})
 
 
 @pytest.mark.parametrize(

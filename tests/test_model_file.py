@@ -15,8 +15,8 @@ from typing import Any
 import pytest
 import torch
 
-from makemore.model_file import FORMAT, VERSION, Model, Progress, load_model, save_model
 from makemore.errors import ModelFileError, WriteError
+from makemore.model_file import FORMAT, VERSION, Model, Progress, load_model, save_model
 from makemore.networks import NETWORKS
 from makemore.training import Evaluation
 from makemore.words import Vocabulary

@@ -5,8 +5,15 @@ from __future__ import annotations
 import pytest
 import torch
 
-from makemore.layers import BatchNorm1d, HistoricBatchNorm1d
-from makemore.networks import NETWORKS, Plan, block_size, network_plan, summary
+from makemore.layers import (
+    BatchNorm1d,
+    Embedding,
+    FlattenConsecutive,
+    HistoricBatchNorm1d,
+    Linear,
+    Sequential,
+)
+from makemore.networks import NETWORKS, block_size, network_plan, summary
 
 PARAMETERS = {
     "mlp": 12_097,
@@ -27,11 +34,12 @@ def test_parameter_counts_of_the_performance_log() -> None:
 @pytest.mark.parametrize("hierarchical", [True, False])
 @pytest.mark.parametrize("size", [2, 4, 16, 64])
 def test_any_size(hierarchical: bool, size: int) -> None:
-    plan = Plan("x", size, 3, 5, hierarchical)
+    plan = network_plan("hierarchical" if hierarchical else "mlp", size, 3, 5)
     network = plan.build(11)
     assert network(torch.randint(0, 11, (4, size))).shape == (4, 11)
     assert block_size(network) == size
-    assert plan.parameter_count(11) == sum(p.numel() for p in network.parameters())
+    assert plan.value_count(11) == sum(t.numel() for t in network.state_dict().values())
+    assert network_plan(**plan.sizes()) == plan
 
 
 def test_default_network_layer_by_layer() -> None:
@@ -52,7 +60,7 @@ def test_values_are_drawn_in_the_order_of_the_layers() -> None:
     first = torch.randn(48, 128) / 48**0.5
     torch.randn(256, 128), torch.randn(256, 128)
     last = torch.randn(128, 27) / 128**0.5 * 0.1
-    tensors = network_plan().build(27, torch.Generator().manual_seed(42)).state_dict()
+    tensors = dict(network_plan().build(27, torch.Generator().manual_seed(42)).named_parameters())
     assert torch.equal(tensors["0.weight"], embedding)
     assert torch.equal(tensors["2.weight"], first)
     assert torch.equal(tensors["13.weight"], last)
@@ -84,7 +92,7 @@ def test_unknown_names_and_sizes_are_refused() -> None:
         network_plan("lstm")
     with pytest.raises(ValueError, match="n_hidden must be 1 or more, got 0"):
         network_plan("mlp", n_hidden=0)
-    assert network_plan("mlp", block_size=6, n_embd=4).fused == [6]
+    assert block_size(network_plan("mlp", block_size=6, n_embd=4).build(5)) == 6
 
 
 def test_summary_lists_layers_and_leaves_the_network_alone() -> None:
@@ -95,3 +103,23 @@ def test_summary_lists_layers_and_leaves_the_network_alone() -> None:
     assert text.splitlines()[-1].split() == ["total", "76,579"]
     assert network.training
     assert all(torch.equal(before[name], t) for name, t in network.state_dict().items())
+
+
+def test_nested_sequentials_are_opened() -> None:
+    network = Sequential(
+        [
+            Embedding(5, 3),
+            Sequential([FlattenConsecutive(2), Linear(6, 4), Sequential([FlattenConsecutive(3)])]),
+            Linear(12, 5),
+        ]
+    )
+    assert block_size(network) == 6
+    lines = summary(network, batch_size=7).splitlines()
+    assert [line.split("(")[0] for line in lines[1:-1]] == [
+        *("Embedding", "FlattenConsecutive", "Linear", "FlattenConsecutive", "Linear"),
+    ]
+    assert lines[3].split() == ["Linear(6,", "4)", "(7,", "3,", "4)", "28"]
+
+
+def test_no_memory_is_taken_to_count() -> None:
+    assert network_plan("mlp", block_size=1024, n_embd=4096, n_hidden=16_384).value_count(100) > 6e10

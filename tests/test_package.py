@@ -14,11 +14,12 @@ import makemore
 
 def test_public_names() -> None:
     assert sorted(makemore.__all__) == [
-        "BatchNorm1d", "Convolution", "Data", "Embedding", "Examples", "Filters", "FlattenConsecutive",
-        "HistoricBatchNorm1d", "LectureRecipe", "Linear", "Model", "ModernRecipe", "ModernTrainer",
-        "NETWORKS", "Network", "Sequential", "Tanh", "Trainer", "Vocabulary", "WordList", "draw_nodes",
-        "generate", "generate_scored", "load_model", "load_words", "log_likelihoods", "loss",
-        "network_plan", "plot_losses", "read_words", "sample_word", "save_model", "split_loss", "summary",
+        "AutogradEngine", "BackpropEngine", "BatchNorm1d", "Convolution", "Data", "Embedding", "Examples",
+        "Filters", "FlattenConsecutive", "HistoricBatchNorm1d", "Layer", "LectureRecipe", "Linear", "Model",
+        "ModernRecipe", "ModernTrainer", "NETWORKS", "Plan", "Sequential", "Tanh", "Trainer", "Vocabulary",
+        "WordList", "draw_nodes", "generate", "generate_scored", "load_model", "load_words",
+        "log_likelihoods", "loss", "network_plan", "plot_losses", "read_words", "sample_word", "save_model",
+        "split_loss", "summary",
     ]  # fmt: skip
     for name in makemore.__all__:
         assert getattr(makemore, name) is not None
@@ -28,12 +29,12 @@ def test_public_names() -> None:
 
 
 def test_type_checkers_see_the_same_names() -> None:
-    tree = ast.parse(Path(makemore.__file__).read_text())
-    seen = {a.asname for n in ast.walk(tree) if isinstance(n, ast.ImportFrom) for a in n.names if a.asname}
-    assert seen == set(makemore.__all__)
+    """They read the star imports; what is imported lazily comes from the same modules."""
+    starred = {name.removeprefix("makemore.") for name in imports()["makemore.__init__"]} - {"importlib"}
+    assert {n for n in starred if not n.startswith(("importlib", "typing"))} == set(makemore._NAMES)
 
 
-@pytest.mark.parametrize("command", ["train", "sample"])
+@pytest.mark.parametrize("command", ["train", "sample", "draw"])
 @pytest.mark.parametrize("flag", ["--help", "--version"])
 def test_help_and_version_do_without_torch(command: str, flag: str) -> None:
     code = (
@@ -47,20 +48,95 @@ def test_help_and_version_do_without_torch(command: str, flag: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("module", "forbidden"),
+    ("arguments", "code", "message"),
     [
-        ("layers", ["makemore"]),
-        ("words", ["makemore.networks", "makemore.training", "makemore.layers"]),
-        ("networks", ["makemore.commands.cli", "makemore.commands.train", "makemore.training", "matplotlib"]),
-        ("training", ["makemore.commands.cli", "makemore.commands.train", "matplotlib"]),
-        ("run", ["makemore.commands.cli", "argparse", "matplotlib"]),
+        (["--help"], 0, "train"),
+        (["draw", "--help"], 0, "usage: makemore-draw"),
+        (["train", "--steps", "0"], 2, "makemore-train: argument --steps: must be a whole number from 1"),
+        (["paint"], 2, "python -m makemore: argument command: invalid choice: 'paint'"),
+        ([], 2, "python -m makemore: the following arguments are required: command"),
     ],
 )
-def test_arrows_point_one_way(module: str, forbidden: list[str]) -> None:
-    source = Path(makemore.__file__).with_name(f"{module}.py").read_text()
-    top_level = [
-        node.module if isinstance(node, ast.ImportFrom) else node.names[0].name
-        for node in ast.parse(source).body
-        if isinstance(node, ast.Import | ast.ImportFrom)
-    ]
-    assert not [name for name in top_level for bad in forbidden if f"{name}.".startswith(f"{bad}.")]
+def test_as_a_module(arguments: list[str], code: int, message: str) -> None:
+    argv = [sys.executable, "-m", "makemore", *arguments]
+    run = subprocess.run(argv, capture_output=True, text=True)
+    assert run.returncode == code
+    assert message in run.stdout + run.stderr
+    assert len(run.stderr.splitlines()) == (code > 0)
+
+
+ROOMS = [
+    {"errors", "files", "layers"},
+    {"recipes"},
+    {"networks", "words"},
+    {"backprop", "evaluation", "sampling"},
+    {"training"},
+    {"plotting", "model_file"},
+    {"convolution"},
+    {"modern"},
+    {"commands"},
+    {"__init__", "__main__"},
+]
+"""From the ground floor up: a module imports from floors below its own, or from its own folder."""
+
+LECTURE = {"layers", "networks", "words", "evaluation", "sampling", "training", "recipes", "plotting"}
+FOLDERS = {"backprop", "convolution", "modern", "commands"}
+WITHOUT_TORCH = {"makemore.errors", "makemore.files", "makemore.recipes", "makemore.commands.settings"}
+
+
+def imports() -> dict[str, set[str]]:
+    """What each module of the package imports, wherever in the file."""
+    package = Path(makemore.__file__).parent
+    found = {}
+    for path in sorted(package.rglob("*.py")):
+        name = ".".join(["makemore", *path.relative_to(package).with_suffix("").parts])
+        nodes = list(ast.walk(ast.parse(path.read_text())))
+        assert not [node for node in nodes if isinstance(node, ast.ImportFrom) and node.level], "relative"
+        found[name] = {node.module or "" for node in nodes if isinstance(node, ast.ImportFrom)} | {
+            alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names
+        }
+    return found
+
+
+def room(module: str) -> str:
+    """The file at the top, or the folder, that a module belongs to."""
+    return module.split(".")[1] if "." in module else "__init__"
+
+
+def test_arrows_point_one_way() -> None:
+    floors = {name: floor for floor, names in enumerate(ROOMS) for name in names}
+    modules = imports()
+    assert {room(module) for module in modules} == set(floors), "every room has a floor"
+    for module, imported in modules.items():
+        for other in imported:
+            if other.split(".")[0] == "makemore" and room(module) not in ("__init__", "__main__"):
+                same = room(other) == room(module) and room(module) in FOLDERS
+                assert same or floors[room(other)] < floors[room(module)], f"{module} imports {other}"
+
+
+def test_the_lectures_files_import_nothing_from_the_folders() -> None:
+    modules = imports()
+    for module in LECTURE | {"errors", "files", "model_file"}:
+        assert not [name for name in modules[f"makemore.{module}"] if room(name) in FOLDERS], module
+
+
+def test_no_module_imports_itself_by_way_of_others() -> None:
+    modules = imports()
+    del modules["makemore.__init__"]  # which imports when asked for a name, and is imported for its version
+    needs = {
+        module: {name if name in modules else f"{name}.__init__" for name in imported} & modules.keys()
+        for module, imported in modules.items()
+    }
+    while ready := [module for module in needs if not needs[module] & needs.keys()]:
+        for module in ready:
+            del needs[module]
+    assert not needs
+
+
+def test_who_imports_what() -> None:
+    modules = imports()
+    assert {name for name, needs in modules.items() if "argparse" in needs} == {"makemore.commands.cli"}
+    drawn = {name for name, needs in modules.items() if any(n.startswith("matplotlib") for n in needs)}
+    assert drawn == {"makemore.plotting", "makemore.convolution.drawing"}
+    for name in WITHOUT_TORCH:
+        assert not [n for n in modules[name] if n.split(".")[0] in ("torch", "numpy", "safetensors")]

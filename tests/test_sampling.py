@@ -6,8 +6,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from makemore.model_file import Model
 from makemore.errors import DataError
+from makemore.model_file import Model
 from makemore.sampling import next_symbol_probs, sample_word
 
 

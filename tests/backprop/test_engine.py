@@ -59,7 +59,8 @@ def batches(steps: int, B: int, T: int, V: int = 27, seed: int = 2) -> tuple[Ten
 def assert_same(a: Sequential, b: Sequential, tolerance: float, gradients: bool = False) -> None:
     for (name, x), y in zip(a.state_dict().items(), b.state_dict().values(), strict=True):
         torch.testing.assert_close(x, y, rtol=0, atol=tolerance, msg=lambda m, name=name: f"{name}: {m}")
-        if gradients and "running" not in name:
+    for (name, x), (_, y) in zip(a.named_parameters(), b.named_parameters(), strict=True):
+        if gradients:
             assert x.grad is not None
             torch.testing.assert_close(
                 x.grad, y.grad, rtol=0, atol=tolerance, msg=lambda m, name=name: f"{name}.grad: {m}"

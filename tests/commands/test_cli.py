@@ -12,11 +12,11 @@ import pytest
 import torch
 
 from makemore.commands.cli import sample_main, train_main
+from makemore.commands.report import SPLITS
 from makemore.evaluation import split_loss
 from makemore.networks import NETWORKS, network_plan
-from makemore.commands.report import SPLITS
-from makemore.sampling import sample_word
 from makemore.recipes import LectureRecipe
+from makemore.sampling import sample_word
 from makemore.training import Trainer
 from makemore.words import read_words
 
@@ -166,7 +166,12 @@ def test_novel_needs_the_list_of_the_training(
 ) -> None:
     other = tmp_path / "other.txt"
     other.write_text("\n".join("abcdefgh"))
-    refused(capsys, sample([finished / "model.safetensors", "--novel", "--data", other]), 2, "not those the model was")
+    refused(
+        capsys,
+        sample([finished / "model.safetensors", "--novel", "--data", other]),
+        2,
+        "not those the model was",
+    )
 
 
 def test_the_network_without_a_convolution_samples_and_scores_too(

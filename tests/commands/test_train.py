@@ -20,8 +20,8 @@ from kill_and_resume import main as kill_and_resume
 from kill_and_resume import progress_on_disk, wait
 from kill_and_resume import start as fork_run
 
-from makemore.model_file import load_model
 from makemore.commands.cli import train_main
+from makemore.model_file import load_model
 
 TINY = [
     "--recipe", "lecture", "--network", "hierarchical", "--n-embd", "4", "--n-hidden", "12",

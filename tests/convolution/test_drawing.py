@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import io
 import itertools
-import runpy
-import sys
-from pathlib import Path
 
 import pytest
 import torch
@@ -17,7 +14,6 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 from torch import Generator, Tensor
 
-from makemore.convolution import drawing
 from makemore.convolution import Convolution
 from makemore.convolution.drawing import SEEN, draw_nodes
 from makemore.layers import Embedding, FlattenConsecutive, Linear, Sequential, Tanh
@@ -85,7 +81,7 @@ def test_the_highlighted_nodes_and_lines_of_every_row_have_a_gradient(name: str,
     rows = [x]
     for stage in Convolution.from_network(network).stages:
         h = F.conv1d(rows[-1], stage.weight.permute(2, 1, 0), stage.bias, dilation=stage.dilation)
-        rows.append(h.tanh() if stage.tanh else h)
+        rows.append(h if stage.activation is None else h.tanh())
     # An unpadded convolution leaves out the oldest places: the newest nodes of all rows are in line.
     first = [block + 7 - row.shape[2] for row in rows]
     assert nodes(figure, "all") == [[*range(start, block + 7)] for start in first]
@@ -203,15 +199,3 @@ def test_drawing_leaves_the_network_alone_and_is_a_png() -> None:
     assert network.training
     assert all(torch.equal(before[name], tensor) for name, tensor in network.state_dict().items())
     assert block_size(network) == 8
-
-
-def test_as_a_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    out = tmp_path / "out.png"
-    for arguments, message in ([], "usage: "), ([str(out), "nonsense"], "unknown network 'nonsense'"):
-        monkeypatch.setattr(sys, "argv", ["drawing.py", *arguments])
-        with pytest.raises(SystemExit, match=message):
-            runpy.run_path(drawing.__file__, run_name="__main__")
-    assert not out.exists()
-    monkeypatch.setattr(sys, "argv", ["drawing.py", str(out), "mlp"])
-    runpy.run_path(drawing.__file__, run_name="__main__")
-    assert out.read_bytes()[1:4] == b"PNG"

@@ -10,13 +10,21 @@ import itertools
 
 import pytest
 import torch
+from plain_generation import generate_plain
 from torch import Generator
 
-from makemore.convolution import generation
-from makemore.convolution import Convolution, log_likelihoods
-from makemore.convolution.generation import Filters, Sample, draw, draws, generate, generate_plain, generate_scored
+from makemore.convolution import (
+    Convolution,
+    Filters,
+    Sample,
+    generate,
+    generate_scored,
+    log_likelihoods,
+    queues,
+)
+from makemore.convolution.generation import SEEDED_WORDS, draw, draws
 from makemore.layers import Embedding, FlattenConsecutive, Linear, Sequential, Tanh
-from makemore.networks import Plan
+from makemore.networks import Plan, network_plan
 from makemore.sampling import next_symbol_probs
 from makemore.training import AutogradEngine
 from makemore.words import DataError, Examples, Vocabulary
@@ -31,7 +39,7 @@ def seeded(seed: int = 0) -> Generator:
     return Generator().manual_seed(seed)
 
 
-def trained(plan: Network) -> Sequential:
+def trained(plan: Plan) -> Sequential:
     network = plan.build(V, seeded())
     X, Y = Examples(VOCABULARY.encode_all(WORDS), plan.block_size)[:]
     AutogradEngine(network).sgd_steps(X.expand(60, -1, -1), Y.expand(60, -1), [0.1] * 60)
@@ -43,8 +51,8 @@ def trained(plan: Network) -> Sequential:
 
 
 PLANS = {
-    "pairs": Plan("pairs", 8, 6, 24, hierarchical=True),
-    "flat": Plan("flat", 3, 6, 24, hierarchical=False),
+    "pairs": network_plan("hierarchical", 8, 6, 24),
+    "flat": network_plan("mlp", 3, 6, 24),
 }
 TRAINED = {name: trained(plan) for name, plan in PLANS.items()}
 TRAINED["deep"] = Sequential(  # layers that fuse nothing, one of them right above the table; 4 at once
@@ -65,7 +73,7 @@ def test_words_are_those_of_the_plain_way(
     name: str, number: int, table: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if not table:
-        monkeypatch.setattr(generation, "TABLE_VALUES", 0)
+        monkeypatch.setattr(queues, "TABLE_VALUES", 0)
         number = 300
     plain = list(generate_plain(TRAINED[name], VOCABULARY, seeded(1), number))
     words = list(generate(CONVOLUTIONS[name], VOCABULARY, seeded(1), number))
@@ -87,6 +95,22 @@ FILTERED = {
 }
 
 
+def test_a_network_that_no_convolution_equals_has_the_words_of_the_plain_way() -> None:
+    """More words than go through the layers at once, and fewer."""
+    network = trained(network_plan("hierarchical-bug", 8, 6, 24))
+    plain = list(generate_plain(network, VOCABULARY, seeded(1), 400))
+    scored = list(generate_scored(network, VOCABULARY, seeded(1), 400))
+    assert [sample.word for sample in scored] == [sample.word for sample in plain]
+    for fast, slow in zip(scored, plain, strict=True):
+        assert fast.log_likelihood == pytest.approx(slow.log_likelihood, abs=1e-10)
+    assert list(generate(network, VOCABULARY, seeded(1), 7)) == [sample.word for sample in plain[:7]]
+
+
+def test_the_network_and_its_convolution_have_the_same_words() -> None:
+    words = list(generate(CONVOLUTIONS["pairs"], VOCABULARY, seeded(1), 50))
+    assert list(generate(TRAINED["pairs"], VOCABULARY, seeded(1), 50)) == words
+
+
 @pytest.mark.parametrize(("filters", "prefix"), FILTERED.values(), ids=FILTERED)
 def test_filters_and_scores_are_those_of_the_plain_way(filters: Filters, prefix: str) -> None:
     plain = list(generate_plain(TRAINED["pairs"], VOCABULARY, seeded(2), 60, filters, prefix=prefix))
@@ -102,19 +126,19 @@ def test_filters_and_scores_are_those_of_the_plain_way(filters: Filters, prefix:
 
 def test_words_do_not_depend_on_the_batch_size() -> None:
     single = Convolution.from_network(PLANS["pairs"].build(V, seeded()))  # float32
-    number = 3 * generation.BLOCK + 100
+    number = 3 * SEEDED_WORDS + 100
     words = list(generate(single, VOCABULARY, seeded(3), number))
-    for batch in (1, 2 * generation.BLOCK, 10 * generation.BLOCK):
+    for batch in (1, 2 * SEEDED_WORDS, 10 * SEEDED_WORDS):
         assert list(generate(single, VOCABULARY, seeded(3), number, batch=batch)) == words
     assert list(generate(single, VOCABULARY, seeded(3), 50)) == words[:50]
     assert list(itertools.islice(generate(single, VOCABULARY, seeded(3)), number)) == words
 
 
 def test_draws_are_one_number_for_each_word_and_position() -> None:
-    few, many = draws(seeded(), 10), draws(seeded(), 2 * generation.BLOCK)
+    few, many = draws(seeded(), 10), draws(seeded(), 2 * SEEDED_WORDS)
     positions = [(next(few), next(many)) for _ in range(3)]
     assert all(torch.equal(u, v[:10]) for u, v in positions)
-    assert len({float(x) for _, v in positions for x in v}) == 6 * generation.BLOCK
+    assert len({float(x) for _, v in positions for x in v}) == 6 * SEEDED_WORDS
 
 
 def test_words_follow_the_probabilities() -> None:

@@ -11,10 +11,9 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor
 
-from makemore.convolution import stages as convolution
-from makemore.convolution import Convolution, log_likelihoods, loss
-from makemore.evaluation import log_probs
-from makemore.evaluation import split_loss
+from makemore.convolution import Convolution, log_likelihoods, loss, scoring, stages
+from makemore.convolution.forms import plain_form
+from makemore.evaluation import log_probs, split_loss
 from makemore.layers import (
     BatchNorm1d,
     Embedding,
@@ -25,7 +24,7 @@ from makemore.layers import (
     Sequential,
     Tanh,
 )
-from makemore.networks import NETWORKS, Plan, block_size
+from makemore.networks import NETWORKS, block_size, network_plan
 from makemore.words import DataError, Examples, Vocabulary
 
 VOCABULARY = Vocabulary("abcdefgh")
@@ -43,7 +42,8 @@ def shaken(layers: list[Layer], seed: int, dtype: torch.dtype) -> Sequential:
 
 
 def plan(block_size: int, *, hierarchical: bool = True) -> list[Layer]:
-    return Plan("test", block_size, 5, 12, hierarchical).build(V, Generator().manual_seed(1)).layers
+    sizes = network_plan("hierarchical" if hierarchical else "mlp", block_size, 5, 12)
+    return sizes.build(V, Generator().manual_seed(1)).layers
 
 
 NETWORKS_TO_CONVERT: dict[str, list[Layer]] = {
@@ -101,18 +101,17 @@ def test_a_trained_network_is_converted_as_in_evaluation_and_left_as_it_is() -> 
 
 
 def test_a_wavenet_is_kernels_of_two_with_dilations_one_two_four() -> None:
-    stages = Convolution.from_network(NETWORKS["wavenet"].build(27)).stages
-    assert [(tuple(s.weight.shape), s.dilation, s.tanh) for s in stages] == [
-        ((2, 24, 128), 1, True),
-        ((2, 128, 128), 2, True),
-        ((2, 128, 128), 4, True),
-        ((1, 128, 27), 8, False),
+    convolutions = Convolution.from_network(NETWORKS["wavenet"].build(27)).stages
+    assert [(tuple(s.weight.shape), s.dilation, str(s.activation)) for s in convolutions] == [
+        ((2, 24, 128), 1, "Tanh()"),
+        ((2, 128, 128), 2, "Tanh()"),
+        ((2, 128, 128), 4, "Tanh()"),
+        ((1, 128, 27), 8, "None"),
     ]
 
 
 class Gelu(Tanh):
-    def __repr__(self) -> str:
-        return "Gelu()"
+    """It inherits no declaration: a convolution cannot know what it does."""
 
 
 @pytest.mark.parametrize(
@@ -146,43 +145,43 @@ def some_words(number: int, longest: int = 20, seed: int = 0) -> list[str]:
 
 def all_log_probs(network: Convolution | Sequential, examples: Examples) -> Tensor:
     if isinstance(network, Sequential):
-        return torch.cat(list(plain_log_probs(network, examples)))
+        return torch.cat(list(log_probs(network, examples)))
     return torch.cat(list(network.log_probs(examples)))
 
 
-@pytest.mark.parametrize("piece", [1, convolution.PIECE_VALUES])
+@pytest.mark.parametrize("piece", [1, stages.PIECE_VALUES])
 @pytest.mark.parametrize("name", NETWORKS_TO_CONVERT)
 def test_loss_is_the_plain_one(name: str, piece: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(convolution, "PIECE_VALUES", piece)  # at least TILE examples: 12 pieces
+    monkeypatch.setattr(stages, "PIECE_VALUES", piece)  # at least TILE examples: 12 pieces
     network = shaken(NETWORKS_TO_CONVERT[name], 3, torch.float64)
     words = some_words(300)
     examples = Examples(VOCABULARY.encode_all(words), block_size(network))
     converted = Convolution.from_network(network)
     expected = all_log_probs(network, examples)
     torch.testing.assert_close(all_log_probs(converted, examples), expected, atol=1e-12, rtol=1e-12)
-    assert convolution_loss(converted, examples) == pytest.approx(split_loss(network, examples), abs=1e-12)
+    assert loss(converted, examples) == pytest.approx(split_loss(network, examples), abs=1e-12)
 
 
 def test_loss_in_float32() -> None:
     network = shaken(NETWORKS["wavenet"].build(V).layers, 4, torch.float32)
     examples = Examples(VOCABULARY.encode_all(some_words(3000)), 8)
-    loss = convolution_loss(Convolution.from_network(network), examples)
-    assert loss == pytest.approx(split_loss(network, examples), abs=1e-6)
+    found = loss(Convolution.from_network(network), examples)
+    assert found == pytest.approx(split_loss(network, examples), abs=1e-6)
 
 
 def test_equal_windows_are_computed_once(monkeypatch: pytest.MonkeyPatch) -> None:
     rows = []
-    fuse = convolution.Stage.fuse
+    fuse = stages.Stage.fuse
 
     def counted(*args: object) -> tuple[Tensor, Tensor]:
         nodes, ids = fuse(*args)  # type: ignore[arg-type]
         rows.append((len(nodes), len(ids)))
         return nodes, ids
 
-    monkeypatch.setattr(convolution.Stage, "fuse", counted)
+    monkeypatch.setattr(stages.Stage, "fuse", counted)
     network = shaken(plan(4), 0, torch.float32)
     examples = Examples(VOCABULARY.encode_all(["abab", "aba"]), 4)
-    convolution_loss(Convolution.from_network(network), examples)
+    loss(Convolution.from_network(network), examples)
     # Pairs ..  .a  ab  ba; contexts ....  ...a  ..ab  .aba  abab; their logits.
     assert rows == [(4, 9), (5, 9), (5, 9)]
 
@@ -203,15 +202,17 @@ def test_log_likelihoods_are_the_plain_ones_in_order(
     network = shaken(plan(8), 5, dtype)
     # One of the words is longer than a chunk, and than a piece.
     words = [*some_words(200), "", "a" * 1000, *some_words(50, seed=1)]
-    expected = log_likelihoods(network, VOCABULARY, words)
+    expected = log_likelihoods(plain_form(network), VOCABULARY, words)
     assert expected.shape == (252,)
     examples = Examples(VOCABULARY.encode_all(["ab"]), 8)
     single = all_log_probs(network, examples).double().sum()
-    assert log_likelihoods(network, VOCABULARY, ["ab"]).item() == pytest.approx(single.item(), abs=1e-12)
+    assert log_likelihoods(plain_form(network), VOCABULARY, ["ab"]).item() == pytest.approx(
+        single.item(), abs=1e-12
+    )
 
     converted = Convolution.from_network(network)
-    monkeypatch.setattr(convolution, "CHUNK_SYMBOLS", 64)
-    monkeypatch.setattr(convolution, "PIECE_VALUES", 1)
+    monkeypatch.setattr(scoring, "CHUNK_SYMBOLS", 64)
+    monkeypatch.setattr(stages, "PIECE_VALUES", 1)
     tolerance = 1e-5 if dtype == torch.float32 else 1e-12
     scores = log_likelihoods(converted, VOCABULARY, words)
     assert scores.dtype == torch.float64

@@ -1,0 +1,66 @@
+"""The modern recipe's trainer: both engines, dropping, epochs, the best network."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+
+from makemore.backprop import BackpropEngine
+from makemore.evaluation import split_loss
+from makemore.layers import Sequential
+from makemore.modern.trainer import ModernTrainer
+from makemore.networks import network_plan
+from makemore.recipes import ModernRecipe
+from makemore.training import AutogradEngine, Engine
+from makemore.words import Data, bundled_path, read_words
+
+
+@pytest.fixture(scope="module")
+def data() -> Data:
+    return read_words(bundled_path()).data(8)
+
+
+def modern(
+    data: Data, engine: Callable[[Sequential], Engine] = BackpropEngine, **recipe: object
+) -> ModernTrainer:
+    generator = torch.Generator().manual_seed(7)
+    network = network_plan("hierarchical", 8, 6, 16).build(len(data.vocabulary), generator)
+    fields = ModernRecipe.for_examples(len(data.train), **recipe)
+    return ModernTrainer(network, data, fields, generator, engine)
+
+
+@pytest.mark.parametrize("targets", ["soft", "hard"])
+def test_modern_recipe_is_the_same_by_both_engines(data: Data, targets: str) -> None:
+    runs = [modern(data, engine, steps=30, targets=targets) for engine in (BackpropEngine, AutogradEngine)]
+    losses = [torch.cat(list(run.run(30))) for run in runs]
+    torch.testing.assert_close(losses[0], losses[1], rtol=0, atol=2e-3)
+    assert losses[0][-1] < losses[0][0]
+
+
+def test_old_characters_are_dropped_and_new_ones_never(data: Data) -> None:
+    run = modern(data, drop=0.6)
+    assert run._drop.tolist() == pytest.approx([0.6, 0.6, 0.6, 0.6, 0.4, 0.2, 0, 0])
+
+
+def test_an_epoch_has_every_row_at_most_once(data: Data) -> None:
+    run = modern(data, batch_size=1000)
+    batches = []
+    for _ in range(len(run.rows) // 1000):
+        batches.append(run._next_batch())
+        run._batches_done += 1
+    assert len(torch.cat(batches).unique()) == 1000 * len(batches)
+    assert sorted(run._next_batch().tolist()) != sorted(batches[0].tolist())
+
+
+def test_the_best_network_is_kept_and_training_stops_early(data: Data) -> None:
+    """With so high a learning rate at the end of a cycle cut short, val rises."""
+    run = modern(data, steps=100_000, patience=2, lr=0.5, lr_other=0.5)
+    for _ in run.run(5):
+        run.evaluate("val")
+    assert run.step < 100_000
+    vals = [e.val for e in run.evaluations]
+    assert vals[-2:] == [v for v in vals[-2:] if v >= min(vals)]
+    run.finish()
+    assert split_loss(run.network, data.val) == pytest.approx(min(vals), abs=1e-6)

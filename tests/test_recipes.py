@@ -1,0 +1,49 @@
+"""The recipes' rules, and knobs."""
+
+from __future__ import annotations
+
+import pytest
+
+from makemore.errors import UsageError
+from makemore.recipes import LectureRecipe, ModernRecipe
+
+
+def test_modern_learning_rates_rise_and_fall() -> None:
+    recipe = ModernRecipe(steps=1000)
+    shares = [recipe.share_at(step) for step in range(1000)]
+    assert max(shares) == shares[50] == 1
+    assert shares[:51] == sorted(shares[:51])
+    assert shares[50:] == sorted(shares[50:], reverse=True)
+    assert 0 < shares[0] < 0.03
+    assert 0 < shares[-1] < 1e-5
+
+
+def test_fewer_examples_get_more_regularisation() -> None:
+    few, lecture, many = (ModernRecipe.for_examples(n) for n in (1_700, 182_625, 8_000_000))
+    assert (lecture.steps, lecture.batch_size, lecture.drop, lecture.weight_decay) == (850, 1024, 0.2, 0.4)
+    assert few.steps < lecture.steps < many.steps <= 10_000
+    assert few.batch_size < lecture.batch_size
+    assert few.drop > lecture.drop
+    assert ModernRecipe.for_examples(1_700, steps=5).steps == 5
+
+
+def test_the_lectures_rates_follow_from_the_first_and_the_steps() -> None:
+    recipe = LectureRecipe.for_examples(10, steps=100, lr=0.4)
+    assert (recipe.lr_final, recipe.lr_drop, recipe.batch_size) == (0.04, 75, 32)
+    assert LectureRecipe.for_examples(10) == LectureRecipe()
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"steps": 0}, "steps must be from 1 to 1e\\+09, got 0"),
+        ({"steps": 2.5}, "steps must be from 1 to 1e\\+09, got 2.5"),
+        ({"drop": 1.5}, "drop must be from 0 to 1, got 1.5"),
+        ({"drop": float("nan")}, "drop must be from 0 to 1, got nan"),
+        ({"targets": "firm"}, "targets must be one of soft, hard, got 'firm'"),
+        ({"teachers": 2, "targets": "hard"}, "teachers need soft targets"),
+    ],
+)
+def test_knobs_out_of_range_are_refused(fields: dict[str, float], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        ModernRecipe(**fields)  # type: ignore[arg-type]
