@@ -164,6 +164,8 @@ def _model_of(content: Mapping[str, Any], tensors: Mapping[str, Tensor], size: i
         plan = network_plan(**sizes)
     except UsageError as error:
         raise ModelFileError(f"has an invalid plan: {error}") from error
+    except RuntimeError as error:  # sizes beyond what torch can count
+        raise ModelFileError("has an invalid plan") from error
     _require(isinstance(characters, str), "vocabulary")
     vocabulary = Vocabulary(characters)
     _require(vocabulary.characters == characters and "\n" not in characters, "vocabulary")

@@ -43,14 +43,14 @@ from typing import Any, NamedTuple, ParamSpec, TypeVar
 
 import torch
 import torch.nn.functional as F
+from makemore.generation import generate, generate_scored
 from torch import Generator, Tensor, nn
 
-from makemore.model_file import Model, load_model, save_model
 from makemore.convolution import Convolution, convolution_loss, log_likelihoods
 from makemore.errors import MakemoreError
 from makemore.evaluation import split_loss
-from makemore.generation import generate, generate_scored
 from makemore.layers import BatchNorm1d, Embedding, FlattenConsecutive, Layer, Linear, Sequential, Tanh
+from makemore.model_file import Model, load_model, save_model
 from makemore.networks import NETWORKS
 from makemore.sampling import sample_word
 from makemore.training import ENGINES, LectureRecipe, Trainer

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import pytest
 
-TESTS = Path(__file__).resolve().parent.parent / "tests" / "test_properties.py"
+TESTS = Path(__file__).resolve().parent.parent / "tests" / "commands" / "test_properties.py"
 
 
 class Failures:

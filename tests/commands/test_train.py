@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 import torch
+from forging import content_of, forged
 from kill_and_resume import main as kill_and_resume
 from kill_and_resume import progress_on_disk, wait
 from kill_and_resume import start as fork_run
@@ -166,15 +167,17 @@ def test_a_run_with_teachers_resumes_bit_for_bit(
     wait_for_line(tmp_path / "log", "teacher 1 of 2")
     os.kill(pid, signal.SIGTERM)
     assert wait(pid) == 143
-    first = (tmp_path / "b" / "teacher-1.pt").stat().st_mtime_ns
+    first = (tmp_path / "b" / "teacher-1.safetensors").stat().st_mtime_ns
     assert train_main(["--resume", "--out-dir", str(tmp_path / "b")]) == 0
-    assert (tmp_path / "b" / "teacher-1.pt").stat().st_mtime_ns == first
+    assert (tmp_path / "b" / "teacher-1.safetensors").stat().st_mtime_ns == first
     assert (tmp_path / "a" / "losses.csv").read_bytes() == (tmp_path / "b" / "losses.csv").read_bytes()
-    for file in ("model.safetensors", "teacher-1.pt", "teacher-2.pt"):
+    for file in ("model.safetensors", "teacher-1.safetensors", "teacher-2.safetensors"):
         whole, resumed = (load_model(tmp_path / name / file).network for name in "ab")
         for name, tensor in whole.state_dict().items():
             assert torch.equal(tensor, resumed.state_dict()[name]), (file, name)
-    teachers = [load_model(tmp_path / "a" / f"teacher-{i}.pt").network.parameters()[0] for i in (1, 2)]
+    teachers = [
+        load_model(tmp_path / "a" / f"teacher-{i}.safetensors").network.parameters()[0] for i in (1, 2)
+    ]
     assert not torch.equal(*teachers)
 
 
@@ -225,17 +228,17 @@ def test_resume_needs_a_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     assert_matches("2: .*no run to resume in", error_of(capsys, code))
     (tmp_path / "model.safetensors").write_bytes(b"junk")
     code = train_main(["--resume", "--out-dir", str(tmp_path)])
-    assert_matches(r"2: .*model\.pt is not a makemore model file", error_of(capsys, code))
+    assert_matches(r"2: .*model\.safetensors is not a makemore model file", error_of(capsys, code))
 
 
 def test_resume_refuses_forged_settings(stopped: Path, capsys: pytest.CaptureFixture[str]) -> None:
     whole = (stopped / "model.safetensors").read_bytes()
     for change in ({"steps": "x"}, {"batch_size": 0}, {"lr": None}, {"extra": 1}, {"lr": float("nan")}):
-        content = torch.load(stopped / "model.safetensors", weights_only=True)
+        content = content_of(whole)
         content["progress"]["settings"].update(change)
-        torch.save(content, stopped / "model.safetensors")
+        (stopped / "model.safetensors").write_bytes(forged(content))
         code = train_main(["--resume", "--out-dir", str(stopped), "--steps", "60"])
-        assert_matches("2: .*(must be|cannot be)", error_of(capsys, code))
+        assert_matches("2: .*(must be|has no --extra)", error_of(capsys, code))
         (stopped / "model.safetensors").write_bytes(whole)
 
 
@@ -277,7 +280,7 @@ def test_a_full_disk_ends_the_run_and_keeps_the_file(
     )
     assert wait(pid) == 1
     error = (tmp_path / "log").read_text().splitlines()[-1]
-    assert_matches(r"^makemore-train: cannot write .*model\.pt: File too large$", error)
+    assert_matches(r"^makemore-train: cannot write .*model\.safetensors: File too large$", error)
     after = load_model(stopped / "model.safetensors")
     assert after.progress.step > before.progress.step
     assert torch.equal(after.progress.losses[:40], before.progress.losses)
