@@ -159,7 +159,8 @@ def _json_of(whole: bytes) -> dict[str, Any]:
 def _model_of(content: Mapping[str, Any], tensors: Mapping[str, Tensor], size: int) -> Model:
     """The model that a file of ``size`` bytes holds, after checking each part of it."""
     sizes, characters = content["plan"], content["characters"]
-    _require(all(type(sizes[name]) is int for name in ("block_size", "n_embd", "n_hidden")), "plan")
+    numbers = [value for name, value in sizes.items() if name != "name"]
+    _require(len(numbers) == 3 and all(type(value) is int for value in numbers), "plan")
     try:
         plan = network_plan(**sizes)
     except UsageError as error:

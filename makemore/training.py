@@ -59,8 +59,8 @@ class AutogradEngine:
 
         X is (steps, B, T), Y is (steps, B), ``lrs`` the learning rate of each step; (steps,) comes back.
         """
-        losses = torch.empty(len(lrs), device=X.device)
         parameters = self.network.parameters()
+        losses = torch.empty(len(lrs), dtype=parameters[0].dtype, device=X.device)
         for i, lr in enumerate(lrs):
             losses[i] = self.gradients(X[i], Y[i])
             for p in parameters:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -14,6 +17,7 @@ from makemore.layers import (
     Linear,
     Sequential,
     Tanh,
+    declared,
 )
 
 EXACT = {"rtol": 1e-12, "atol": 1e-12}
@@ -236,3 +240,74 @@ def test_what_cannot_work_says_so(layer: object, x: Tensor, error: type, message
 def test_flatten_consecutive_refuses_n_below_1() -> None:
     with pytest.raises(ValueError, match="n of 1 or more"):
         FlattenConsecutive(0)
+
+
+def test_copies_and_pickles_at_any_time() -> None:
+    """After a forward pass with gradients too: the layers' outputs hang on its graph."""
+    network = Sequential([small_network()])
+    for p in network.parameters():
+        p.requires_grad = True
+    IX = torch.randint(0, 5, (6, 2))
+    network(IX).sum().backward()
+    for other in (copy.deepcopy(network), copy.copy(network), pickle.loads(pickle.dumps(network))):
+        assert list(other.state_dict()) == list(network.state_dict())
+        assert torch.equal(other.eval()(IX), network.eval()(IX))
+        network.train()
+    deep = copy.deepcopy(network)
+    deep.parameters()[0].data.zero_()
+    assert network.parameters()[0].abs().sum() > 0
+
+
+def test_moving_takes_the_gradients_along() -> None:
+    layer = Linear(3, 2)
+    layer.weight.requires_grad = True
+    layer(torch.ones(4, 3)).sum().backward()
+    layer.to(dtype=torch.float64)
+    assert layer.weight.grad is not None
+    assert layer.weight.grad.dtype == torch.float64
+    assert copy.deepcopy(layer).weight.dtype == torch.float64
+
+
+def test_evaluating_puts_back_the_mode_of_each_layer() -> None:
+    network = Sequential([BatchNorm1d(2), Sequential([BatchNorm1d(2)])])
+    frozen = network.layers[0].eval()
+    with network.evaluating():
+        assert not any(layer.training for layer in network.modules())
+    assert [layer.training for layer in network.modules()] == [True, False, True, True]
+    assert not frozen.training
+
+
+def test_a_subclass_inherits_no_declaration() -> None:
+    class Shifted(Linear):
+        def __call__(self, x: Tensor) -> Tensor:
+            return super().__call__(x) + 1
+
+    assert declared(Linear(2, 2), "affine") is not None
+    assert declared(Shifted(2, 2), "affine") is None
+    assert declared(Tanh(), "acts_per_position")
+    assert declared(FlattenConsecutive(3), "positions_fused")(FlattenConsecutive(3)) == 3
+
+
+def test_names_are_those_of_torch() -> None:
+    network = Sequential([Sequential([Linear(2, 3)]), BatchNorm1d(3)])
+    twin = torch.nn.Sequential(torch.nn.Sequential(torch.nn.Linear(2, 3)), torch.nn.BatchNorm1d(3))
+    assert [name for name, _ in network.named_parameters()] == [
+        *("0.0.weight", "0.0.bias", "1.gamma", "1.beta"),
+    ]
+    assert len(network.parameters()) == len(list(twin.parameters()))
+    assert len(list(network.modules())) == len(list(twin.modules()))
+    assert [name for name, _ in network.named_buffers()] == ["1.running_mean", "1.running_var"]
+    assert all(not tensor.requires_grad for tensor in network.state_dict().values())
+
+
+@pytest.mark.parametrize("index", [-1, 5, 2**40])
+def test_indices_outside_are_named(index: int) -> None:
+    with pytest.raises(IndexError, match=rf"Embedding\(5, 2\) has rows 0 to 4, got index {index}$"):
+        Embedding(5, 2)(torch.tensor([[0, index], [1, 2]]))
+
+
+def test_an_embedding_has_no_graph_break() -> None:
+    embedding = Embedding(5, 3)
+    IX = torch.randint(0, 5, (4, 2))
+    compiled = torch.compile(lambda indices: embedding(indices), fullgraph=True, backend="eager")
+    assert torch.equal(compiled(IX), embedding.weight[IX])

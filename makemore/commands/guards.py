@@ -77,6 +77,8 @@ def make_room(target: Path, others: Iterable[Path], overwrite: bool) -> None:
             how = ""
         raise UsageError(f"{target} is there already: {how}--overwrite it, or choose another --out-dir")
     for path in others:
+        if path.is_dir():
+            raise UsageError(f"{path} is a directory: choose another --out-dir")
         path.unlink(missing_ok=True)
 
 

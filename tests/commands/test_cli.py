@@ -11,9 +11,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from makemore.commands.cli import sample_main, train_main
+import makemore.plotting
+from makemore.commands.cli import draw_main, sample_main, train_main
 from makemore.commands.report import SPLITS
 from makemore.evaluation import split_loss
+from makemore.model_file import load_model
 from makemore.networks import NETWORKS, network_plan
 from makemore.recipes import LectureRecipe
 from makemore.sampling import sample_word
@@ -54,6 +56,13 @@ def train(argv: list[object]) -> int:
 def sample(argv: list[object]) -> int:
     try:
         return sample_main([str(arg) for arg in argv])
+    except SystemExit as stop:
+        return int(stop.code or 0)
+
+
+def draw(argv: list[object]) -> int:
+    try:
+        return draw_main([str(arg) for arg in argv])
     except SystemExit as stop:
         return int(stop.code or 0)
 
@@ -333,3 +342,76 @@ def test_help_names_every_network(capsys: pytest.CaptureFixture[str]) -> None:
     text = " ".join(capsys.readouterr().out.split())
     assert "mlp, mlp-8, hierarchical-bug, hierarchical, wavenet" in text
     assert list(NETWORKS) == ["mlp", "mlp-8", "hierarchical-bug", "hierarchical", "wavenet"]
+
+
+@pytest.mark.parametrize(
+    "name", [r"le $\foo$.txt", "_^{}$$.txt", "words\udcff.txt", "日本語.txt", "a\nb.txt"]
+)
+def test_any_file_name_is_a_title(
+    name: str, word_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / name).write_bytes(word_file.read_bytes())
+    argv = [*SMALL, "--data", tmp_path / name, "--steps", "5", "--out-dir", tmp_path / "out"]
+    assert train(argv) == 0
+    assert capsys.readouterr().err == ""
+    assert (tmp_path / "out" / "loss.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_picture_that_fails_does_not_cost_the_run(
+    word_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*args: object) -> None:
+        raise RuntimeError("no\nroom")
+
+    def check(message: str) -> None:
+        out, err = capsys.readouterr()
+        assert len(err.splitlines()) == 1
+        assert f"makemore-train: no picture {tmp_path / 'loss.png'}: {message}" in err
+        assert "3 new words:" in out
+        assert out.splitlines()[-3] == f"wrote {tmp_path / 'model.safetensors'}, {tmp_path / 'losses.csv'}"
+        progress = load_model(tmp_path / "model.safetensors").progress
+        assert progress is not None
+        assert progress.finished
+
+    argv = [*SMALL, "--data", word_file, "--samples", "3", "--out-dir", tmp_path]
+    with monkeypatch.context() as patch:
+        patch.setattr(makemore.plotting, "save_figure", fail)
+        assert train([*argv, "--steps", "5"]) == 0
+    check("no room")
+    (tmp_path / "loss.png" / "full").mkdir(parents=True)
+    assert train(["--resume", "--steps", "8", "--out-dir", tmp_path]) == 0
+    check("[Errno 21] Is a directory")
+    refused(capsys, train([*argv, "--steps", "5", "--overwrite"]), 2, "loss.png is a directory: choose")
+
+
+@pytest.mark.parametrize(
+    ("flags", "code", "message"),
+    [
+        ([], 0, "wrote "),
+        (["--network", "mlp"], 0, "wrote "),
+        (["--word", "$x_日\udcff"], 0, "wrote "),
+        (["--word", ""], 0, "wrote "),
+        (["--network", "lstm"], 2, "makemore-draw: unknown network 'lstm': choose from mlp"),
+        (["--model", "none"], 2, "makemore-draw: cannot read none: No such file"),
+        (["--model", "none", "--network", "mlp"], 2, "--model has a network of its own"),
+    ],
+)
+def test_drawing(
+    flags: list[str], code: int, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    picture = tmp_path / "nodes.png"
+    assert draw([picture, *flags]) == code
+    out, err = capsys.readouterr()
+    assert message in out + err
+    assert len((out + err).splitlines()) == 1
+    assert picture.exists() == (code == 0)
+
+
+def test_drawing_the_network_of_a_model_file(
+    finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    argv = [str(tmp_path / "a.png"), "--model", str(finished / "model.safetensors")]
+    assert draw_main(argv) == 0
+    assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")
+    assert draw_main([str(tmp_path / "none" / "a.png")]) == 1
+    assert "makemore-draw: cannot write" in capsys.readouterr().err

@@ -1,0 +1,98 @@
+"""Knobs are declared once: what follows from the declaration of a recipe's own."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from makemore.commands.cli import train_main
+from makemore.commands.settings import ENGINES, RECIPES, RUN, flags, resolve_name
+from makemore.recipes import Recipe, knob
+
+
+@dataclass(frozen=True)
+class FadingRecipe(Recipe):
+    """SGD with a learning rate that fades by a factor a step."""
+
+    steps: int = knob(60, "updates", 1, 1000, may_change=True)
+    batch_size: int = knob(16, "examples in each", 2, 64)
+    lr: float = knob(0.1, "learning rate", 0, 10)
+    fading: float = knob(0.9, "what a learning rate is of the one before", 0.5, 1, otherwise="9/10")
+
+    def lr_at(self, step: int) -> float:
+        return self.lr * self.fading**step
+
+
+@pytest.fixture(autouse=True)
+def registered(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(RECIPES, "fading", (FadingRecipe, "makemore.training:Trainer"))
+
+
+def run(capsys: pytest.CaptureFixture[str], *argv: object) -> tuple[int, str, str]:
+    try:
+        code = train_main([str(arg) for arg in argv])
+    except SystemExit as stop:
+        code = int(str(stop.code))
+    out, err = capsys.readouterr()
+    return code, out, err
+
+
+def test_help_knows_a_new_recipe(capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, _ = run(capsys, "--help")
+    text = " ".join(out.split())
+    assert code == 0
+    assert "--recipe {modern,lecture,fading}" in text
+    assert "the fading recipe: --fading X what a learning rate is of the one before (default: 9/10)" in text
+    assert "(default: modern: by the number of words, lecture: 200,000, fading: 60)" in text
+
+
+def test_a_new_recipe_runs_and_resumes_by_its_rules(
+    word_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    argv = ("--data", word_file, "--n-hidden", 8, "--recipe", "fading", "--out-dir", tmp_path, "--fading")
+    code, out, err = run(capsys, *argv, "0.8", "--steps", 20)
+    assert (code, err) == (0, "")
+    assert "training  fading recipe, 20 steps of 16 examples\n          lr 0.1, fading 0.8\n" in out
+    code, _, err = run(capsys, "--resume", "--out-dir", tmp_path, "--fading", 0.7)
+    assert code == 2
+    assert err.startswith("makemore-train: --fading was 0.8 in the run to resume and cannot become 0.7;")
+    assert "what may change: --data, --samples, --device" in err
+    assert err.rstrip().endswith("--steps")
+    code, _, err = run(capsys, "--resume", "--out-dir", tmp_path)
+    assert (code, err) == (
+        2,
+        f"makemore-train: the run in {tmp_path} is finished: the fading recipe ends where it ends\n",
+    )
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--fading", "2"], "argument --fading: must be a number from 0.5 to 1, got '2'"),
+        (["--fading", "x"], "argument --fading: must be a number from 0.5 to 1, got 'x'"),
+        (["--recipe", "fading", "--batch-size", "100"], "batch_size must be from 2 to 64, got 100"),
+        (["--recipe", "fading", "--drop", "0.1"], "the fading recipe has no --drop"),
+        (["--fading", "0.6"], "the modern recipe has no --fading"),
+    ],
+)
+def test_ranges_and_strangers_are_refused(
+    flags: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, _, err = run(capsys, *flags, "--out-dir", tmp_path / "out")
+    assert code == 2
+    assert message in err
+    assert len(err.splitlines()) == 1
+    assert not (tmp_path / "out").exists()
+
+
+def test_every_flag_has_a_group_and_a_help() -> None:
+    known = {knob.name: knob for knob in flags()}
+    assert set(known) >= {*RUN, *(name for recipe, _ in RECIPES.values() for name in recipe.knobs())}
+    assert all(knob.group and knob.help for knob in known.values())
+
+
+def test_what_the_tables_name_is_there() -> None:
+    for name in [*ENGINES.values(), *(trainer for _, trainer in RECIPES.values())]:
+        assert callable(resolve_name(name))
