@@ -158,11 +158,11 @@ class Trainer:
         That is at every multiple of ``stops`` steps, at the end, and in between as often as batches
         are drawn.
         """
-        block = max(1, min(BATCHES_DRAWN, EXAMPLES_DRAWN // self.recipe.batch_size))
+        most = max(1, min(BATCHES_DRAWN, EXAMPLES_DRAWN // self.recipe.batch_size))
         while not self.done:
             next_stop = (self.step // stops + 1) * stops
             losses = (
-                self.advance(min(block, next_stop - self.step, self.recipe.steps - self.step)).float().cpu()
+                self.advance(min(most, next_stop - self.step, self.recipe.steps - self.step)).float().cpu()
             )
             self._losses.append(losses)
             self.step += len(losses)

@@ -52,9 +52,9 @@ class _Step:
         logits = _logits_of(network, layers, X, Y)
         embedding = layers[0]
         assert isinstance(embedding, Embedding)
-        self.first = EmbeddingDerivative(embedding, X.flatten(), into, may_overwrite=False)
-        self.keep = self.first.drop() if drops else None
-        parts: list[Derivative] = [self.first]
+        self.embedding = EmbeddingDerivative(embedding, X.flatten(), into, may_overwrite=False)
+        self.keep = self.embedding.drop() if drops else None
+        parts: list[Derivative] = [self.embedding]
         for layer in layers[1:]:
             before = parts[-1]
             parts.append(DERIVATIVES[type(layer)](layer, before.y, into, not before.needs_output))
@@ -62,20 +62,10 @@ class _Step:
         self.backward = [part.backward for part in reversed(parts)]
         match parts:
             case [_, FlattenConsecutiveDerivative(), LinearDerivative() as linear, *_]:
-                if table := TableDerivative.of(self.first, linear):
+                if table := TableDerivative.of(self.embedding, linear):
                     self.backward[-3:] = [table.backward]
         self.logits = parts[-1].y.view(logits.shape)
         self.dlogits = torch.empty_like(self.logits)
-        self.blocks = self.logits.new_empty(2, 0, *self.logits.shape)
-
-    def block(self, steps: int) -> tuple[Tensor, Tensor]:
-        """Memory for ``minus_Y`` and ``logprobs`` of many steps, (steps, B, V): the same memory every time.
-
-        Pages that are new to the process cost more than what is done with them, 5 % of the time in all.
-        """
-        if self.blocks.shape[1] < steps:
-            self.blocks = self.logits.new_empty(2, steps, *self.logits.shape)
-        return self.blocks[0, :steps], self.blocks[1, :steps]
 
     # loss = -sum over i and v of Y[i, v] log softmax(logits[i])[v]:
     #   dlogits[i] = softmax(logits[i]) * (sum over v of Y[i, v]) - Y[i]
@@ -85,7 +75,7 @@ class _Step:
         ``minus_Y``, (B, V), are minus the targets as distributions, times the factor of the gradients: 1/B
         for those of the mean loss, -lr/B for a step of SGD.
         """
-        self.first.x = X
+        self.embedding.x = X
         for run in self.forward:
             run()
         torch.log_softmax(self.logits, 1, out=logprobs)
@@ -182,7 +172,7 @@ class BackpropEngine:
 
     @staticmethod
     def _sgd_piece(step: _Step, run: _Step | _Recorded, X: Tensor, Y: Tensor, lrs: Sequence[float]) -> Tensor:
-        minus_Y, logprobs = step.block(len(lrs))
+        minus_Y, logprobs = step.logits.new_empty(2, len(lrs), *step.logits.shape).unbind()
         write_distributions(Y, out=minus_Y)
         minus_Y.mul_(minus_Y.new_tensor([lr / Y.shape[1] for lr in lrs]).view(-1, 1, 1))
         rows = X.flatten(1)  # (steps, B, T) -> (steps, B*T)
@@ -203,7 +193,7 @@ class BackpropEngine:
             step, run = self._step(X, Y, drops=keep is not None, gradients=True)
             if step.keep is not None and keep is not None:
                 step.keep.copy_(keep.reshape(-1, 1))
-            minus_Y, logprobs = (block[0] for block in step.block(1))
+            minus_Y, logprobs = step.logits.new_empty(2, *step.logits.shape).unbind()
             write_distributions(Y, out=minus_Y)
             minus_Y.div_(-len(Y))
             torch._foreach_zero_(self._grads)
@@ -273,7 +263,7 @@ def write_distributions(Y: Tensor, out: Tensor) -> None:
 def mean_losses(logprobs: Tensor, Y: Tensor) -> Tensor:
     """Cross-entropy of batches: log-probabilities (..., B, V), targets (..., B) or (..., B, V) -> (...)."""
     if Y.is_floating_point():
-        of_examples = (Y * logprobs).sum(-1)
+        losses = (Y * logprobs).sum(-1)
     else:
-        of_examples = logprobs.gather(-1, Y.long().unsqueeze(-1)).squeeze(-1)
-    return -of_examples.mean(-1)
+        losses = logprobs.gather(-1, Y.long().unsqueeze(-1)).squeeze(-1)
+    return -losses.mean(-1)
