@@ -14,7 +14,8 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch import Generator
+from torch import Generator, Tensor
+from torch.overrides import TorchFunctionMode
 
 from makemore.errors import UsageError
 from makemore.layers import (
@@ -68,8 +69,19 @@ class Plan:
 
     def value_count(self, vocab_size: int) -> int:
         """The number of values in all tensors of the network; no memory is taken for them."""
-        with torch.device("meta"):
+        with torch.device("meta"), _ShapesAlone():
             return sum(tensor.numel() for tensor in self.build(vocab_size).state_dict().values())
+
+
+class _ShapesAlone(TorchFunctionMode):
+    """Within it, layers are made without values: these would import torch.compile for the meta device."""
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        if func is torch.randn:
+            return torch.empty(args[0])
+        return args[0] if func is Tensor.div else func(*args, **(kwargs or {}))
 
 
 def tree_layers(

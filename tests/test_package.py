@@ -65,6 +65,18 @@ def test_as_a_module(arguments: list[str], code: int, message: str) -> None:
     assert len(run.stderr.splitlines()) == (code > 0)
 
 
+def test_training_and_sampling_do_without_torchs_compiler() -> None:
+    """It takes a second to import."""
+    code = """
+import sys, torch
+from makemore.commands import sample, train
+from makemore.networks import network_plan
+network_plan(n_hidden=100).value_count(27)
+assert "torch._dynamo" not in sys.modules
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
 ROOMS = [
     {"errors", "files", "layers"},
     {"recipes"},
