@@ -1,10 +1,9 @@
-"""The modern recipe's training (beyond the lecture): AdamW and Muon on batches taken by epochs."""
+"""The modern recipe's training (beyond the lecture): Muon and AdamW on batches taken by epochs."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -13,6 +12,7 @@ from torch import Generator, Tensor
 from makemore.backprop import BackpropEngine
 from makemore.convolution.scoring import loss
 from makemore.layers import Linear, Sequential, require_like
+from makemore.modern.optimizers import AdamW, Muon
 from makemore.modern.soft_targets import SoftTargets
 from makemore.modern.teachers import trained_teachers
 from makemore.recipes import ModernRecipe
@@ -54,7 +54,7 @@ class ModernTrainer(Trainer):
         loss: Callable[[Sequential, Examples], float] = loss,
     ) -> None:
         super().__init__(network, data, recipe, generator, engine, loss)
-        self.optimizers = self._make_optimizers()
+        self.muon, self.adamw = self._make_optimizers()
         self.best: dict[str, Tensor] = {}
         self.best_val = math.inf
         self.stale = 0
@@ -68,26 +68,15 @@ class ModernTrainer(Trainer):
         self._batches_done = 0
         self._epoch_start = generator.get_state()
 
-    def _make_optimizers(self) -> list[tuple[torch.optim.Optimizer, float]]:
-        """The optimisers and their peak learning rates, for the parameters of each kind that are there."""
-        recipe = self.recipe
-        linears = [layer for layer in self.network.modules() if isinstance(layer, Linear)]
-        hidden = [layer.weight for layer in linears[:-1]]
-        last = [layer.weight for layer in linears[-1:]]
-        known = {id(weight) for weight in (*hidden, *last)}
-        rest = [p for p in self.network.parameters() if id(p) not in known]
-        assert len(hidden) + len(last) + len(rest) == len(self.network.parameters())
-        optimizers: list[tuple[torch.optim.Optimizer, float]] = []
-        if hidden:
-            muon = torch.optim.Muon(hidden, lr=recipe.lr, weight_decay=0.1, momentum=0.95)
-            optimizers.append((muon, recipe.lr))
-        groups: list[dict[str, Any]] = [
-            {"params": params, "weight_decay": weight_decay}
-            for params, weight_decay in ((last, recipe.weight_decay), (rest, 0.0))
-            if params
-        ]
-        adamw = torch.optim.AdamW(groups, lr=recipe.lr_other, betas=(0.9, 0.99), weight_decay=0.0, fused=True)
-        return [*optimizers, (adamw, recipe.lr_other)]
+    def _make_optimizers(self) -> tuple[Muon, AdamW]:
+        """Muon for the weights of all Linears but the last, AdamW for all else."""
+        linears = [layer.weight for layer in self.network.modules() if isinstance(layer, Linear)]
+        names = {id(p): name for name, p in self.network.named_parameters()}
+        hidden = {names.pop(id(weight)): weight for weight in linears[:-1]}
+        rest = {name: p for name, p in self.network.named_parameters() if name not in hidden}
+        assert len(hidden) + len(rest) == len(self.network.parameters())
+        decays = {names[id(weight)]: self.recipe.weight_decay for weight in linears[-1:]}
+        return Muon(hidden), AdamW(rest, decays)
 
     def prepare(self, run: Run) -> None:
         """Train the teachers that the recipe asks for, or read those that are there, and learn from them."""
@@ -125,10 +114,8 @@ class ModernTrainer(Trainer):
                 keep = (torch.rand(X.shape, generator=self.generator) >= self._drop).float().to(device)
             losses[i] = self.engine.gradients(X, Y, keep)
             share = self.recipe.share_at(self.step + i)
-            for optimizer, peak in self.optimizers:
-                for group in optimizer.param_groups:
-                    group["lr"] = peak * share
-                optimizer.step()
+            self.muon.step(self.recipe.lr * share)
+            self.adamw.step(self.recipe.lr_other * share, self.step + i + 1)
             self._batches_done += 1
         return losses
 
@@ -165,10 +152,13 @@ class ModernTrainer(Trainer):
             "stale": torch.tensor(self.stale),
         }
         state |= {f"best.{name}": tensor for name, tensor in self.best.items()}
-        for o, (optimizer, _) in enumerate(self.optimizers):
-            for i, values in optimizer.state_dict()["state"].items():
-                state |= {f"optimizer.{o}.{i}.{name}": tensor for name, tensor in values.items()}
+        state |= self._optimizer_state()
         return state
+
+    def _optimizer_state(self) -> dict[str, Tensor]:
+        return {f"muon.{name}": tensor for name, tensor in self.muon.state_dict().items()} | {
+            f"adamw.{name}": tensor for name, tensor in self.adamw.state_dict().items()
+        }
 
     def restore(
         self, step: int, losses: Tensor, evaluations: Sequence[Evaluation], state: Mapping[str, Tensor]
@@ -179,22 +169,10 @@ class ModernTrainer(Trainer):
         self.best = {n.removeprefix("best."): t for n, t in state.items() if n.startswith("best.")}
         if self.best:
             require_interchangeable(self.best, self.network.state_dict())
-        for o, (optimizer, _) in enumerate(self.optimizers):
-            values: dict[int, dict[str, Tensor]] = {}
-            for name, tensor in state.items():
-                if name.startswith(f"optimizer.{o}."):
-                    _, _, i, field = name.split(".")
-                    values.setdefault(int(i), {})[field] = tensor
-            parameters = [p for group in optimizer.param_groups for p in group["params"]]
-            for place, parameter in enumerate(parameters if step > 0 else []):
-                moments = {name: tensor for name, tensor in values[place].items() if name != "step"}
-                own = (
-                    ("momentum_buffer",)
-                    if isinstance(optimizer, torch.optim.Muon)
-                    else ("exp_avg", "exp_avg_sq")
-                )
-                require_interchangeable(moments, dict.fromkeys(own, parameter))
-            optimizer.load_state_dict(optimizer.state_dict() | {"state": values})
+        own = self._optimizer_state()
+        require_interchangeable({name: state[name] for name in own}, own)
+        for name, tensor in own.items():
+            tensor.copy_(state[name])
         if step > 0:
             self._epoch_start = state["epoch_start"]
             require_interchangeable(

@@ -1,0 +1,93 @@
+"""Muon and AdamW against torch.optim's, over many steps."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Generator, Tensor
+
+from makemore.modern.optimizers import AdamW, Muon, orthogonalised
+
+SHAPES = {"a": (48, 128), "b": (256, 128), "c": (256, 128), "d": (30, 7), "e": (3, 1)}
+
+
+def twins(shapes: dict[str, tuple[int, ...]], dtype: torch.dtype) -> tuple[dict[str, Tensor], ...]:
+    generator = Generator().manual_seed(0)
+    first = {n: torch.randn(shape, generator=generator, dtype=dtype) for n, shape in shapes.items()}
+    return first, {name: p.clone() for name, p in first.items()}
+
+
+def give_gradients(step: int, *groups: dict[str, Tensor]) -> None:
+    """The same gradients for all, that change slowly from step to step."""
+    generator = Generator().manual_seed(1)
+    for name, p in groups[0].items():
+        steady, noise = torch.randn((2, *p.shape), generator=generator, dtype=p.dtype)
+        for group in groups:
+            group[name].grad = steady + torch.roll(noise, step, 0)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_muon_is_torchs(dtype: torch.dtype) -> None:
+    """Torch's orthogonalises in bfloat16 whatever the dtype; where ours does not, it is nearer to exact."""
+    ours, theirs = twins(SHAPES, dtype)
+    muon = Muon(ours, weight_decay=0.1)
+    reference = torch.optim.Muon(theirs.values(), lr=1.0, weight_decay=0.1, momentum=0.95)
+    before = {name: p.clone() for name, p in ours.items()}
+    for step in range(30):
+        give_gradients(step, ours, theirs)
+        lr = 0.02 * (step + 1) / 30
+        for group in reference.param_groups:
+            group["lr"] = lr
+        muon.step(lr)
+        reference.step()
+    for name, p in ours.items():
+        moved = (theirs[name] - before[name]).norm()
+        assert (p - theirs[name]).norm() < 0.02 * moved, name
+        buffer = reference.state[theirs[name]]["momentum_buffer"]
+        torch.testing.assert_close(muon.state_dict()[name], buffer, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("shape", [(48, 128), (128, 48), (64, 64), (5, 3)])
+def test_orthogonalised_is_the_polynomial_of_the_singular_values(shape: tuple[int, int]) -> None:
+    X = torch.randn((3, *shape), generator=Generator().manual_seed(2), dtype=torch.float64)
+    U, S, Vt = torch.linalg.svd(X / X.norm(dim=(1, 2), keepdim=True), full_matrices=False)
+    for _ in range(5):
+        S = 3.4445 * S - 4.7750 * S**3 + 2.0315 * S**5
+    torch.testing.assert_close(orthogonalised(X), U * S.unsqueeze(1) @ Vt, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.float64, 1e-12)])
+def test_adamw_is_torchs(dtype: torch.dtype, tolerance: float) -> None:
+    ours, theirs = twins({"E": (27, 24), "gamma": (128,), "W": (128, 27), "b": (27,)}, dtype)
+    adamw = AdamW(ours, {"W": 0.4})
+    groups = [{"params": [theirs["W"]], "weight_decay": 0.4}]
+    groups += [{"params": [theirs[name]], "weight_decay": 0.0} for name in ("E", "gamma", "b")]
+    reference = torch.optim.AdamW(groups, lr=1.0, betas=(0.9, 0.99))
+    for step in range(50):
+        give_gradients(step, ours, theirs)
+        lr = 0.008 * (step + 1) / 50
+        for group in reference.param_groups:
+            group["lr"] = lr
+        adamw.step(lr, step + 1)
+        reference.step()
+    for name, p in ours.items():
+        torch.testing.assert_close(p, theirs[name], rtol=tolerance, atol=tolerance)
+
+
+def test_states_are_what_is_needed_to_go_on() -> None:
+    """A copy of parameters and states goes on to the same bits."""
+    whole, half = twins(SHAPES, torch.float32)
+    optimizers = [(Muon(p), AdamW(p, {"a": 0.1})) for p in (whole, half)]
+    for step in range(6):
+        if step == 3:
+            half = {name: p.clone() for name, p in half.items()}
+            again = Muon(half), AdamW(half, {"a": 0.1})
+            for old, new in zip(optimizers[1], again, strict=True):
+                for name, tensor in old.state_dict().items():
+                    new.state_dict()[name].copy_(tensor)
+            optimizers[1] = again
+        give_gradients(step, whole, half)
+        for muon, adamw in optimizers:
+            muon.step(0.01)
+            adamw.step(0.01, step + 1)
+    assert all(torch.equal(whole[name], half[name]) for name in whole)
