@@ -7,6 +7,9 @@ from torch import Tensor
 
 from makemore.words import Examples
 
+TABLE_VALUES = 2**24
+"""Values that the rows of all distinct contexts may come to, to be kept: 128 MB at most."""
+
 
 class SoftTargets:
     """The examples with equal contexts put together, each with the distribution of what follows.
@@ -38,6 +41,13 @@ class SoftTargets:
         self.weights = totals / rows * (len(self.context) / len(index))  # of a context's rows
         self.totals = totals
         self.prior: Tensor | None = None
+        self._make_table()
+
+    def _make_table(self) -> None:
+        """Write down context and distribution of every distinct context, unless they are too many."""
+        number, width = len(self.totals), self.examples.block_size + self.vocab_size
+        every = torch.arange(number, device=self.totals.device)
+        self.table = self._rows(every) if number * width <= TABLE_VALUES else None
 
     def __len__(self) -> int:
         return len(self.context)
@@ -50,6 +60,7 @@ class SoftTargets:
         own = self.totals / (self.totals + strength)
         self.prior = prior * (1 - own).unsqueeze(1)
         self.shares = self.shares * own.repeat_interleave(self.lengths)
+        self._make_table()
 
     def __getitem__(self, index: Tensor) -> tuple[Tensor, Tensor]:
         """Contexts and weighted distributions: (B,) -> (B, block_size) int64, (B, vocab_size) float32.
@@ -65,11 +76,18 @@ class SoftTargets:
                 [0.8000, 0.0000, 0.0000]]))
         """
         contexts = self.context[index]
+        if self.table is None:
+            return self._rows(contexts)
+        X, Y = self.table
+        return X.index_select(0, contexts), Y.index_select(0, contexts)
+
+    def _rows(self, contexts: Tensor) -> tuple[Tensor, Tensor]:
+        """Context and distribution of some distinct contexts, (D,), put together from the pairs."""
         lengths = self.lengths[contexts]
-        rows = torch.arange(len(index), device=index.device).repeat_interleave(lengths)
+        rows = torch.arange(len(contexts), device=contexts.device).repeat_interleave(lengths)
         skipped = self.starts[contexts] - (lengths.cumsum(0) - lengths)
-        pairs = torch.arange(len(rows), device=index.device) + skipped[rows]
-        Y = torch.zeros((len(index), self.vocab_size), device=index.device)
+        pairs = torch.arange(len(rows), device=contexts.device) + skipped[rows]
+        Y = torch.zeros((len(contexts), self.vocab_size), device=contexts.device)
         Y[rows, self.symbols[pairs]] = self.shares[pairs]
         if self.prior is not None:
             Y += self.prior[contexts]
