@@ -31,6 +31,7 @@ from in_turns import Rows, Run, compare, parser, run_parts
 from torch import Generator, Tensor, nn
 
 from makemore.backprop import BackpropEngine
+from makemore.backprop.windows import WindowsEngine
 from makemore.layers import BatchNorm1d, Embedding, FlattenConsecutive, Layer, Linear, Sequential, Tanh
 from makemore.modern.soft_targets import SoftTargets
 from makemore.networks import NETWORKS
@@ -39,7 +40,11 @@ from makemore.words import Data, load_words
 
 PLAN = NETWORKS["wavenet"]
 LR = 0.05
-ENGINES: dict[str, Callable[[Sequential], Engine]] = {"autograd": AutogradEngine, "backprop": BackpropEngine}
+ENGINES: dict[str, Callable[[Sequential], Engine]] = {
+    "autograd": AutogradEngine,
+    "backprop": BackpropEngine,
+    "windows": WindowsEngine,
+}
 BASES = {"speed to autograd": "autograd", "speed to backprop": "backprop", "to products": "products"}
 
 

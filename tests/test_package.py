@@ -78,7 +78,7 @@ assert "torch._dynamo" not in sys.modules
 
 
 ROOMS = [
-    {"errors", "files", "layers"},
+    {"distinct", "errors", "files", "layers"},
     {"recipes"},
     {"networks", "words"},
     {"backprop", "evaluation", "sampling"},

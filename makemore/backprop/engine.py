@@ -38,7 +38,7 @@ KEPT_VALUES = 2**20
 """Log-probabilities in memory at most, until the losses of their steps are taken all at once."""
 
 
-class _Step:
+class Step:
     """Forward and backward pass of a network at one batch shape, that of X (B, T) and Y (B,) or (B, V).
 
     ``keep``, (B*T, 1), is there if embeddings are dropped: 0 for those of the step to come, 1 for the others.
@@ -67,8 +67,6 @@ class _Step:
         self.logits = parts[-1].y.view(logits.shape)
         self.dlogits = torch.empty_like(self.logits)
 
-    # loss = -sum over i and v of Y[i, v] log softmax(logits[i])[v]:
-    #   dlogits[i] = softmax(logits[i]) * (sum over v of Y[i, v]) - Y[i]
     def __call__(self, X: Tensor, minus_Y: Tensor, logprobs: Tensor) -> None:
         """Add the gradients for indices X, (B*T,), where they go; leaves the log-probabilities, (B, V).
 
@@ -78,10 +76,19 @@ class _Step:
         self.embedding.x = X
         for run in self.forward:
             run()
-        torch.log_softmax(self.logits, 1, out=logprobs)
-        dy = torch._log_softmax_backward_data(minus_Y, logprobs, 1, minus_Y.dtype, out=self.dlogits)
+        dy = self.by_logits(self.logits, minus_Y, logprobs)
         for backward in self.backward:
             dy = backward(dy)
+
+    # loss = -sum over i and v of Y[i, v] log softmax(logits[i])[v]:
+    #   dlogits[i] = softmax(logits[i]) * (sum over v of Y[i, v]) - Y[i]
+    def by_logits(self, logits: Tensor, minus_Y: Tensor, logprobs: Tensor) -> Tensor:
+        """The derivative of the loss by the logits; leaves the log-probabilities."""
+        torch.log_softmax(logits, 1, out=logprobs)
+        dlogits: Tensor = torch._log_softmax_backward_data(
+            minus_Y, logprobs, 1, minus_Y.dtype, out=self.dlogits
+        )
+        return dlogits
 
 
 def known_layers(network: Sequential) -> list[Layer]:
@@ -117,7 +124,7 @@ def _logits_of(network: Sequential, layers: Sequence[Layer], X: Tensor, Y: Tenso
 class _Recorded:
     """A step recorded once, on buffers of its own, and replayed from then on."""
 
-    def __init__(self, step: _Step, X: Tensor, capture: Capture, tensors: Sequence[Tensor]) -> None:
+    def __init__(self, step: Step, X: Tensor, capture: Capture, tensors: Sequence[Tensor]) -> None:
         self.X, self.minus_Y = X.flatten().clone(), torch.zeros_like(step.logits)
         self.logprobs = torch.empty_like(self.minus_Y)
         self.run = partial(step, self.X, self.minus_Y, self.logprobs)  # keeps the step's buffers alive
@@ -146,7 +153,7 @@ class BackpropEngine:
         self.note: str | None = None
         self._capture = capture
         self._built_for: object = None
-        self._steps: dict[object, tuple[_Step, _Step | _Recorded]] = {}
+        self._steps: dict[object, tuple[Step, Step | _Recorded]] = {}
         self._grads: list[Tensor] = []
 
     def sgd_steps(self, X: Tensor, Y: Tensor, lrs: Sequence[float]) -> Tensor:
@@ -171,7 +178,7 @@ class BackpropEngine:
         return losses
 
     @staticmethod
-    def _sgd_piece(step: _Step, run: _Step | _Recorded, X: Tensor, Y: Tensor, lrs: Sequence[float]) -> Tensor:
+    def _sgd_piece(step: Step, run: Step | _Recorded, X: Tensor, Y: Tensor, lrs: Sequence[float]) -> Tensor:
         minus_Y, logprobs = step.logits.new_empty(2, len(lrs), *step.logits.shape).unbind()
         write_distributions(Y, out=minus_Y)
         minus_Y.mul_(minus_Y.new_tensor([lr / Y.shape[1] for lr in lrs]).view(-1, 1, 1))
@@ -221,20 +228,24 @@ class BackpropEngine:
 
     def _step(
         self, X: Tensor, Y: Tensor, drops: bool = False, gradients: bool = False
-    ) -> tuple[_Step, _Step | _Recorded]:
+    ) -> tuple[Step, Step | _Recorded]:
         """The step for batches like X and Y, and what is to be called; made if need be, for the oldest."""
         key = X.shape, X.dtype, Y.shape, Y.dtype, drops, gradients
         if key not in self._steps:
             if len(self._steps) == KEPT_SHAPES:
                 del self._steps[next(iter(self._steps))]
             into = dict(zip(self.network.parameters(), self._grads, strict=True)) if gradients else {}
-            step = _Step(self.network, X, Y, drops, lambda p: into.get(p, p))
+            step = self._new_step(X, Y, drops, lambda p: into.get(p, p))
             self._steps[key] = step, self._recorded(step, X)
         step, run = self._steps[key]
         self.note = step.note
         return step, run
 
-    def _recorded(self, step: _Step, X: Tensor) -> _Step | _Recorded:
+    def _new_step(self, X: Tensor, Y: Tensor, drops: bool, into: Into) -> Step:
+        """A step for batches like X and Y, with ``drops`` for such of which embeddings are dropped."""
+        return Step(self.network, X, Y, drops, into)
+
+    def _recorded(self, step: Step, X: Tensor) -> Step | _Recorded:
         """The step recorded, where steps are and if it can be."""
         capture = self._capture or (capture_cuda_graph if X.is_cuda else None)
         if capture is not None:

@@ -24,6 +24,7 @@ RECIPES: dict[str, tuple[type[Recipe], str]] = {
 """Each recipe, and where the class is that trains by it."""
 
 ENGINES = {
+    "windows": "makemore.backprop.windows:WindowsEngine",
     "backprop": "makemore.backprop:BackpropEngine",
     "autograd": "makemore.training:AutogradEngine",
 }
@@ -56,7 +57,12 @@ class RunSettings(Knobs):
     n_embd: int | None = knob(None, "channels of a character", 1, 4096, group=NETWORK)
     n_hidden: int | None = knob(None, "channels of a hidden layer", 1, 16_384, group=NETWORK)
     seed: int = knob(42, "seed of weights, batches and new words", 0, 2**63 - 1, group=TRAINING)
-    engine: str = knob("backprop", "gradients by hand, or the lecture's", choices=ENGINES, group=TRAINING)
+    engine: str = knob(
+        "windows",
+        "gradients by hand, equal windows of characters once where that is faster; by hand; the lecture's",
+        choices=ENGINES,
+        group=TRAINING,
+    )
     device: str = knob("auto", "auto, cpu, cuda or cuda:n", group=TRAINING, metavar="NAME", may_change=True)
     threads: int = knob(
         1, "CPU threads; for small steps 1 is fastest", 1, 1024, group=TRAINING, may_change=True

@@ -26,6 +26,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from makemore.distinct import distinct
 from makemore.layers import Embedding, Layer, Sequential, declared
 from makemore.networks import positions_fused
 from makemore.words import STOP, Examples
@@ -89,7 +90,7 @@ class Stage(NamedTuple):
         """
         if len(columns) == 1:
             return self.activated(products[0]), columns[0]
-        members, ids = distinct(columns)
+        members, ids, _ = distinct(columns, [len(product) for product in products])
         columns = [column.index_select(0, members) for column in columns]
         nodes = []
         for start in range(0, len(members), SUM_ROWS):
@@ -99,22 +100,6 @@ class Stage(NamedTuple):
                 total += product.index_select(0, column[rows])
             nodes.append(self.activated(total))
         return torch.cat(nodes), ids
-
-
-def distinct(columns: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-    """The distinct rows of some columns of indices, (N,) each.
-
-    Returns where one of each kind stands, (D,), and of which kind each row is, (N,).
-
-    >>> distinct([torch.tensor([5, 5, 2, 5]), torch.tensor([0, 1, 0, 0])])[1]
-    tensor([1, 2, 0, 1])
-    """
-    kinds = columns[0]
-    for column in columns[1:]:
-        kinds = torch.unique(kinds * (column.max() + 1) + column, return_inverse=True)[1]
-    members = kinds.new_empty(int(kinds.max()) + 1)
-    members[kinds] = torch.arange(len(kinds), device=kinds.device)
-    return members, kinds
 
 
 class Convolution:

@@ -1,0 +1,213 @@
+"""The step on distinct windows against autograd, over random networks and batches, and where it steps back.
+
+Reference: ``AutogradEngine`` in float64, to 1e-10. The limits from which the step is taken are set to 0, so
+that small networks take it.
+"""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+import pytest
+import torch
+from test_engine import assert_same, batches, random_layers, twins
+from torch import Generator, Tensor
+
+from makemore.backprop import BackpropEngine, windows
+from makemore.backprop.windows import WindowsEngine, WindowsStep
+from makemore.distinct import distinct
+from makemore.layers import BatchNorm1d, Embedding, FlattenConsecutive, Layer, Linear, Sequential, Tanh
+from makemore.networks import NETWORKS, network_plan
+from makemore.training import AutogradEngine
+
+
+@pytest.fixture(autouse=True)
+def no_limits(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(windows, "LEAST_WORK", 0)
+    monkeypatch.setattr(windows, "LEAST_SAVING", 0)
+
+
+@pytest.fixture
+def steps_on_nodes(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
+    """For each step that asked for nodes, whether it was taken on them."""
+    taken: list[bool] = []
+    find_nodes = WindowsStep.find_nodes
+
+    def noted(step: WindowsStep, X: Tensor) -> bool:
+        taken.append(find_nodes(step, X))
+        return taken[-1]
+
+    monkeypatch.setattr(WindowsStep, "find_nodes", noted)
+    return taken
+
+
+def targets(shape: tuple[int, ...], V: int, seed: int) -> Tensor:
+    """Distributions over V symbols, some of weight other than 1, as the modern recipe has them."""
+    generator = Generator().manual_seed(seed)
+    return torch.rand(*shape, V, dtype=torch.float64, generator=generator) / V
+
+
+@pytest.mark.parametrize("soft", [False, True])
+@pytest.mark.parametrize("dropping", [False, True])
+@pytest.mark.parametrize("seed", range(25))
+def test_random_networks_have_autograds_gradients(
+    seed: int, dropping: bool, soft: bool, steps_on_nodes: list[bool]
+) -> None:
+    torch.manual_seed(seed)
+    rng = random.Random(seed)
+    layers, T, V = random_layers(rng)
+    a, b = twins(layers)
+    X, Y = batches(3, rng.choice([3, 5, 32, 200]), T, V, seed)
+    keep = (torch.rand(X.shape, generator=Generator().manual_seed(seed)) < 0.7).double()
+    plain, engine = AutogradEngine(a), WindowsEngine(b)
+    for i, x in enumerate(X):
+        y = targets(Y[i].shape, V, seed + i) if soft else Y[i]
+        kept = keep[i] if dropping else None
+        losses = plain.gradients(x, y, kept), engine.gradients(x, y, kept)
+        torch.testing.assert_close(*losses, rtol=0, atol=1e-10)
+        scale = max(1.0, *(p.grad.abs().max().item() for p in a.parameters() if p.grad is not None))
+        assert_same(a, b, 1e-10 * scale, gradients=True)
+    losses = plain.sgd_steps(X, Y, [0.1, 0.05, 0.01]), engine.sgd_steps(X, Y, [0.1, 0.05, 0.01])
+    torch.testing.assert_close(*losses, rtol=1e-8, atol=1e-8)
+    assert_same(a, b, 1e-8)
+    by_position = any(layer.running_mean.ndim > 1 for layer in b.modules() if isinstance(layer, BatchNorm1d))
+    assert len(steps_on_nodes) in (0, 6)
+    assert all(steps_on_nodes)
+    assert not (by_position and steps_on_nodes)
+
+
+@pytest.mark.parametrize("V", [2, 27, 200, 20_000])
+@pytest.mark.parametrize("depth", [1, 2, 3, 4])
+def test_trees_of_any_depth_and_vocabulary(depth: int, V: int, steps_on_nodes: list[bool]) -> None:
+    plan = network_plan("wavenet", block_size=2**depth, n_embd=5, n_hidden=8)
+    a, b = (plan.build(V, Generator().manual_seed(depth)).to(dtype=torch.float64) for _ in range(2))
+    X, Y = batches(2, 100, 2**depth, min(V, 3000), seed=V)
+    keep = (torch.rand(X.shape, generator=Generator().manual_seed(V)) < 0.8).double()
+    for x, y, kept in zip(X, Y, keep, strict=True):
+        losses = AutogradEngine(a).gradients(x, y, kept), WindowsEngine(b).gradients(x, y, kept)
+        torch.testing.assert_close(*losses, rtol=0, atol=1e-10)
+        assert_same(a, b, 1e-10, gradients=True)
+    assert steps_on_nodes == [True, True]
+
+
+def test_nested_networks_and_other_orders_of_layers(steps_on_nodes: list[bool]) -> None:
+    layers: list[Layer] = [
+        *[
+            Embedding(9, 4),
+            BatchNorm1d(4),
+            Sequential([FlattenConsecutive(2), BatchNorm1d(8), Tanh(), Tanh()]),
+        ],
+        *[Linear(8, 6), Linear(6, 5), FlattenConsecutive(1), FlattenConsecutive(3), Tanh(), Linear(15, 9)],
+    ]
+    torch.manual_seed(0)
+    a, b = twins(layers)
+    X, Y = batches(3, 50, 6, 9)
+    for x, y in zip(X, Y, strict=True):
+        AutogradEngine(a).gradients(x, y)
+        WindowsEngine(b).gradients(x, y)
+        assert_same(a, b, 1e-10, gradients=True)
+    assert steps_on_nodes == [True] * 3
+
+
+def modern_batch(seed: int, B: int = 1024) -> tuple[Tensor, Tensor, Tensor]:
+    generator = Generator().manual_seed(seed)
+    X = (torch.rand((B, 8), generator=generator) ** 3 * 27).long()
+    Y = torch.rand((B, 27), generator=generator)
+    return X, Y / Y.sum(1, keepdim=True), (torch.rand((B, 8), generator=generator) < 0.8).float()
+
+
+def test_float32_is_as_near_to_float64_as_the_plain_step(
+    monkeypatch: pytest.MonkeyPatch, steps_on_nodes: list[bool]
+) -> None:
+    monkeypatch.undo()
+    networks = [NETWORKS["wavenet"].build(27, Generator().manual_seed(1)) for _ in range(3)]
+    X, Y, keep = modern_batch(0)
+    networks[2].to(dtype=torch.float64)
+    AutogradEngine(networks[2]).gradients(X, Y.double(), keep.double())
+    errors = []
+    for engine in (BackpropEngine(networks[0]), WindowsEngine(networks[1])):
+        engine.gradients(X, Y, keep)
+        pairs = zip(engine.network.parameters(), networks[2].parameters(), strict=True)
+        errors.append(max((p.grad.double() - exact.grad).abs().max().item() for p, exact in pairs))  # type: ignore[union-attr]
+    assert errors[1] < max(2 * errors[0], 1e-5)
+
+
+def test_runs_repeat_to_the_bit_and_gradients_stay_where_they_are() -> None:
+    networks = [NETWORKS["wavenet"].build(27, Generator().manual_seed(1)) for _ in range(2)]
+    engines = [WindowsEngine(network) for network in networks]
+    places = None
+    for seed in range(3):
+        batch = modern_batch(seed)
+        losses = [engine.gradients(*batch) for engine in engines]
+        assert torch.equal(*losses)
+        for p, q in zip(*(network.parameters() for network in networks), strict=True):
+            assert torch.equal(p.grad, q.grad)  # type: ignore[arg-type]
+        now = [p.grad.data_ptr() for p in networks[0].parameters()]  # type: ignore[union-attr]
+        assert places in (None, now)
+        places = now
+
+
+def test_the_plain_step_is_taken_where_nothing_is_gained(
+    monkeypatch: pytest.MonkeyPatch, steps_on_nodes: list[bool]
+) -> None:
+    monkeypatch.undo()
+    monkeypatch.setattr(WindowsStep, "find_nodes", lambda *args: pytest.fail("no nodes are to be found"))
+    network = NETWORKS["wavenet"].build(27, Generator().manual_seed(1))
+    twin = NETWORKS["wavenet"].build(27, Generator().manual_seed(1))
+    X, Y = batches(4, 32, 8)
+    losses = [E(n).sgd_steps(X, Y, [0.1] * 4) for E, n in ((WindowsEngine, network), (BackpropEngine, twin))]
+    assert torch.equal(*losses)
+    assert all(torch.equal(p, q) for p, q in zip(network.parameters(), twin.parameters(), strict=True))
+
+
+def test_values_of_keep_between_0_and_1_take_the_plain_step(steps_on_nodes: list[bool]) -> None:
+    torch.manual_seed(0)
+    a, b = twins([Embedding(9, 4), FlattenConsecutive(4), Linear(16, 5), Tanh(), Linear(5, 9)])
+    X, Y = (batch[0] for batch in batches(1, 40, 4, 9))
+    keep = torch.rand(40, 4, dtype=torch.float64)
+    AutogradEngine(a).gradients(X, Y, keep)
+    WindowsEngine(b).gradients(X, Y, keep)
+    assert_same(a, b, 1e-10, gradients=True)
+    assert steps_on_nodes == [False]
+
+
+@pytest.mark.parametrize(
+    ("change", "error"),
+    [
+        (lambda X, Y, keep: (X.clone().index_fill_(1, torch.tensor([0]), 27), Y, keep), IndexError),
+        (lambda X, Y, keep: (X - 1, Y, keep), IndexError),
+        (lambda X, Y, keep: (X, torch.full((1024,), 27), keep), IndexError),
+        (lambda X, Y, keep: (X, Y, keep[:, :4]), ValueError),
+        (lambda X, Y, keep: (X[:, :6], Y, keep[:, :6]), ValueError),
+        (lambda X, Y, keep: (X.float(), Y, keep), TypeError),
+    ],
+)
+def test_what_the_plain_engine_refuses_is_refused_in_its_words(change: Any, error: type[Exception]) -> None:
+    messages = []
+    for make in (BackpropEngine, WindowsEngine):
+        network = NETWORKS["wavenet"].build(27, Generator().manual_seed(1))
+        engine = make(network)
+        engine.gradients(*modern_batch(0))
+        before = [p.clone() for p in network.parameters()]
+        with pytest.raises(error) as caught:
+            engine.gradients(*change(*modern_batch(1)))
+        messages.append(str(caught.value))
+        assert all(torch.equal(p, q) for p, q in zip(before, network.parameters(), strict=True))
+    assert messages[0] == messages[1]
+
+
+@pytest.mark.parametrize("sizes", [[3, 4], [50, 60, 70], [2**31, 2**31, 5], [5]])
+def test_distinct_is_torchs_unique(sizes: list[int]) -> None:
+    """By counting in a table, by sorting, and with codes that do not fit at once."""
+    generator = Generator().manual_seed(0)
+    columns = [
+        torch.randint(min(size, 4), (300,), generator=generator) * (size // min(size, 4)) for size in sizes
+    ]
+    found = distinct(columns, sizes)
+    rows, kinds, counts = torch.unique(
+        torch.stack(columns, 1), dim=0, return_inverse=True, return_counts=True
+    )
+    assert torch.equal(found.kinds, kinds)
+    assert torch.equal(found.counts, counts)
+    assert torch.equal(torch.stack(columns, 1)[found.members], rows)
