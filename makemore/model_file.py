@@ -16,7 +16,7 @@ import hashlib
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import astuple, dataclass
+from dataclasses import astuple, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,7 @@ from torch import Generator, Tensor
 from makemore.errors import ModelFileError, UsageError, WriteError
 from makemore.files import replacing
 from makemore.layers import Sequential
-from makemore.networks import Plan, network_plan
+from makemore.networks import NETWORKS, Plan, network_plan
 from makemore.training import Evaluation, Trainer
 from makemore.words import Vocabulary
 
@@ -38,6 +38,9 @@ VERSION = 2
 """Of the format. Version 1 was a pickled file, model.pt."""
 
 NO_DIGEST = "0" * 64
+
+LARGEST = {"block_size": 2**12, "n_embd": 2**20, "n_hidden": 2**20}
+"""Sizes that a plan may have. A long context takes hardly any room in the file, but much in use."""
 
 
 @dataclass(frozen=True)
@@ -85,7 +88,8 @@ class Model:
 def save_model(model: Model, path: str | Path) -> None:
     """Write a model file; the same model gives the same bytes.
 
-    Raises WriteError if it cannot be written; a file that was there before stays as it was.
+    Settings are to be plain JSON values. Raises WriteError if the file cannot be written; one that was
+    there before stays as it was.
     """
     tensors = {f"network.{name}": tensor for name, tensor in model.network.state_dict().items()}
     content: dict[str, Any] = {
@@ -129,7 +133,7 @@ def load_model(path: str | Path) -> Model:
             raise ModelFileError(
                 "is no safetensors file: makemore 0.1 wrote such files, and reads them; train it anew"
             )
-        content = _json_of(whole)
+        content = _content_of(whole)
         return _model_of(content, safetensors.torch.load(whole), len(whole))
     except OSError as error:
         raise ModelFileError(f"cannot read {path}: {error.strerror or error}") from error
@@ -139,74 +143,104 @@ def load_model(path: str | Path) -> Model:
         raise ModelFileError(f"{path} is not a makemore model file, or damaged") from error
 
 
-def _json_of(whole: bytes) -> dict[str, Any]:
+def _content_of(whole: bytes) -> dict[str, Any]:
     """What a file says beside its tensors, once its digest is found right."""
     length = int.from_bytes(whole[:8], "little")  # of the header, as safetensors has it
-    metadata = json.loads(whole[8 : 8 + length]).get("__metadata__", {})
+    metadata = _strict_json(whole[8 : 8 + length]).get("__metadata__", {})
     if "makemore" not in metadata:
         raise ModelFileError("is not a makemore model file")
-    content = json.loads(metadata["makemore"])
-    if content["version"] != VERSION:
-        raise ModelFileError(
-            f"has format version {content['version']}; this makemore reads {VERSION}: update it"
-        )
-    unsigned = whole.replace(content["sha256"].encode(), NO_DIGEST.encode(), 1)
-    if hashlib.sha256(unsigned).hexdigest() != content["sha256"]:
+    content = _strict_json(metadata["makemore"])
+    version, digest = content["version"], content["sha256"]
+    _require(type(version) is int, "an invalid format version")
+    if version != VERSION:
+        raise ModelFileError(f"has format version {version}; this makemore reads {VERSION}: update it")
+    unsigned = whole.replace(digest.encode(), NO_DIGEST.encode(), 1)
+    if hashlib.sha256(unsigned).hexdigest() != digest:
         raise ModelFileError("is damaged: its sha256 does not match")
+    _require(len(metadata) == 1, "unknown metadata")
+    _require_keys(content, "sha256", "version", "plan", "characters", "progress")
+    return content
+
+
+def _strict_json(text: str | bytes) -> dict[str, Any]:
+    """A JSON object in which no name stands twice, and no number that JSON does not know."""
+
+    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        _require(len(dict(pairs)) == len(pairs), "a name twice in its JSON")
+        return dict(pairs)
+
+    def refuse(constant: str) -> None:
+        raise ModelFileError(f"has {constant} in its JSON")
+
+    content = json.loads(text, object_pairs_hook=unique, parse_constant=refuse)
+    _require(isinstance(content, dict), "invalid JSON")
     return dict(content)
 
 
 def _model_of(content: Mapping[str, Any], tensors: Mapping[str, Tensor], size: int) -> Model:
     """The model that a file of ``size`` bytes holds, after checking each part of it."""
-    sizes, characters = content["plan"], content["characters"]
-    numbers = [value for name, value in sizes.items() if name != "name"]
-    _require(len(numbers) == 3 and all(type(value) is int for value in numbers), "plan")
-    try:
-        plan = network_plan(**sizes)
-    except UsageError as error:
-        raise ModelFileError(f"has an invalid plan: {error}") from error
-    except RuntimeError as error:  # sizes beyond what torch can count
-        raise ModelFileError("has an invalid plan") from error
-    _require(isinstance(characters, str), "vocabulary")
+    plan, characters, progress = _plan_of(content["plan"]), content["characters"], content["progress"]
+    _require(isinstance(characters, str), "an invalid vocabulary")
     vocabulary = Vocabulary(characters)
-    _require(vocabulary.characters == characters and "\n" not in characters, "vocabulary")
+    _require(vocabulary.characters == characters and "\n" not in characters, "an invalid vocabulary")
     characters.encode()  # raises on half a surrogate pair
 
     # Only a network that the file is large enough to hold is built.
-    _require(4 * plan.value_count(len(vocabulary)) <= size, "plan")
+    _require(4 * plan.value_count(len(vocabulary)) <= size, "an invalid plan: it does not fit")
     network = plan.build(len(vocabulary), Generator())
-    own, dtype = network.state_dict(), tensors["network.0.weight"].dtype
-    values = _group(tensors, "network")
+    own, values, state = network.state_dict(), _group(tensors, "network"), _group(tensors, "state")
+    others = {"losses", "generator"} | {f"state.{name}" for name in state} if progress is not None else set()
+    _require(tensors.keys() == {f"network.{name}" for name in own} | others, "other tensors than it should")
+    dtype = next(iter(values.values())).dtype
+    _require(dtype in (torch.float32, torch.float64), "invalid weights")
     for name, tensor in values.items():
-        _require(name in own and tensor.shape == own[name].shape, name)
-        _require(tensor.dtype == dtype and dtype in (torch.float32, torch.float64), name)
-        _require(bool(tensor.isfinite().all()), name)
-        _require("running_var" not in name or bool((tensor >= 0).all()), name)
+        alike = tensor.shape == own[name].shape and tensor.dtype == dtype
+        _require(alike and bool(tensor.isfinite().all()), f"an invalid {name}")
+        _require("running_var" not in name or bool((tensor >= 0).all()), f"an invalid {name}")
     network.to(dtype=dtype).load_state_dict(values)
-    progress = content["progress"]
     return Model(
-        plan, vocabulary, network.eval(), None if progress is None else _progress_of(progress, tensors)
+        plan,
+        vocabulary,
+        network.eval(),
+        None if progress is None else _progress_of(progress, tensors["losses"], tensors["generator"], state),
     )
 
 
-def _progress_of(content: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Progress:
-    step, losses, generator = content["step"], tensors["losses"], tensors["generator"]
-    _require(type(step) is int and step == len(losses), "step")
-    _require(losses.dtype == torch.float32 and losses.shape == (step,), "losses")
-    _require(generator.shape == Generator().get_state().shape, "generator state")
+def _plan_of(sizes: Mapping[str, Any]) -> Plan:
+    """The plan of that name and those sizes."""
+    _require_keys(sizes, "name", *LARGEST)
+    for name, largest in LARGEST.items():
+        size = sizes[name]
+        _require(type(size) is int and size <= largest, f"an invalid plan: its {name} cannot be used")
+    if sizes["name"] not in NETWORKS:
+        raise ModelFileError(
+            f"was trained with the network {sizes['name']!r}, which this makemore does not know"
+        )
+    try:
+        return network_plan(**sizes)
+    except UsageError as error:
+        raise ModelFileError(f"has an invalid plan: {error}") from error
+
+
+def _progress_of(
+    content: Mapping[str, Any], losses: Tensor, generator: Tensor, state: Mapping[str, Tensor]
+) -> Progress:
+    _require_keys(content, "settings", "fingerprint", "finished", "step", "evaluations")
+    step = content["step"]
+    _require(type(step) is int and losses.shape == (step,), "an invalid step")
+    _require(losses.dtype == torch.float32, "invalid losses")
+    _require(generator.shape == Generator().get_state().shape, "an invalid generator state")
     Generator().set_state(generator)
-    _require(isinstance(content["settings"], dict), "settings")
-    _require(isinstance(content["fingerprint"], str), "fingerprint")
-    _require(type(content["finished"]) is bool, "progress")
+    _require(isinstance(content["settings"], dict), "invalid settings")
+    _require(isinstance(content["fingerprint"], str), "an invalid fingerprint")
+    _require(type(content["finished"]) is bool, "invalid progress")
     evaluations = [Evaluation(*map(_from_json, row)) for row in content["evaluations"]]
-    for e in evaluations:
-        _require(type(e.step) is int and 0 <= e.step <= step, "evaluations")
+    for row, e in zip(content["evaluations"], evaluations, strict=True):
+        _require(len(row) == len(fields(e)), "invalid evaluations")
+        _require(type(e.step) is int and 0 <= e.step <= step, "invalid evaluations")
         for loss in astuple(e)[1:]:
-            _require(
-                loss is None or (isinstance(loss, float) and (math.isnan(loss) or 0 < loss < 1e30)),
-                "evaluations",
-            )
-    state = _group(tensors, "state")
+            number = isinstance(loss, float) and (math.isnan(loss) or loss >= 0)
+            _require(loss is None or number, "invalid evaluations")
     return Progress(
         **{**content, "evaluations": evaluations}, losses=losses, generator=generator, state=state
     )
@@ -222,9 +256,15 @@ def _to_json(value: float | None) -> float | str | None:
 
 
 def _from_json(value: Any) -> Any:
-    return float(value) if isinstance(value, str) else value
+    return float(value) if value in ("nan", "inf") else value
 
 
-def _require(condition: bool, part: str) -> None:
+def _require_keys(content: Any, *names: str) -> None:
+    known = isinstance(content, dict) and content.keys() == set(names)
+    _require(known, f"other fields than {', '.join(names)}")
+
+
+def _require(condition: bool, what_else: str) -> None:
+    """Raise ModelFileError, with what the file has, unless the condition holds."""
     if not condition:
-        raise ModelFileError(f"has an invalid {part}")
+        raise ModelFileError(f"has {what_else}")

@@ -6,6 +6,7 @@ import hashlib
 import json
 import re
 import sys
+from collections.abc import Callable
 from typing import Any
 
 import safetensors.torch
@@ -38,6 +39,15 @@ def forged(content: dict[str, Any]) -> bytes:
     }
     encodable = {name.encode("utf-8", "replace").decode(): value for name, value in copies.items()}
     return signed(safetensors.torch.save(encodable, {"makemore": text}))
+
+
+def with_header(whole: bytes, change: Callable[[dict[str, Any]], object]) -> bytes:
+    """The file with its safetensors header changed, and signed; the tensors' bytes stay."""
+    end = 8 + int.from_bytes(whole[:8], "little")
+    header = json.loads(whole[8:end])
+    change(header)
+    text = json.dumps(header).encode()
+    return signed(len(text).to_bytes(8, "little") + text + whole[end:])
 
 
 def signed(whole: bytes) -> bytes:

@@ -5,19 +5,25 @@ from __future__ import annotations
 import math
 import os
 import random
-from collections.abc import Callable
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
 import safetensors.torch
 import torch
-from forging import content_of, forged
+from forging import content_of, forged, signed, with_header
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
 
 from makemore.errors import ModelFileError, WriteError
+from makemore.layers import Layer, Sequential
 from makemore.model_file import VERSION, Model, Progress, load_model, save_model
-from makemore.networks import NETWORKS
+from makemore.networks import NETWORKS, Plan, network_plan
 from makemore.training import Evaluation
 from makemore.words import Vocabulary
 
@@ -42,6 +48,14 @@ def saved(small_model: Model, tmp_path: Path) -> Path:
     model = Model(small_model.plan, small_model.vocabulary, small_model.network, progress())
     save_model(model, path)
     return path
+
+
+@pytest.fixture(scope="module")
+def whole(small_model: Model, tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    """The bytes of such a file."""
+    path = tmp_path_factory.mktemp("whole") / "model"
+    save_model(replace(small_model, progress=progress()), path)
+    return path.read_bytes()
 
 
 def rewritten(path: Path, change: Callable[[dict[str, Any]], object]) -> Path:
@@ -81,6 +95,23 @@ def test_every_network_and_alphabet(name: str, dtype: torch.dtype, tmp_path: Pat
     for key, tensor in network.state_dict().items():
         assert torch.equal(tensor, model.network.state_dict()[key])
         assert tensor.dtype == model.network.state_dict()[key].dtype
+
+
+def test_networks_in_networks_come_back(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Their first tensor is not named 0.weight."""
+    wavenet = NETWORKS["wavenet"]
+
+    def nested(plan: Plan, vocab_size: int, generator: torch.Generator | None) -> list[Layer]:
+        first, *others = wavenet.layers(plan, vocab_size, generator)
+        return [Sequential([first]), Sequential(others)]
+
+    plan = Plan("nested", 4, 2, 3, nested)
+    monkeypatch.setitem(NETWORKS, "nested", plan)
+    network = plan.build(3)
+    save_model(Model(plan, Vocabulary("ab"), network), tmp_path / "model")
+    loaded = load_model(tmp_path / "model").network
+    assert bits_of(loaded.state_dict()) == bits_of(network.state_dict())
+    assert all(p.requires_grad for p in loaded.parameters())
 
 
 def test_loading_leaves_torchs_own_generator_alone(saved: Path) -> None:
@@ -125,16 +156,64 @@ def test_the_same_model_gives_the_same_bytes(saved: Path, tmp_path: Path) -> Non
     assert (tmp_path / "again").read_bytes() == saved.read_bytes()
 
 
-def test_losses_that_are_no_numbers_come_back(small_model: Model, tmp_path: Path) -> None:
-    """A split without words has the loss nan, which JSON does not know."""
-    model = replace(small_model, progress=progress(evaluations=[Evaluation(1, 0.1, math.nan, None)]))
-    save_model(model, tmp_path / "model")
-    loaded = load_model(tmp_path / "model").progress
-    assert loaded is not None
-    (evaluation,) = loaded.evaluations
-    assert (evaluation.train, evaluation.test) == (0.1, None)
-    assert evaluation.val is not None
-    assert math.isnan(evaluation.val)
+bit_patterns = st.binary(max_size=40)
+
+
+def tensor_of(kind: torch.dtype, pattern: bytes, flat: bool) -> torch.Tensor:
+    """A tensor of just these bits, as far as they go; a single value without dimensions, or not."""
+    size = torch.empty((), dtype=kind).element_size()
+    count = len(pattern) // size
+    whole = (
+        torch.frombuffer(bytearray(pattern), dtype=kind, count=count) if count else torch.empty(0).to(kind)
+    )
+    return whole[0] if count and not flat else whole
+
+
+kinds = st.sampled_from([torch.float32, torch.float64, torch.int64, torch.uint8, torch.bool])
+tensors = st.builds(tensor_of, kinds.filter(lambda kind: kind != torch.bool), bit_patterns, st.booleans())
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
+    lambda values: st.lists(values, max_size=3) | st.dictionaries(st.text(), values, max_size=3),
+    max_leaves=6,
+)
+a_loss = st.none() | st.floats(0) | st.just(math.nan)
+progresses = st.integers(0, 9).flatmap(
+    lambda step: st.builds(
+        Progress,
+        settings=st.dictionaries(st.text(), json_values, max_size=4),
+        fingerprint=st.text(),
+        finished=st.booleans(),
+        step=st.just(step),
+        losses=st.lists(st.floats(width=32), min_size=step, max_size=step).map(torch.tensor),
+        evaluations=st.lists(
+            st.builds(Evaluation, st.integers(0, step), a_loss, a_loss, a_loss, a_loss, a_loss), max_size=3
+        ),
+        generator=st.integers(0, 2**63).map(lambda seed: torch.Generator().manual_seed(seed).get_state()),
+        state=st.dictionaries(st.text(st.characters(codec="utf-8"), max_size=8), tensors, max_size=4),
+    )
+)
+
+
+def bits_of(values: Mapping[str, torch.Tensor]) -> dict[str, tuple[torch.dtype, torch.Size, bytes]]:
+    return {name: (t.dtype, t.shape, t.detach().numpy().tobytes()) for name, t in values.items()}
+
+
+@given(progress=progresses)
+@settings(derandomize=True, deadline=None, database=None)
+def test_any_progress_comes_back_bit_for_bit(small_model: Model, progress: Progress) -> None:
+    with TemporaryDirectory() as directory:
+        first, second = Path(directory, "first"), Path(directory, "second")
+        save_model(replace(small_model, progress=progress), first)
+        got = load_model(first).progress
+        assert got is not None
+        save_model(replace(small_model, progress=got), second)
+        assert first.read_bytes() == second.read_bytes()
+    plain = ("settings", "fingerprint", "finished", "step")
+    assert [getattr(got, name) for name in plain] == [getattr(progress, name) for name in plain]
+    assert repr(got.evaluations) == repr(progress.evaluations)  # nan is not equal to itself
+    assert bits_of(got.state) == bits_of(progress.state)
+    assert bits_of({"": got.losses}) == bits_of({"": progress.losses})
+    assert torch.equal(got.generator, progress.generator)
 
 
 def test_pickled_files_are_refused_unopened(tmp_path: Path) -> None:
@@ -161,22 +240,36 @@ def test_headers_of_any_length_are_refused(saved: Path, length: int) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
+        (lambda c: c.update(version="3\n4"), "has an invalid format version"),
+        (lambda c: c.update(version=float(VERSION)), "has an invalid format version"),
+        (lambda c: c.update(extra=1), "has other fields than sha256, version"),
+        (lambda c: c.update(sha256=""), "its sha256 does not match"),
         (lambda c: c.update(version=VERSION + 1), f"has format version {VERSION + 1}; this makemore reads"),
-        (lambda c: c["plan"].update(n_hidden=2**30), "has an invalid plan"),
-        (lambda c: c["plan"].update(n_hidden=2**40), "has an invalid plan"),
-        (lambda c: c["plan"].update(n_hidden=2**70), "damaged"),
+        (lambda c: c["plan"].update(n_hidden=2**20), "has an invalid plan: it does not fit"),
+        (lambda c: c["plan"].update(n_hidden=2**40), "its n_hidden cannot be used"),
+        (lambda c: c["plan"].update(n_hidden=2**70), "its n_hidden cannot be used"),
         (lambda c: c["plan"].update(n_hidden=0), "has an invalid plan: n_hidden must be 1 or more"),
-        (lambda c: c["plan"].update(block_size=2**20), "has an invalid plan"),
-        (lambda c: c["plan"].update(name="hierarchical-bug", block_size=2**28), "has an invalid plan"),
-        (lambda c: c["plan"].update(block_size="8"), "has an invalid plan"),
-        (lambda c: c["plan"].update(name="lstm"), "has an invalid plan: unknown network 'lstm'"),
-        (lambda c: c["plan"].update(extra=1), "has an invalid plan"),
-        (lambda c: c["plan"].update(name=3), "has an invalid plan: unknown network 3"),
-        (lambda c: c["plan"].pop("n_embd"), "has an invalid plan"),
+        (lambda c: c["plan"].update(block_size=2**20), "its block_size cannot be used"),
+        (lambda c: c["plan"].update(block_size=4096), "has an invalid plan: it does not fit"),
+        (lambda c: c["plan"].update(block_size=10), "must be a power of two"),
+        (lambda c: c["plan"].update(block_size=True), "its block_size cannot be used"),
+        (lambda c: c["plan"].update(name="hierarchical-bug", block_size=4096), "it does not fit"),
+        (lambda c: c["plan"].update(block_size="8"), "its block_size cannot be used"),
+        (
+            lambda c: c["plan"].update(name="lstm"),
+            "was trained with the network 'lstm', which this makemore does",
+        ),
+        (lambda c: c["plan"].update(extra=1), "has other fields than name, block_size"),
+        (lambda c: c["plan"].update(name=3), "with the network 3, which this makemore does not know"),
+        (lambda c: c["plan"].update(name=[]), "damaged"),
+        (lambda c: c["plan"].pop("n_embd"), "has other fields than name, block_size"),
         (lambda c: c.update(characters="ba"), "has an invalid vocabulary"),
         (lambda c: c.update(characters=[1]), "has an invalid vocabulary"),
-        (lambda c: c["tensors"].pop("network.3.gamma"), "damaged"),
-        (lambda c: c["tensors"].update({"network.x": torch.ones(1)}), "has an invalid x"),
+        (lambda c: c["tensors"].pop("network.3.gamma"), "has other tensors than it should"),
+        (lambda c: c["tensors"].update(x=torch.ones(1)), "has other tensors than it should"),
+        (lambda c: c["tensors"].pop("losses"), "has other tensors than it should"),
+        (lambda c: c.update(progress=None), "has other tensors than it should"),
+        (lambda c: c["tensors"].update({"network.x": torch.ones(1)}), "has other tensors than it should"),
         (lambda c: c["tensors"].update({"network.3.gamma": torch.ones(17)}), r"has an invalid 3\.gamma"),
         (
             lambda c: c["tensors"].update({"network.3.gamma": torch.full((16,), torch.nan)}),
@@ -189,18 +282,25 @@ def test_headers_of_any_length_are_refused(saved: Path, length: int) -> None:
         ),
         (lambda c: c["progress"].update(step=-1), "has an invalid step"),
         (lambda c: c["progress"].update(step=10**12), "has an invalid step"),
-        (lambda c: c["progress"].update(finished=1), "has an invalid progress"),
-        (lambda c: c["tensors"].update(losses=torch.ones(3, 2)), "has an invalid losses"),
-        (lambda c: c["tensors"].update(losses=torch.ones(3).double()), "has an invalid losses"),
+        (lambda c: c["progress"].update(step=True), "has an invalid step"),
+        (lambda c: c["progress"].update(finished=1), "has invalid progress"),
+        (lambda c: c["progress"].update(fingerprint=1), "has an invalid fingerprint"),
+        (lambda c: c["progress"].update(settings=[]), "has invalid settings"),
+        (lambda c: c["progress"]["settings"].update(lr=math.nan), "has NaN in its JSON"),
+        (lambda c: c["progress"]["settings"].update(lr=math.inf), "has Infinity in its JSON"),
+        (lambda c: c["tensors"].update(losses=torch.ones(3, 2)), "has an invalid step"),
+        (lambda c: c["tensors"].update(losses=torch.ones(3).double()), "has invalid losses"),
         (lambda c: c["tensors"].update(generator=torch.zeros(4)), "has an invalid generator state"),
-        (lambda c: c["progress"].update(evaluations=[[1, 2]]), "has an invalid evaluations"),
-        (lambda c: c["progress"].update(evaluations=[["1", None, None, None]]), "invalid evaluations"),
-        (lambda c: c["progress"].update(evaluations=[[1, None, -1.0]]), "has an invalid evaluations"),
-        (lambda c: c["progress"].update(evaluations=[[1, None, "inf"]]), "has an invalid evaluations"),
-        (lambda c: c["progress"].update(evaluations=[[10**400]]), "has an invalid evaluations"),
-        (lambda c: c["progress"].pop("fingerprint"), "damaged"),
-        (lambda c: c["progress"].update(extra=1), "damaged"),
-        (lambda c: c.pop("progress"), "damaged"),
+        (lambda c: c["progress"].update(evaluations=[[1, 2.5]]), "has invalid evaluations"),
+        (lambda c: c["progress"].update(evaluations=[["1", *[None] * 5]]), "has invalid evaluations"),
+        (lambda c: c["progress"].update(evaluations=[["nan", *[None] * 5]]), "has invalid evaluations"),
+        (lambda c: c["progress"].update(evaluations=[[4, *[None] * 5]]), "has invalid evaluations"),
+        (lambda c: c["progress"].update(evaluations=[[1, -1.0, *[None] * 4]]), "has invalid evaluations"),
+        (lambda c: c["progress"].update(evaluations=[[1, "2.5", *[None] * 4]]), "has invalid evaluations"),
+        (lambda c: c["progress"].update(evaluations=[[10**400, *[None] * 5]]), "has invalid evaluations"),
+        (lambda c: c["progress"].pop("fingerprint"), "has other fields than settings, fingerprint"),
+        (lambda c: c["progress"].update(extra=1), "has other fields than settings, fingerprint"),
+        (lambda c: c.pop("progress"), "has other fields than sha256, version"),
         (lambda c: c.clear(), "damaged"),
     ],
 )
@@ -209,6 +309,155 @@ def test_forged_content_is_refused(
 ) -> None:
     with pytest.raises(ModelFileError, match=message):
         load_model(rewritten(saved, change))
+
+
+names = st.sampled_from(["losses", "generator", "state.a", "network.0.weight", "network.3.running_var"])
+numbers = st.integers(0, 70) | st.sampled_from([2**31, 2**62, 2**63, 2**64, -1]) | st.just(1.5)
+entries = {
+    "dtype": st.sampled_from(["F32", "F64", "I32", "U8", "BOOL", "F16", "BF16", "C64", "F4", "X", "", None]),
+    "shape": st.lists(numbers, max_size=3) | numbers,
+    "data_offsets": st.lists(numbers, max_size=3) | numbers,
+}
+
+
+def described_otherwise(header: dict[str, Any], name: str, entry: str, value: Any) -> None:
+    """One tensor has another name, dtype, shape or place; or two of them change places."""
+    if entry == "name":
+        header[value] = header.pop(name)
+    elif entry == "swap":
+        header[name], header[value] = header[value], header[name]
+    else:
+        header[name][entry] = value
+
+
+changes = st.one_of(
+    *(st.tuples(names, st.just(entry), values) for entry, values in entries.items()),
+    st.tuples(names, st.just("name"), st.text(max_size=5) | names),
+    st.tuples(names, st.just("swap"), names),
+)
+
+
+@given(change=changes)
+@settings(derandomize=True, deadline=None, database=None, max_examples=400)
+@example(change=("losses", "shape", [0, 2**62]))
+@example(change=("losses", "shape", [2**62, 2**62]))
+@example(change=("losses", "dtype", "U8"))
+def test_tensors_described_otherwise_are_refused(whole: bytes, change: tuple[str, str, Any]) -> None:
+    bent = with_header(whole, lambda header: described_otherwise(header, *change))
+    with TemporaryDirectory() as directory:
+        path = Path(directory, "model")
+        path.write_bytes(bent)
+        try:
+            model = load_model(path)
+        except ModelFileError:
+            return
+        # Only the trainer knows what its state should be; all else says the same as before.
+        save_model(model, path)
+        own, again = content_of(whole)["tensors"], content_of(path.read_bytes())["tensors"]
+        for name in own.keys() - {"state.a"}:
+            assert torch.equal(own[name], again[name])
+
+
+def test_names_that_stand_twice_are_refused(saved: Path) -> None:
+    whole = saved.read_bytes()
+    end = 8 + int.from_bytes(whole[:8], "little")
+    header = whole[8:end].rstrip()
+    for twice in (
+        header.replace(rb"\"finished\": ", rb"\"finished\": true, \"finished\": "),
+        header[:-1] + b',"losses":{"dtype":"F32","shape":[3],"data_offsets":[0,12]}}',
+        header[:-1] + b',"__metadata__":{"makemore":"{}"}}',
+    ):
+        saved.write_bytes(signed(len(twice).to_bytes(8, "little") + twice + whole[end:]))
+        with pytest.raises(
+            ModelFileError, match=r"has a name twice|is not a makemore model file, or damaged"
+        ):
+            load_model(saved)
+
+
+@pytest.mark.parametrize(
+    ("header", "message"),
+    [
+        (b"[]", "invalid JSON"),
+        (b"[" * 10**6, "damaged"),
+        (b'{"__metadata__":{"makemore":"[]"}}', "invalid JSON"),
+        (b'{"__metadata__":{"makemore":"%s"}}' % (b"[" * 10**6), "damaged"),
+        (b'{"__metadata__":{"makemore":1}}', "damaged"),
+        (b'{"__metadata__":"makemore"}', "damaged"),
+        (b'{"__metadata__":null}', "damaged"),
+        (b"\xff\xfe", "damaged"),
+    ],
+)
+def test_headers_of_any_kind_are_refused(tmp_path: Path, header: bytes, message: str) -> None:
+    path = tmp_path / "model"
+    path.write_bytes(len(header).to_bytes(8, "little") + header)
+    with pytest.raises(ModelFileError, match=message):
+        load_model(path)
+
+
+def test_other_metadata_is_refused(saved: Path) -> None:
+    saved.write_bytes(with_header(saved.read_bytes(), lambda header: header["__metadata__"].update(more="")))
+    with pytest.raises(ModelFileError, match="has unknown metadata"):
+        load_model(saved)
+
+
+def test_a_long_context_needs_no_large_file_and_is_refused(tmp_path: Path) -> None:
+    """A tree of 2**24 characters has 24 layers: a few kB, for which sampling would take 6 GB."""
+    plan, vocabulary = network_plan("hierarchical", 2**24, 1, 1), Vocabulary("ab")
+    save_model(Model(plan, vocabulary, plan.build(3)), tmp_path / "model")
+    assert (tmp_path / "model").stat().st_size < 20_000
+    with pytest.raises(ModelFileError, match="its block_size cannot be used"):
+        load_model(tmp_path / "model")
+
+
+MEMORY = """
+import sys
+from pathlib import Path
+from makemore.errors import ModelFileError
+from makemore.model_file import load_model
+first, *others = sys.argv[1:]
+load_model(first)
+before = used()
+for path in others:
+    try:
+        load_model(path)
+    except ModelFileError:
+        continue
+    raise SystemExit(f"{path} was loaded")
+print(used() - before)
+"""
+
+
+def test_refusing_a_file_takes_no_memory(saved: Path, tmp_path: Path, peak_memory: str) -> None:
+    whole = saved.read_bytes()
+    forgeries: list[bytes] = [
+        with_header(whole, lambda header: header["losses"].update(shape=[2**40])),
+        with_header(whole, lambda header: header["losses"].update(data_offsets=[0, 2**40])),
+        (2**40).to_bytes(8, "little") + whole[8:],
+    ]
+    for sizes in (
+        {"n_hidden": 2**20},
+        {"n_embd": 2**20, "n_hidden": 2**20},
+        {"n_hidden": 2**30},
+        {"name": "mlp", "block_size": 4096, "n_hidden": 2**20},
+        {"name": "hierarchical-bug", "block_size": 4096, "n_hidden": 2**20},
+        {"block_size": 2**1000, "n_embd": 1, "n_hidden": 1},
+    ):
+        content = content_of(whole)
+        content["plan"].update(sizes)
+        forgeries.append(forged(content))
+    content = content_of(whole)
+    content["progress"]["step"] = 2**40
+    forgeries.append(forged(content))
+    paths = [tmp_path / f"forged-{i}" for i in range(len(forgeries))]
+    for path, forgery in zip(paths, forgeries, strict=True):
+        path.write_bytes(forgery)
+    got = subprocess.run(
+        [sys.executable, "-c", peak_memory + MEMORY, saved, *paths],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert int(got.stdout) < 20, "MB for files of 20 kB"
 
 
 def test_missing_files_and_directories_are_named(tmp_path: Path) -> None:
