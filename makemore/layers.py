@@ -17,7 +17,7 @@ Departures from the lecture, each without effect on its figures:
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, ClassVar, Self
 
@@ -123,8 +123,8 @@ class Layer:
         return self
 
     def __getstate__(self) -> dict[str, Any]:
-        """What is copied and pickled: all but the last output, which may hang on an autograd graph."""
-        return {name: value for name, value in vars(self).items() if name != "out"}
+        """What is copied and pickled: not the last output, which may hang on a graph, nor ``total``."""
+        return {name: value for name, value in vars(self).items() if name not in ("out", "total")}
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}()"
@@ -179,12 +179,14 @@ class BatchNorm1d(Layer):
     in evaluation the running statistics are used. ``torch.nn.BatchNorm1d`` differs twice: it
     normalises by the biased variance (and stores the unbiased one), and it takes (B, dim, T).
 
-    Raises ValueError on another rank or channel count, and in training on one value per channel, which
-    has no variance (the lecture gives nan).
+    ``total`` is None, or adds up a tensor over processes that have a part of the batch each. Raises
+    ValueError on another rank or channel count, and in training on one value per channel, which has no
+    variance (the lecture gives nan).
     """
 
     PARAMETERS = ("gamma", "beta")
     BUFFERS = ("running_mean", "running_var")
+    total: Callable[[Tensor], Tensor] | None = None
 
     def __init__(self, dim: int, eps: float = 1e-5, momentum: float = 0.1) -> None:
         self.eps = eps
@@ -198,19 +200,27 @@ class BatchNorm1d(Layer):
         """The dims of an input (B, dim) or (B, T, dim) that the statistics are taken over."""
         return (0,) if x.ndim == 2 else (0, 1)
 
+    def batch_statistics(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and unbiased variance of a batch, or of all processes' parts of it."""
+        dims = self.reduced_dims(x)
+        values = x.shape[: len(dims)].numel()
+        if self.total is not None:
+            N = self.total(x.new_tensor(float(values)))
+            xmean = self.total(x.sum(dims)) / N
+            return xmean, self.total(((x - xmean) ** 2).sum(dims)) / (N - 1)
+        if values < 2:
+            raise ValueError(
+                f"{self} in training needs more than one value per channel, got"
+                f" {tuple(x.shape)}: give it a larger batch, or switch to evaluation first"
+            )
+        return x.mean(dims), x.var(dims)
+
     def __call__(self, x: Tensor) -> Tensor:
         dim = len(self.gamma)
         if x.ndim not in (2, 3) or x.shape[-1] != dim:
             raise ValueError(f"{self} needs (B, {dim}) or (B, T, {dim}), got {tuple(x.shape)}")
         if self.training:
-            dims = self.reduced_dims(x)
-            if x.shape[: len(dims)].numel() < 2:
-                raise ValueError(
-                    f"{self} in training needs more than one value per channel, got"
-                    f" {tuple(x.shape)}: give it a larger batch, or switch to evaluation first"
-                )
-            xmean = x.mean(dims)  # (B, T, dim) -> (dim,)
-            xvar = x.var(dims)
+            xmean, xvar = self.batch_statistics(x)  # (B, T, dim) -> (dim,)
             with torch.no_grad():
                 self.running_mean.mul_(1 - self.momentum).add_(xmean, alpha=self.momentum)
                 self.running_var.mul_(1 - self.momentum).add_(xvar, alpha=self.momentum)

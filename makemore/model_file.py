@@ -128,19 +128,24 @@ def load_model(path: str | Path) -> Model:
     """
     path = Path(path)
     try:
-        whole = path.read_bytes()
+        return read_model(path.read_bytes(), str(path))
+    except OSError as error:
+        raise ModelFileError(f"cannot read {path}: {error.strerror or error}") from error
+
+
+def read_model(whole: bytes, name: str) -> Model:
+    """The model in a file's bytes; raises what ``load_model`` does, with that name."""
+    try:
         if whole.startswith(b"PK"):
             raise ModelFileError(
                 "is no safetensors file: makemore 0.1 wrote such files, and reads them; train it anew"
             )
         content = _content_of(whole)
         return _model_of(content, safetensors.torch.load(whole), len(whole))
-    except OSError as error:
-        raise ModelFileError(f"cannot read {path}: {error.strerror or error}") from error
     except ModelFileError as error:
-        raise ModelFileError(f"{path} {error}") from error
+        raise ModelFileError(f"{name} {error}") from error
     except Exception as error:  # whatever json, safetensors and torch make of foreign bytes
-        raise ModelFileError(f"{path} is not a makemore model file, or damaged") from error
+        raise ModelFileError(f"{name} is not a makemore model file, or damaged") from error
 
 
 def _content_of(whole: bytes) -> dict[str, Any]:

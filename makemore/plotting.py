@@ -47,7 +47,7 @@ def plot_losses(
     if window != LECTURE_WINDOW:
         mean += " (short run; the lecture: 1,000)"
     axes.plot(middle, points.tolist(), linewidth=1.2, label=f"batch loss, {mean}")
-    val = [(e.step, math.log10(e.val)) for e in evaluations if e.val is not None]
+    val = [(e.step, math.log10(e.val)) for e in evaluations if e.val]
     if val:
         axes.plot(
             *zip(*val, strict=True), "o", markersize=4, label=f"val loss, {10 ** val[-1][1]:.4f} at the end"

@@ -85,14 +85,14 @@ ROOMS = [
     {"training"},
     {"plotting", "model_file"},
     {"convolution"},
-    {"modern"},
+    {"modern", "parallel"},
     {"commands"},
     {"__init__", "__main__"},
 ]
 """From the ground floor up: a module imports from floors below its own, or from its own folder."""
 
 LECTURE = {"layers", "networks", "words", "evaluation", "sampling", "training", "recipes", "plotting"}
-FOLDERS = {"backprop", "convolution", "modern", "commands"}
+FOLDERS = {"backprop", "convolution", "modern", "parallel", "commands"}
 WITHOUT_TORCH = {"makemore.errors", "makemore.files", "makemore.recipes", "makemore.commands.settings"}
 
 

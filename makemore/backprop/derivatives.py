@@ -142,6 +142,52 @@ class BatchNormDerivative(Derivative):
         return dx
 
 
+class TotalBatchNormDerivative(Derivative):
+    """BatchNorm of N rows in all, of which this process has some; ``layer.total`` adds up over all of them.
+
+    The derivatives of gamma and beta are the own rows' part: they are added up with all other gradients.
+    """
+
+    needs_output = False
+
+    def __init__(self, layer: BatchNorm1d, x: Tensor, into: Into, may_overwrite: bool) -> None:
+        assert layer.total is not None
+        self.layer, self.total, self.shape = layer, layer.total, x.shape
+        self.x = x.view(-1, layer.running_mean.numel())
+        self.centred, y = torch.empty_like(self.x), torch.empty_like(self.x)
+        self.channels_first, self.y = y, y.view(self.shape)
+        self.forward = [self.normalise]
+        self.into_gamma, self.into_beta = into(layer.gamma), into(layer.beta)
+
+    # mean = sum(x) / N   var = sum((x - mean)^2) / (N-1)   y = gamma (x - mean) / sqrt(var + eps) + beta
+    def normalise(self) -> None:
+        layer, dim = self.layer, len(self.layer.gamma)
+        rows = self.x.new_full((1,), float(len(self.x)))
+        sums, self.N = torch.tensor_split(self.total(torch.cat([self.x.sum(0), rows])), [-1])
+        mean = sums / self.N
+        torch.sub(self.x, mean, out=self.centred)
+        var = self.total((self.centred * self.centred).sum(0)) / (self.N - 1)
+        layer.running_mean.view(-1).lerp_(mean, layer.momentum)
+        layer.running_var.view(-1).lerp_(var, layer.momentum)
+        self.inverse_std = (var + layer.eps).rsqrt()
+        positions = len(var) // dim
+        self.scale = layer.gamma.repeat(positions) * self.inverse_std
+        torch.addcmul(layer.beta.repeat(positions), self.centred, self.scale, out=self.channels_first)
+
+    # All sums over the N rows: dbeta = sum dy   dgamma = sum dy xhat
+    #   dx = gamma / std * (dy - dbeta / N - xhat * dgamma / (N-1))
+    def backward(self, dy: Tensor) -> Tensor:
+        dy, dim = dy.view_as(self.x), len(self.layer.gamma)
+        own = torch.stack([(dy * self.centred).sum(0) * self.inverse_std, dy.sum(0)])  # (2, channels)
+        dgamma, dbeta = own.view(2, -1, dim).sum(1)
+        self.into_gamma.add_(dgamma)
+        self.into_beta.add_(dbeta)
+        dgamma, dbeta = self.total(own)
+        slope = self.inverse_std * dgamma / (self.N - 1)
+        dx: Tensor = (dy - dbeta / self.N - self.centred * slope) * self.scale
+        return dx.view(self.shape)
+
+
 class TanhDerivative(Derivative):
     """Element by element."""
 
@@ -273,3 +319,9 @@ DERIVATIVES: dict[type[Layer], type[Derivative]] = {
     FlattenConsecutive: FlattenConsecutiveDerivative,
 }
 """By the exact kind: a subclass may compute something else."""
+
+
+def derivative_of(layer: Layer) -> type[Derivative]:
+    """The derivative of a layer, by its kind and by whether other processes have a part of the batch."""
+    shared = isinstance(layer, BatchNorm1d) and layer.total is not None
+    return TotalBatchNormDerivative if shared else DERIVATIVES[type(layer)]

@@ -28,8 +28,9 @@ from makemore.backprop.derivatives import (
     Into,
     LinearDerivative,
     TableDerivative,
+    derivative_of,
 )
-from makemore.layers import Embedding, Layer, Sequential, index_outside
+from makemore.layers import BatchNorm1d, Embedding, Layer, Sequential, index_outside
 
 KEPT_SHAPES = 8
 """Batch shapes whose buffers an engine keeps."""
@@ -57,7 +58,7 @@ class Step:
         parts: list[Derivative] = [self.embedding]
         for layer in layers[1:]:
             before = parts[-1]
-            parts.append(DERIVATIVES[type(layer)](layer, before.y, into, not before.needs_output))
+            parts.append(derivative_of(layer)(layer, before.y, into, not before.needs_output))
         self.forward = [run for part in parts for run in part.forward]
         self.backward = [part.backward for part in reversed(parts)]
         match parts:
@@ -100,6 +101,11 @@ def known_layers(network: Sequential) -> list[Layer]:
     return layers
 
 
+def is_shared(layers: Sequence[Layer]) -> bool:
+    """Whether other processes have a part of each batch."""
+    return any(isinstance(layer, BatchNorm1d) and layer.total is not None for layer in layers)
+
+
 def _logits_of(network: Sequential, layers: Sequence[Layer], X: Tensor, Y: Tensor) -> Tensor:
     """The logits, by running the plain layers on a batch once.
 
@@ -111,6 +117,9 @@ def _logits_of(network: Sequential, layers: Sequence[Layer], X: Tensor, Y: Tenso
     parameters = network.parameters()
     if len({p.untyped_storage().data_ptr() for p in parameters}) < len(parameters):
         raise ValueError("backprop by hand needs each layer to have parameters of its own")
+    if is_shared(layers):  # what needs the other processes is not tried
+        with network.evaluating():
+            return network(X)
     before = [(tensor, tensor.clone()) for tensor in network.state_dict().values()]
     try:
         logits = network(X)
@@ -248,7 +257,9 @@ class BackpropEngine:
     def _recorded(self, step: Step, X: Tensor) -> Step | _Recorded:
         """The step recorded, where steps are and if it can be."""
         capture = self._capture or (capture_cuda_graph if X.is_cuda else None)
-        if capture is not None:
+        if is_shared(known_layers(self.network)):
+            step.note = "no CUDA graph, the steps run kernel by kernel: they wait for other processes"
+        elif capture is not None:
             try:
                 return _Recorded(step, X, capture, list(self.network.state_dict().values()))
             except RuntimeError as error:

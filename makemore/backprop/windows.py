@@ -216,15 +216,20 @@ class WeightedBatchNormDerivative(NodesDerivative):
 
     # mean = sum(w x) / N   var = sum(w (x - mean)^2) / (N-1)   y = gamma (x - mean) / sqrt(var + eps) + beta
     def forward(self, x: Tensor) -> Tensor:
-        layer, N, w = self.layer, self.level.total, self.level.counts
+        layer, w = self.layer, self.level.counts
+        N: int | Tensor = self.level.total
         y = squares = self.y[: len(x)]
-        mean = torch.mv(x.t(), w).div_(N)
+        sums = torch.mv(x.t(), w)
+        if layer.total is not None:
+            sums, N = torch.tensor_split(layer.total(torch.cat([sums, sums.new_full((1,), float(N))])), [-1])
+        mean = sums / N
         self.centred = x.sub_(mean) if self.may_overwrite else x - mean
         torch.mul(self.centred, self.centred, out=squares)
-        var = torch.mv(squares.t(), w).div_(N - 1)
+        sums = torch.mv(squares.t(), w)
+        var = (sums if layer.total is None else layer.total(sums)) / (N - 1)
         layer.running_mean.lerp_(mean, layer.momentum)
         layer.running_var.lerp_(var, layer.momentum)
-        self.inverse_std = var.add_(layer.eps).rsqrt_()
+        self.N, self.inverse_std = N, var.add_(layer.eps).rsqrt_()
         self.scale = layer.gamma * self.inverse_std
         return torch.addcmul(layer.beta, self.centred, self.scale, out=y)
 
@@ -232,13 +237,15 @@ class WeightedBatchNormDerivative(NodesDerivative):
     #   dbeta = sum dy   dgamma = sum dy xhat
     #   dx = gamma / std * (dy - w * (dbeta / N + xhat * dgamma / (N-1)))
     def backward(self, dy: Tensor) -> Tensor:
-        N, w, scratch = self.level.total, self.level.counts.unsqueeze(1), self.y[: len(dy)]
+        N, w, scratch = self.N, self.level.counts.unsqueeze(1), self.y[: len(dy)]
         dbeta = dy.sum(0)
         dgamma = torch.mul(dy, self.centred, out=scratch).sum(0).mul_(self.inverse_std)
-        slope = dgamma * self.inverse_std / (N - 1)
-        torch.addcmul(dbeta / N, self.centred, slope, out=scratch).mul_(w)
         self.into_gamma.add_(dgamma)
         self.into_beta.add_(dbeta)
+        if self.layer.total is not None:
+            dgamma, dbeta = self.layer.total(torch.stack([dgamma, dbeta]))
+        slope = dgamma * self.inverse_std / (N - 1)
+        torch.addcmul(dbeta / N, self.centred, slope, out=scratch).mul_(w)
         return dy.sub_(scratch).mul_(self.scale)
 
 

@@ -278,7 +278,8 @@ def answer(prog: str, run: Callable[[], None]) -> int:
     with suppress(OSError):
         sys.stdout.flush()
     drop_stdout()
-    print(f"{prog}: {' '.join(message.split())}", file=sys.stderr)
+    if os.environ.get("RANK", "0") == "0":  # of many processes the first one speaks
+        print(f"{prog}: {' '.join(message.split())}", file=sys.stderr)
     return code
 
 

@@ -10,13 +10,16 @@ from pathlib import Path
 from torch import Tensor
 
 from makemore.commands.settings import Settings
+from makemore.parallel.processes import Processes
 from makemore.training import Evaluation, Trainer
 from makemore.words import WordList
 
 SPLITS = ("train", "val", "test", "unseen_val", "unseen_test")
 
 
-def describe(settings: Settings, words: WordList, trainer: Trainer, out_dir: Path) -> str:
+def describe(
+    settings: Settings, words: WordList, trainer: Trainer, out_dir: Path, processes: Processes
+) -> str:
     """The resolved settings and the shapes of the data, for the top of the log."""
     data, run, recipe = trainer.data, settings.run, settings.recipe
     shapes = ", ".join(
@@ -30,7 +33,8 @@ def describe(settings: Settings, words: WordList, trainer: Trainer, out_dir: Pat
         f" n_hidden {run.n_hidden}",
         "training": f"{run.recipe} recipe, {recipe.steps:,} steps of {recipe.batch_size:,} examples\n"
         + textwrap.fill(recipe.describe(), 90, break_long_words=False),
-        "engine": f"{run.engine} on {data.train.symbols.device}, CPU threads {run.threads}",
+        "engine": f"{run.engine} on {data.train.symbols.device}, CPU threads {run.threads}"
+        + (f", {processes.number} processes ({processes.backend})" if processes.number > 1 else ""),
         "seed": str(run.seed),
         "writes to": str(out_dir),
     }

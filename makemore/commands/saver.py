@@ -25,7 +25,13 @@ class Saver:
     """Writes the model file of a run, and says how to go on from it."""
 
     def __init__(
-        self, out_dir: Path, settings: Settings, words: WordList, trainer: Trainer, model: Model
+        self,
+        out_dir: Path,
+        settings: Settings,
+        words: WordList,
+        trainer: Trainer,
+        model: Model,
+        writes: bool = True,
     ) -> None:
         self.out_dir = out_dir
         self.settings = settings
@@ -33,10 +39,13 @@ class Saver:
         self.trainer = trainer
         self.model = model
         self.saved_step = trainer.step
+        self.writes = writes
         self._due = 0.0
 
     def save(self, finished: bool = False) -> None:
         """Write the model file. Raises TrainingError, and leaves the old one, if the network is no good."""
+        if not self.writes:
+            return
         trainer = self.trainer
         X, Y = trainer.data.val[:PROBED]
         with trainer.network.evaluating() as network:

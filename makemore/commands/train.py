@@ -8,9 +8,13 @@ and a run resumed from it ends exactly where an uninterrupted one would have end
 from __future__ import annotations
 
 import math
+import os
+import signal
 import sys
 import time
 from collections.abc import Mapping
+from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +27,21 @@ from makemore.commands.report import SPLITS, describe, losses_csv, report
 from makemore.commands.saver import Saver
 from makemore.commands.settings import Settings, checked, engine_class, resolved, restored, trainer_class
 from makemore.convolution import loss
-from makemore.errors import DivergedError, Interrupted, MakemoreError, ModelFileError, UsageError, WriteError
+from makemore.errors import (
+    DivergedError,
+    Interrupted,
+    MakemoreError,
+    ModelFileError,
+    TrainingError,
+    UsageError,
+    WriteError,
+)
 from makemore.files import replacing
 from makemore.layers import Sequential
-from makemore.model_file import MODEL_FILE, Model, load_model
+from makemore.model_file import MODEL_FILE, Model, read_model
 from makemore.networks import network_plan, summary
+from makemore.parallel.engine import ParallelEngine, check_shareable
+from makemore.parallel.processes import Processes, joined, was_restarted
 from makemore.sampling import sample_word
 from makemore.training import Run, Trainer
 from makemore.words import Data, WordList, load_words
@@ -43,41 +57,81 @@ def train(given: Mapping[str, Any], out_dir: Path, *, resume: bool = False, over
     DataError, UsageError and ModelFileError before anything is written; TrainingError, WriteError or
     Interrupted if the run cannot go on.
     """
+    with Signals() as signals, joined(given.get("device", "auto")) as processes:
+        if not processes.is_first:
+            sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
+        try:
+            _train(given, out_dir, resume, overwrite, signals, processes)
+        except RuntimeError as error:
+            if processes.number == 1:
+                raise
+            how = f"go on with: makemore-train --resume --out-dir {out_dir}"
+            raise TrainingError(
+                f"another process of the run was lost ({first_line(error)}); {how}"
+            ) from error
+
+
+def first_line(error: Exception) -> str:
+    """What an error says, in a line of 80 characters."""
+    return (str(error).splitlines() or [type(error).__name__])[0][:80]
+
+
+def _train(
+    given: Mapping[str, Any],
+    out_dir: Path,
+    resume: bool,
+    overwrite: bool,
+    signals: Signals,
+    processes: Processes,
+) -> None:
+    """A run, or the part of one process in it. The first one alone writes, and holds the lock."""
     started = time.perf_counter()
     model_file = out_dir / MODEL_FILE
-    with Signals() as signals:
-        if resume:
-            if not model_file.exists():
+    content = b""
+    with ExitStack() as stack:
+        if processes.is_first:
+            if was_restarted() and model_file.exists():
+                resume = True
+            if resume and not model_file.exists():
                 raise UsageError(f"there is no run to resume in {out_dir}: leave out --resume to start one")
-        else:
-            settings, words, trainer, model = new_run(given)
-            make_directory(out_dir)
-        with locked(out_dir):
             if resume:
-                settings, words, trainer, model = resumed_run(given, model_file)
-            else:
+                stack.enter_context(locked(out_dir))
+                content = model_file.read_bytes()
+        content = processes.first_ones(content)
+        if content:
+            model = read_model(content, str(model_file))
+            if was_restarted() and model.progress is not None and model.progress.finished:
+                return
+            settings, words, trainer = resumed_run(given, model, model_file, processes)
+        else:
+            settings, words, trainer, model = new_run(given, processes)
+            if processes.is_first:
+                make_directory(out_dir)
+                stack.enter_context(locked(out_dir))
                 make_room(model_file, (out_dir / LOSSES_FILE, out_dir / PICTURE_FILE), overwrite)
-            saver = Saver(out_dir, settings, words, trainer, model)
+        saver = Saver(out_dir, settings, words, trainer, model, writes=processes.is_first)
+        saver.save()
+        try:
+            print(describe(settings, words, trainer, out_dir, processes))
+            print(summary(trainer.network, settings.recipe.batch_size), flush=True)
+            print()
+            trainer.prepare(Run(out_dir, model.plan, words.fingerprint, settings.run.seed))
+            train_with_log(trainer, settings, saver, signals, processes)
+            if not processes.is_first:
+                return
             saver.save()
-            try:
-                print(describe(settings, words, trainer, out_dir))
-                print(summary(trainer.network, settings.recipe.batch_size), flush=True)
-                print()
-                trainer.prepare(Run(out_dir, model.plan, words.fingerprint, settings.run.seed))
-                train_with_log(trainer, settings, saver, signals)
-                saver.save()
-                finish(trainer, settings, saver)
-                print(f"\n{time.perf_counter() - started:.1f} s", flush=True)
-            except DivergedError as error:
-                raise saver.diverged(error) from error
-            except Interrupted as stop:
-                raise Interrupted(stop.signum, f"interrupted; {saver.how_to_go_on()}") from stop
-            except OSError as error:
-                reason = error.strerror or error
-                raise WriteError(f"cannot write the output: {reason}; {saver.how_to_go_on()}") from error
+            finish(trainer, settings, saver)
+            print(f"\n{time.perf_counter() - started:.1f} s", flush=True)
+        except DivergedError as error:
+            raise saver.diverged(error) from error
+        except Interrupted as stop:
+            raise Interrupted(stop.signum, f"interrupted; {saver.how_to_go_on()}") from stop
+        except OSError as error:
+            reason = error.strerror or error
+            raise WriteError(f"cannot write the output: {reason}; {saver.how_to_go_on()}") from error
 
 
-def new_run(given: Mapping[str, Any]) -> tuple[Settings, WordList, Trainer, Model]:
+def new_run(given: Mapping[str, Any], processes: Processes) -> tuple[Settings, WordList, Trainer, Model]:
     """Settings, words, a fresh trainer and its model."""
     run = checked(given)
     if run.data not in (None, "lecture"):
@@ -91,13 +145,14 @@ def new_run(given: Mapping[str, Any]) -> tuple[Settings, WordList, Trainer, Mode
     settings = resolved(given, sizes, len(data.train))
     generator = Generator().manual_seed(run.seed)
     network = plan.build(len(data.vocabulary), generator).to(device)
-    trainer = make_trainer(settings, network, data.to(device), generator)
+    trainer = make_trainer(settings, network, data.to(device), generator, processes)
     return settings, words, trainer, Model(plan, data.vocabulary, network)
 
 
-def resumed_run(given: Mapping[str, Any], model_file: Path) -> tuple[Settings, WordList, Trainer, Model]:
-    """Settings, words, a trainer that stands where the run stood, and its model."""
-    model = load_model(model_file)
+def resumed_run(
+    given: Mapping[str, Any], model: Model, model_file: Path, processes: Processes
+) -> tuple[Settings, WordList, Trainer]:
+    """Settings, words, and a trainer that stands where the run stood."""
     progress = model.progress
     if progress is None:
         raise UsageError(f"{model_file} holds a network alone, without the run it comes from")
@@ -128,24 +183,29 @@ def resumed_run(given: Mapping[str, Any], model_file: Path) -> tuple[Settings, W
     generator = Generator()
     generator.set_state(progress.generator)
     data = words.data(model.plan.block_size)
-    trainer = make_trainer(settings, model.network.to(device), data.to(device), generator)
+    trainer = make_trainer(settings, model.network.to(device), data.to(device), generator, processes)
     try:
         trainer.restore(progress.step, progress.losses, progress.evaluations, progress.state)
     except (KeyError, TypeError, ValueError, RuntimeError, IndexError) as error:
         raise ModelFileError(f"{model_file} has an invalid training state") from error
-    return settings, words, trainer, model
+    return settings, words, trainer
 
 
-def make_trainer(settings: Settings, network: Sequential, data: Data, generator: Generator) -> Trainer:
+def make_trainer(
+    settings: Settings, network: Sequential, data: Data, generator: Generator, processes: Processes
+) -> Trainer:
     """The trainer that resolved settings ask for."""
-    make = trainer_class(settings.run.recipe)
-    trainer: Trainer = make(
-        network, data, settings.recipe, generator, engine_class(settings.run.engine), loss
-    )
+    make, engine = trainer_class(settings.run.recipe), engine_class(settings.run.engine)
+    if processes.number > 1:
+        check_shareable(settings.recipe, processes)
+        engine = partial(ParallelEngine, make_engine=engine, processes=processes)
+    trainer: Trainer = make(network, data, settings.recipe, generator, engine, loss)
     return trainer
 
 
-def train_with_log(trainer: Trainer, settings: Settings, saver: Saver, signals: Signals) -> None:
+def train_with_log(
+    trainer: Trainer, settings: Settings, saver: Saver, signals: Signals, processes: Processes
+) -> None:
     """Run the trainer to its end, or until a signal is caught; the lecture's log lines, and a progress bar.
 
     The model file is written whenever it is due. Raises DivergedError as soon as a loss is seen that is
@@ -156,8 +216,9 @@ def train_with_log(trainer: Trainer, settings: Settings, saver: Saver, signals: 
     assert log_every is not None
     assert eval_every is not None
     signals.deferred = True
+    silent = None if processes.is_first else True
     with tqdm(
-        total=steps, initial=trainer.step, unit="step", disable=None, leave=False, mininterval=0.5
+        total=steps, initial=trainer.step, unit="step", disable=silent, leave=False, mininterval=0.5
     ) as bar:
         for losses in trainer.run(math.gcd(log_every, eval_every)):
             start = trainer.step - len(losses)
@@ -174,9 +235,9 @@ def train_with_log(trainer: Trainer, settings: Settings, saver: Saver, signals: 
             bar.update(len(losses))
             if trainer.step % eval_every == 0 and trainer.step < steps:
                 trainer.evaluate("val")
-            if signals.caught is not None:
+            if processes.any(signals.caught is not None):
                 saver.save()
-                raise Interrupted(signals.caught)
+                raise Interrupted(signals.caught or signal.SIGTERM)
             saver.save_if_due()
     signals.deferred = False
 

@@ -1,0 +1,69 @@
+"""Gradients of a batch that many processes share (beyond the lecture).
+
+Every process draws the same batch and takes its own rows of it. BatchNorm's statistics and the gradients
+are added up over all, so that the run is that of one process, to rounding, whatever the engine; and as all
+processes get the same sums, their networks stay the same to the bit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from makemore.errors import UsageError
+from makemore.layers import BatchNorm1d, Sequential
+from makemore.parallel.processes import Processes
+from makemore.recipes import Recipe
+from makemore.training import Engine
+
+
+class ParallelEngine:
+    """An engine of one process, made by ``make_engine``, on its rows of each batch."""
+
+    def __init__(
+        self, network: Sequential, make_engine: Callable[[Sequential], Engine], processes: Processes
+    ) -> None:
+        for layer in network.modules():
+            if isinstance(layer, BatchNorm1d):
+                layer.total = processes.total
+        self.network, self.processes = network, processes
+        self.engine = make_engine(network)
+
+    def sgd_steps(self, X: Tensor, Y: Tensor, lrs: Sequence[float]) -> Tensor:
+        """A step of SGD on each batch, X (steps, B, T), Y (steps, B); returns the batch losses, (steps,)."""
+        losses = []
+        for x, y, lr in zip(X, Y, lrs, strict=True):
+            losses.append(self.gradients(x, y))
+            with torch.no_grad():
+                for p in self.network.parameters():
+                    assert p.grad is not None
+                    p.sub_(p.grad, alpha=lr)
+        return torch.stack(losses)
+
+    def gradients(self, X: Tensor, Y: Tensor, keep: Tensor | None = None) -> Tensor:
+        """Put the gradients of the batch, (B, T) and (B,) or (B, V), into ``p.grad``; returns its loss."""
+        rows = self.processes.share(len(X))
+        weight = (rows.stop - rows.start) / len(X)
+        loss = self.engine.gradients(X[rows], Y[rows], None if keep is None else keep[rows])
+        parameters = self.network.parameters()
+        own = [loss, *(p.grad for p in parameters if p.grad is not None)]
+        with torch.no_grad():
+            flat = self.processes.total(torch.cat([tensor.flatten() for tensor in own]) * weight)
+            total, *grads = torch.split(flat, [tensor.numel() for tensor in own])
+            for p, grad in zip(parameters, grads, strict=True):
+                assert p.grad is not None
+                p.grad.copy_(grad.view_as(p))
+        return total.squeeze()
+
+
+def check_shareable(recipe: Recipe, processes: Processes) -> None:
+    """Raise UsageError unless every process gets a row of each batch, and all of them work."""
+    number = processes.number
+    if recipe.batch_size < number:
+        raise UsageError(
+            f"{number} processes need a --batch-size of {number} or more, got {recipe.batch_size}"
+        )
+    if getattr(recipe, "teachers", 0):
+        raise UsageError("--teachers are trained by one process: start the run without torchrun")
