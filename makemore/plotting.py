@@ -17,6 +17,9 @@ from makemore.training import Evaluation
 LECTURE_WINDOW = 1000
 """Steps that one point of the lecture's curve is the mean of."""
 
+LONGEST_TITLE = 80
+"""Characters of a title that fit above the curve."""
+
 
 def window_size(steps: int) -> int:
     """How many steps to average over: 1,000 as in the lecture, fewer for a short run.
@@ -66,6 +69,9 @@ def plot_losses(
         )
     axes.set_xlabel("step")
     axes.set_ylabel("log10 of the loss (nats per symbol)")
+    if len(title) > LONGEST_TITLE:
+        half = LONGEST_TITLE // 2
+        title = f"{title[: half - 1]}…{title[-half:]}"
     axes.set_title(drawable(title), parse_math=False)
     axes.xaxis.set_major_formatter("{x:,.0f}")
     axes.grid(alpha=0.3)
@@ -73,13 +79,13 @@ def plot_losses(
     return figure
 
 
-def drawable(text: str) -> str:
-    """The text with a mark in place of every character that the font has no picture of.
+def drawable(text: str, weight: str = "normal") -> str:
+    """The text with a mark in place of every character that the font of that weight has no picture of.
 
     >>> drawable("emma 日本語")
     'emma ���'
     """
-    font = get_font(findfont(FontProperties()))
+    font = get_font(findfont(FontProperties(weight=weight)))
     return "".join(
         ch if ch.isprintable() and font.get_char_index(ord(ch)) else "\N{REPLACEMENT CHARACTER}"
         for ch in text

@@ -34,8 +34,8 @@ class Parser(argparse.ArgumentParser):
         return parsed
 
     def error(self, message: str) -> NoReturn:
-        message = " ".join(message.split())
-        self.exit(2, f"{self.prog}: {message} (see {self.prog} --help)\n")
+        tell(f"{self.prog}: {message} (see {self.prog} --help)")
+        self.exit(2)
 
 
 def number_type(kind: type, low: float, high: float) -> Callable[[str], float]:
@@ -278,9 +278,14 @@ def answer(prog: str, run: Callable[[], None]) -> int:
     with suppress(OSError):
         sys.stdout.flush()
     drop_stdout()
-    if os.environ.get("RANK", "0") == "0":  # of many processes the first one speaks
-        print(f"{prog}: {' '.join(message.split())}", file=sys.stderr)
+    tell(f"{prog}: {message}")
     return code
+
+
+def tell(message: str) -> None:
+    """Print a message in one line on stderr; of many processes the first one speaks."""
+    if os.environ.get("RANK", "0") == "0":
+        print(" ".join(message.split()), file=sys.stderr)
 
 
 def drop_stdout() -> None:

@@ -20,8 +20,11 @@ LETTERS = 26
 def draw(picture: Path, network: str | None, model: Path | None, word: str) -> None:
     """Draw the nodes of a model file's network, or of the one of that name.
 
-    Raises UsageError, ModelFileError, or WriteError if the picture cannot be written.
+    Raises UsageError on an unknown name or a word too long, ModelFileError, and WriteError if the picture
+    cannot be written.
     """
+    if not picture.name:
+        raise WriteError(f"cannot write {picture}: Is a directory")
     if model is not None:
         drawn = load_model(model).network
     else:

@@ -22,6 +22,7 @@ from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 
 from makemore.convolution.stages import Convolution
+from makemore.errors import UsageError
 from makemore.layers import Sequential, declared
 from makemore.networks import block_size, positions_fused
 from makemore.plotting import drawable
@@ -32,8 +33,11 @@ FAINT, GREY = "#BDBDBD", "#6E6E6E"
 WIDTH = 9.4
 """Inches: 1,410 pixels as ``save_figure`` writes it."""
 
-BESIDE = 30
+MOST_PLACES_BESIDE = 30
 """Places up to which two panels stand beside each other; with more, one below the other."""
+
+LONGEST_WORD = 200
+"""Characters of a word that is drawn; with more, the lines would be one grey."""
 
 Nodes = tuple[list[list[float]], list[list[tuple[float, float]]]]
 """The x of each row's nodes, from the characters up, and of the two ends of the lines above each row."""
@@ -45,7 +49,10 @@ def draw_nodes(network: Sequential, word: str = "diondre") -> Figure:
     If no convolution is equal to the network, only the tree, and why. The next characters are the
     word's own, not guesses. Gids name what is drawn: "tree", "all" or "seen", "nodes" or "lines", and the
     row, as in "seen nodes 0"; x is a place in the padded word. The figure is returned, not shown.
+    Raises UsageError on a word of more than ``LONGEST_WORD`` characters.
     """
+    if len(word) > LONGEST_WORD:
+        raise UsageError(f"a word of {len(word):,} characters cannot be drawn: {LONGEST_WORD} is the most")
     fused, labels = zip(*rows_of_nodes(network), strict=True)
     size, top = math.prod(fused), len(labels) - 1
     symbols = "." * size + word + "."
@@ -55,33 +62,35 @@ def draw_nodes(network: Sequential, word: str = "diondre") -> Figure:
         stages, problem = Convolution.from_network(network).stages, ""
     except ValueError as error:
         stages, problem = [], f"Not drawn as convolutions: {error}."
-    beside = bool(stages) and size + last + 1 <= BESIDE
+    beside = bool(stages) and size + last + 1 <= MOST_PLACES_BESIDE
     stacked = bool(stages) and not beside
     figure = Figure(figsize=(WIDTH, (0.6 * top + 1.8) * (1 + stacked)), layout="constrained")
     ratios = [size, last + 1] if beside else [1]
     panels = [*figure.subplots(1 + stacked, 1 + beside, squeeze=False, width_ratios=ratios).flat]
-    step = 72 * 0.7 * WIDTH / (last + 1 + size * beside)  # points from one place to the next
+    places = [size + (last + 1) * beside, last + 1 + size * beside]  # along the width of each panel
+    tree_spacing, spacing = (72 * 0.7 * WIDTH / n for n in places)  # points from one place to the next
     for axes in panels:
         axes.set(frame_on=False, xticks=[], xlim=(context[0] - 0.5, last + 0.5), ylim=(-1, top + 0.9))
         axes.set_yticks([-0.62, *range(top + 1), top + 0.62], ["context", *labels, "next character"])
         axes.tick_params(length=0, labelsize=9, labelleft=stacked or axes is panels[0])
 
-    nodes = tree(fused[1:], last)
+    nodes = tree_nodes(fused[1:], last)
     panels[0].set_title("one context, as a tree", fontsize=11)
-    _characters(panels[0], -0.7, {x: symbols[x] for x in context}, context, SEEN, step)
-    _characters(panels[0], top + 0.54, {nodes[0][-1][0]: symbols[-1]}, nodes[0][-1], OUTPUT, step)
-    _draw(panels[0], nodes, "tree", step)
+    _characters(panels[0], -0.7, {x: symbols[x] for x in context}, context, SEEN, tree_spacing)
+    _characters(panels[0], top + 0.54, {nodes[0][-1][0]: symbols[-1]}, nodes[0][-1], OUTPUT, tree_spacing)
+    _draw_nodes(panels[0], nodes, "tree", tree_spacing)
     if not stages:
-        figure.supxlabel(textwrap.fill(problem, 90), fontsize=9, color=GREY)
+        note = textwrap.fill(problem, 90)
+        figure.supxlabel(note, fontsize=9, color=GREY, parse_math=False)
         return figure
 
     lags = [stage.lags for stage in stages]
     panels[1].set_title("the whole word, as dilated causal convolutions", fontsize=11)
     panels[1].set_xlim(-0.5, last + 0.5)
-    _characters(panels[1], -0.7, {x: symbols[x] for x in range(last + 1)}, context, SEEN, step)
-    _characters(panels[1], top + 0.54, {x: symbols[x + 1] for x in outputs}, [last], OUTPUT, step)
-    _draw(panels[1], causal(lags, outputs), "all", step)
-    _draw(panels[1], causal(lags, [last]), "seen", step)
+    _characters(panels[1], -0.7, {x: symbols[x] for x in range(last + 1)}, context, SEEN, spacing)
+    _characters(panels[1], top + 0.54, {x: symbols[x + 1] for x in outputs}, [last], OUTPUT, spacing)
+    _draw_nodes(panels[1], convolution_nodes(lags, outputs), "all", spacing)
+    _draw_nodes(panels[1], convolution_nodes(lags, [last]), "seen", spacing)
     right = panels[1].secondary_yaxis("right")
     kernels = [f"kernel {len(s.lags)}" + f"\ndilation {s.dilation}" * (len(s.lags) > 1) for s in stages]
     right.set_yticks([i + 0.5 for i in range(top)], kernels, fontsize=9)
@@ -102,33 +111,33 @@ def rows_of_nodes(network: Sequential) -> list[tuple[int, str]]:
         )
     rows: list[tuple[int, str]] = []
     names: list[str] = []
-    n, channels = 1, 0
+    fused, channels = 1, 0
 
-    def end() -> None:
-        nonlocal names, n
+    def end_row() -> None:
+        nonlocal names, fused
         if names:
-            rows.append((n, f"{''.join(names)} ({channels})"))
-            names, n = [], 1
+            rows.append((fused, f"{''.join(names)} ({channels})"))
+            names, fused = [], 1
 
     for i, layer in enumerate(network.flattened()):
         if declared(layer, "positions_fused"):
-            end()
-            n *= positions_fused(layer)
+            end_row()
+            fused *= positions_fused(layer)
         else:
-            last = i == 0 or declared(layer, "acts_per_position")
-            plus = "" if not names else "\n+ " if last else " + "
+            ends_here = i == 0 or declared(layer, "acts_per_position")
+            plus = "" if not names else "\n+ " if ends_here else " + "
             names.append(plus + type(layer).__name__.removesuffix("1d"))
             channels = layer.out.shape[-1]
-            if last:
-                end()
-    end()
+            if ends_here:
+                end_row()
+    end_row()
     return rows
 
 
-def tree(fused: Sequence[int], last: int) -> Nodes:
+def tree_nodes(fused: Sequence[int], last: int) -> Nodes:
     """The lecture's tree over the characters up to ``last``: every n neighbours become one node.
 
-    >>> tree([2, 2], last=9)[0]
+    >>> tree_nodes([2, 2], last=9)[0]
     [[6, 7, 8, 9], [6.5, 8.5], [7.5]]
     """
     nodes: list[list[float]] = [[*range(last - math.prod(fused) + 1, last + 1)]]
@@ -140,10 +149,10 @@ def tree(fused: Sequence[int], last: int) -> Nodes:
     return nodes, lines
 
 
-def causal(lags: Sequence[Sequence[int]], outputs: Sequence[int]) -> Nodes:
+def convolution_nodes(lags: Sequence[Sequence[int]], outputs: Sequence[int]) -> Nodes:
     """What some outputs of dilated causal convolutions see, from the ``lags`` of each convolution.
 
-    >>> causal([[1, 0], [2, 0]], [9])[0]
+    >>> convolution_nodes([[1, 0], [2, 0]], [9])[0]
     [[6, 7, 8, 9], [7, 9], [9]]
     """
     nodes: list[list[float]] = [[*outputs]]
@@ -155,15 +164,15 @@ def causal(lags: Sequence[Sequence[int]], outputs: Sequence[int]) -> Nodes:
 
 
 def _characters(
-    axes: Axes, y: float, symbols: dict[float, str], seen: Collection[float], color: str, step: float
+    axes: Axes, y: float, symbols: dict[float, str], seen: Collection[float], color: str, spacing: float
 ) -> None:
     """Symbols by their x, coloured where they belong to the tree."""
     for x, symbol in symbols.items():
-        text = axes.text(x, y, drawable(symbol), ha="center", weight="bold", parse_math=False)
-        text.set(color=color if x in seen else GREY, fontsize=min(14, 0.8 * step))
+        text = axes.text(x, y, drawable(symbol, "bold"), ha="center", weight="bold", parse_math=False)
+        text.set(color=color if x in seen else GREY, fontsize=min(14, 0.8 * spacing))
 
 
-def _draw(axes: Axes, nodes: Nodes, kind: str, step: float) -> None:
+def _draw_nodes(axes: Axes, nodes: Nodes, kind: str, spacing: float) -> None:
     """Lines and nodes, row by row; those of the kind "all" are faint."""
     faint = kind == "all"
     for i, lines in enumerate(nodes[1]):
@@ -173,5 +182,5 @@ def _draw(axes: Axes, nodes: Nodes, kind: str, step: float) -> None:
         axes.add_collection(LineCollection(segments, colors=color, linewidths=width, zorder=order, gid=gid))
     for i, row in enumerate(nodes[0]):
         edge = FAINT if faint else OUTPUT if i == len(nodes[1]) else SEEN
-        dots = axes.scatter(row, [i] * len(row), s=min(10, 0.6 * step) ** 2, gid=f"{kind} nodes {i}")
+        dots = axes.scatter(row, [i] * len(row), s=min(10, 0.6 * spacing) ** 2, gid=f"{kind} nodes {i}")
         dots.set(facecolor="white" if faint else edge, edgecolor=edge, zorder=3 if faint else 4)

@@ -50,7 +50,7 @@ def plain_form(network: Sequential) -> Form:
     return Form(
         block_size(network),
         network.parameters()[0].device,
-        max(p.shape[-1] for p in network.parameters()),
+        max(p.shape[-1:].numel() for p in network.parameters()),
         partial(log_probs, network),
         partial(Contexts, network),
     )

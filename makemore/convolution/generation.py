@@ -1,7 +1,7 @@
 """Many new words at once (beyond the lecture; its own loop is in sampling.py).
 
-All words of a batch grow in step, equal contexts are computed once, and a word that has stopped takes no
-further part.
+All words of a batch grow in step, and a word that has stopped takes no further part. Where a convolution
+equals the network, equal contexts are computed once.
 
 Departures from the lecture's loop:
 
@@ -137,7 +137,7 @@ def generate(
     ``batch`` words grow at a time, a multiple of ``SEEDED_WORDS``; it changes time and memory, not the words.
     Raises DataError on a prefix with a character the vocabulary lacks, ValueError on one too long.
     """
-    for words, _ in _batches(network, vocabulary, generator, number, filters, prefix, batch, False):
+    for words, _ in _batches(network, vocabulary, generator, number, filters, prefix, batch, scored=False):
         yield from words
 
 
@@ -152,7 +152,9 @@ def generate_scored(
     batch: int | None = None,
 ) -> Iterator[Sample]:
     """The words of ``generate`` with their log-likelihoods, from the same nodes."""
-    for words, scores in _batches(network, vocabulary, generator, number, filters, prefix, batch, True):
+    for words, scores in _batches(
+        network, vocabulary, generator, number, filters, prefix, batch, scored=True
+    ):
         yield from map(Sample, words, scores.tolist())
 
 
@@ -164,9 +166,10 @@ def _batches(
     filters: Filters,
     prefix: str,
     batch: int | None,
+    *,
     scored: bool,
 ) -> Iterator[tuple[list[str], Tensor]]:
-    start = filters.encode(prefix, vocabulary)
+    beginning = filters.encode(prefix, vocabulary)
     form = form_of(network)
     if batch is None:
         batch = min(BATCH, BATCH_VALUES // max(filters.max_length, form.width))
@@ -176,7 +179,7 @@ def _batches(
     growing = form.growing()
     while number is None or number > 0:
         size = size if number is None else min(size, number)
-        symbols, scores = _grow(growing, start, draws(generator, size), size, filters, scored)
+        symbols, scores = _grow(growing, beginning, draws(generator, size), size, filters, scored)
         yield vocabulary.decode_all(symbols), scores
         if number is None:
             size = min(2 * size, batch)
@@ -187,8 +190,8 @@ def _batches(
 @torch.no_grad()
 def _grow(
     growing: GrowingWords,
-    prefix: Sequence[int],
-    draws: Iterator[Tensor],
+    beginning: Sequence[int],
+    numbers: Iterator[Tensor],
     words: int,
     filters: Filters,
     scored: bool,
@@ -201,11 +204,11 @@ def _grow(
     ends = torch.zeros(words, dtype=torch.int64, device=device)
     drawn = []
     growing.start(words)
-    for length, u in enumerate(draws):
+    for length, u in enumerate(numbers):
         if length < filters.max_length or scored:
             logits, ids = growing.append(symbols)  # (D, vocab_size), (W,)
-        if length < len(prefix):
-            symbols = torch.full_like(symbols, prefix[length])
+        if length < len(beginning):
+            symbols = torch.full_like(symbols, beginning[length])
         elif length < filters.max_length:
             probs = filters.probs(logits, length)
             symbols = draw(probs, ids, u.to(device).index_select(0, alive))
@@ -214,13 +217,13 @@ def _grow(
         if scored:
             scores[alive] += F.log_softmax(logits, dim=1)[ids, symbols]
         drawn.append((alive, symbols))
-        going = torch.nonzero(symbols != STOP).flatten()
-        if len(going) < len(alive):
+        not_stopped = torch.nonzero(symbols != STOP).flatten()
+        if len(not_stopped) < len(alive):
             ends[alive[symbols == STOP]] = length + 1
-            alive, symbols = alive.index_select(0, going), symbols.index_select(0, going)
-            if len(going) == 0:
+            alive, symbols = alive.index_select(0, not_stopped), symbols.index_select(0, not_stopped)
+            if len(not_stopped) == 0:
                 break
-            growing.keep(going)
+            growing.keep(not_stopped)
     starts = F.pad(ends.cumsum(dim=0), (1, 0))
     run = symbols.new_empty(int(starts[-1]))
     for length, (alive, symbols) in enumerate(drawn):

@@ -49,8 +49,9 @@ class Queues(GrowingWords):
     looked up in a table of all windows of symbols, unless that would be too large.
     """
 
+    @torch.no_grad()
     def __init__(self, convolution: Convolution) -> None:
-        table, stages, n = convolution.embedding, convolution.stages, 1
+        table, stages, looked_up = convolution.embedding, convolution.stages, 1
         self.vocab_size = len(table)
         self.device = table.device
         fused, _, width = stages[0].weight.shape
@@ -58,8 +59,8 @@ class Queues(GrowingWords):
             every = torch.arange(self.vocab_size**fused, device=table.device)
             columns = [every // self.vocab_size**j % self.vocab_size for j in reversed(range(fused))]
             nodes, ids = stages[0].fuse(stages[0].products(table), columns)
-            table, stages, n = nodes[ids], stages[1:], fused
-        self.windows = self.vocab_size**n
+            table, stages, looked_up = nodes[ids], stages[1:], fused
+        self.windows = self.vocab_size**looked_up
         self.stages = stages
         self.table = table  # (windows, C)
         self.products = stages[0].products(table)

@@ -45,9 +45,9 @@ def log_likelihoods(network: AnyForm, vocabulary: Vocabulary, words: Sequence[st
 
 def _chunks(words: Sequence[str]) -> Iterator[Sequence[str]]:
     """The words in groups of some ``CHUNK_SYMBOLS`` symbols."""
-    first = symbols = 0
+    start = symbols = 0
     for i, word in enumerate(words):
         symbols += len(word) + 1
         if symbols >= CHUNK_SYMBOLS or i == len(words) - 1:
-            yield words[first : i + 1]
-            first, symbols = i + 1, 0
+            yield words[start : i + 1]
+            start, symbols = i + 1, 0

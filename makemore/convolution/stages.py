@@ -70,14 +70,14 @@ class Stage(NamedTuple):
         depend, not even in the last bit, on how many other nodes it is computed with.
         """
         rows = nodes.shape[0]
-        full = rows // TILE * TILE
-        rest = F.pad(nodes[full:], (0, 0, 0, full + TILE - rows))
+        tiled = rows // TILE * TILE
+        rest = F.pad(nodes[tiled:], (0, 0, 0, tiled + TILE - rows))
         products = []
         for weight in self.weight:
             product = nodes.new_empty((rows, weight.shape[1]))
-            for start in range(0, full, TILE):
+            for start in range(0, tiled, TILE):
                 torch.mm(nodes[start : start + TILE], weight, out=product[start : start + TILE])
-            product[full:] = torch.mm(rest, weight)[: rows - full]
+            product[tiled:] = torch.mm(rest, weight)[: rows - tiled]
             products.append(product)
         products[-1] += self.bias
         return products
@@ -126,34 +126,34 @@ class Convolution:
         each position of its context.
         """
         layers = network.flattened()
-        first = layers.pop(0) if layers else None
-        if type(first) is not Embedding:
-            raise ValueError(f"a convolution begins with an Embedding, got {first}")
-        like, channels = first.weight, first.weight.shape[1]
+        embedding = layers.pop(0) if layers else None
+        if type(embedding) is not Embedding:
+            raise ValueError(f"a convolution begins with an Embedding, got {embedding}")
+        table = embedding.weight
         stages: list[Stage] = []
-        affine = _Affine(channels)
-        n, dilation = 1, 1
+        affine = _Affine(table.shape[1])
+        fused, dilation = 1, 1
 
-        def end(activation: Layer | None) -> None:
-            nonlocal affine, n, dilation
-            weight, bias = affine.weight.to(like), affine.bias.to(like)
-            stages.append(Stage(weight.view(n, -1, len(bias)), bias, dilation, activation))
+        def end_stage(activation: Layer | None) -> None:
+            nonlocal affine, fused, dilation
+            weight, bias = affine.weight.to(table), affine.bias.to(table)
+            stages.append(Stage(weight.view(fused, -1, len(bias)), bias, dilation, activation))
             affine = _Affine(len(bias))
-            n, dilation = 1, dilation * n
+            fused, dilation = 1, dilation * fused
 
         for layer in layers:
             if declared(layer, "acts_per_position"):
-                end(copy.deepcopy(layer))
+                end_stage(copy.deepcopy(layer).eval())
             elif declared(layer, "positions_fused"):
                 if affine.used:
-                    end(None)
-                n *= positions_fused(layer)
+                    end_stage(None)
+                fused *= positions_fused(layer)
                 affine = _Affine(len(affine.bias) * positions_fused(layer))
             else:
                 affine.append(layer)
-        if affine.used or n > 1 or not stages:
-            end(None)
-        return cls(like.detach().clone(), stages)
+        if affine.used or fused > 1 or not stages:
+            end_stage(None)
+        return cls(table.detach().clone(), stages)
 
     @torch.no_grad()
     def logits(self, symbols: Tensor) -> Tensor:
@@ -177,13 +177,13 @@ class Convolution:
         piece = max(TILE, PIECE_VALUES // max([*widths, *self.embedding.shape]))
         for start in range(0, len(examples), piece):
             # A word may have begun in the piece before: its last symbols are looked at once more.
-            first = max(0, start - self.block_size + 1)
-            offsets = examples.offsets[first : start + piece].long()
+            begin, end = max(0, start - self.block_size + 1), start + piece
+            offsets = examples.offsets[begin:end].long()
             index = torch.arange(len(offsets), device=offsets.device)
             offsets = torch.minimum(offsets, index)
-            symbols = examples.symbols[first : start + piece].long()
-            before = examples.symbols[max(0, first - 1) : start + piece - 1].long()
-            if first == 0:
+            symbols = examples.symbols[begin:end].long()
+            before = examples.symbols[max(0, begin - 1) : end - 1].long()
+            if begin == 0:
                 before = F.pad(before, (1, 0), value=STOP)[: len(symbols)]
             nodes, ids = self.embedding, before
             for stage in self.stages:
@@ -191,7 +191,7 @@ class Convolution:
                 # example: whatever a window has there, it finds at the first example.
                 columns = [ids[index - offsets.clamp(max=lag)] for lag in stage.lags]
                 nodes, ids = stage.fuse(stage.products(nodes), columns)
-            yield F.log_softmax(nodes, dim=1)[ids, symbols][start - first :]
+            yield F.log_softmax(nodes, dim=1)[ids, symbols][start - begin :]
 
 
 class _Affine:

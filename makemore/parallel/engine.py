@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from makemore.errors import UsageError
@@ -44,18 +45,25 @@ class ParallelEngine:
 
     def gradients(self, X: Tensor, Y: Tensor, keep: Tensor | None = None) -> Tensor:
         """Put the gradients of the batch, (B, T) and (B,) or (B, V), into ``p.grad``; returns its loss."""
-        rows = self.processes.share(len(X))
-        weight = (rows.stop - rows.start) / len(X)
-        loss = self.engine.gradients(X[rows], Y[rows], None if keep is None else keep[rows])
+        number, rows = self.processes.number, self.processes.share(len(X))
+        # The mean over uneven shares: an example weighs as much wherever it is.
+        weight = number * (rows.stop - rows.start) / len(X)
+        own_Y = Y[rows] if weight == 1 else weight * self._distributions(Y[rows])
+        loss = self.engine.gradients(X[rows], own_Y, None if keep is None else keep[rows])
         parameters = self.network.parameters()
         own = [loss, *(p.grad for p in parameters if p.grad is not None)]
         with torch.no_grad():
-            flat = self.processes.total(torch.cat([tensor.flatten() for tensor in own]) * weight)
+            flat = self.processes.total(torch.cat([tensor.flatten() for tensor in own]) / number)
             total, *grads = torch.split(flat, [tensor.numel() for tensor in own])
             for p, grad in zip(parameters, grads, strict=True):
                 assert p.grad is not None
                 p.grad.copy_(grad.view_as(p))
         return total.squeeze()
+
+    def _distributions(self, Y: Tensor) -> Tensor:
+        """Targets as distributions over the symbols, which the first layer has a row for each of."""
+        weight = self.network.parameters()[0]
+        return Y if Y.is_floating_point() else F.one_hot(Y, len(weight)).to(weight.dtype)
 
 
 def check_shareable(recipe: Recipe, processes: Processes) -> None:

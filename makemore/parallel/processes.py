@@ -9,9 +9,13 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
+
+RESTARTS = "TORCHELASTIC_RESTART_COUNT"
+"""Where torchrun says how often it has started all processes anew."""
 
 
 @dataclass(frozen=True)
@@ -33,13 +37,7 @@ class Processes:
 
     def total(self, tensor: Tensor) -> Tensor:
         """The sum of all processes' tensors, the same bits in each; autograd goes through."""
-        from torch.distributed.nn.functional import all_reduce
-
-        if tensor.requires_grad:
-            summed: Tensor = all_reduce(tensor)  # type: ignore[no-untyped-call]
-            return summed
-        summed = tensor.clone()
-        torch.distributed.all_reduce(summed)
+        summed: Tensor = _Total.apply(tensor)  # type: ignore[no-untyped-call]
         return summed
 
     def any(self, here: bool) -> bool:
@@ -68,6 +66,20 @@ class Processes:
         )
 
 
+class _Total(torch.autograd.Function):
+    """A sum over all processes. All their losses depend on it, so that its derivative is a sum as well."""
+
+    @staticmethod
+    def forward(ctx: Any, tensor: Tensor) -> Tensor:
+        summed = tensor.detach().clone(memory_format=torch.contiguous_format)
+        torch.distributed.all_reduce(summed)
+        return summed
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Tensor:
+        return _Total.forward(ctx, grads[0])
+
+
 def number_of_processes() -> int:
     """How many torchrun has started; 1 without it."""
     return int(os.environ.get("WORLD_SIZE", "1"))
@@ -75,7 +87,7 @@ def number_of_processes() -> int:
 
 def was_restarted() -> bool:
     """Whether torchrun has started this process in place of one that was lost."""
-    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
+    return int(os.environ.get(RESTARTS, "0")) > 0
 
 
 @contextmanager
@@ -91,8 +103,12 @@ def joined(device: str) -> Iterator[Processes]:
     if on_cuda:
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
     backend = "nccl" if on_cuda else "gloo"
-    torch.distributed.init_process_group(backend)
-    try:
-        yield Processes(number, int(os.environ["RANK"]), backend)
-    finally:
-        torch.distributed.destroy_process_group()
+    store, rank, _ = next(torch.distributed.rendezvous("env://"))  # type: ignore[attr-defined]
+    # After a restart the store still has the addresses of the processes before.
+    attempt = torch.distributed.PrefixStore(  # type: ignore[attr-defined]
+        os.environ.get(RESTARTS, "0"), store
+    )
+    torch.distributed.init_process_group(backend, store=attempt, rank=rank, world_size=number)
+    yield Processes(number, rank, backend)
+    torch.distributed.barrier()  # none leaves before the first one has written all
+    torch.distributed.destroy_process_group()

@@ -22,6 +22,7 @@ from makemore.convolution import (
     log_likelihoods,
     queues,
 )
+from makemore.convolution.forms import form_of, plain_form
 from makemore.convolution.generation import SEEDED_WORDS, draw, draws
 from makemore.layers import Embedding, FlattenConsecutive, Linear, Sequential, Tanh
 from makemore.networks import Plan, network_plan
@@ -65,6 +66,8 @@ TRAINED["deep"] = Sequential(  # layers that fuse nothing, one of them right abo
 ).to(dtype=torch.float64)
 CONVOLUTIONS = {name: Convolution.from_network(network) for name, network in TRAINED.items()}
 PAIRS = CONVOLUTIONS["pairs"]
+HISTORIC = trained(network_plan("hierarchical-bug", 8, 6, 24))
+"""No convolution equals it."""
 
 
 @pytest.mark.parametrize("table", [True, False])
@@ -85,6 +88,25 @@ def test_words_are_those_of_the_plain_way(
         assert fast.log_likelihood == pytest.approx(slow.log_likelihood, abs=1e-10)
 
 
+def test_a_network_that_no_convolution_equals_has_the_words_of_the_plain_way() -> None:
+    """More words than go through the layers at once, and fewer."""
+    plain = list(generate_plain(HISTORIC, VOCABULARY, seeded(1), 400))
+    scored = list(generate_scored(HISTORIC, VOCABULARY, seeded(1), 400))
+    assert [sample.word for sample in scored] == [sample.word for sample in plain]
+    assert len({sample.word for sample in plain}) > 100
+    for fast, slow in zip(scored, plain, strict=True):
+        assert fast.log_likelihood == pytest.approx(slow.log_likelihood, abs=1e-10)
+    assert list(generate(HISTORIC, VOCABULARY, seeded(1), 7)) == [sample.word for sample in plain[:7]]
+
+
+@pytest.mark.parametrize("name", TRAINED)
+def test_a_network_its_convolution_and_its_forms_have_the_same_words(name: str) -> None:
+    network, number = TRAINED[name], 50
+    words = list(generate(network, VOCABULARY, seeded(1), number))
+    for form in (CONVOLUTIONS[name], form_of(network), plain_form(network)):
+        assert list(generate(form, VOCABULARY, seeded(1), number)) == words
+
+
 FILTERED = {
     "temperature": (Filters(temperature=0.5), ""),
     "cold": (Filters(temperature=0), "na"),
@@ -95,37 +117,25 @@ FILTERED = {
 }
 
 
-def test_a_network_that_no_convolution_equals_has_the_words_of_the_plain_way() -> None:
-    """More words than go through the layers at once, and fewer."""
-    network = trained(network_plan("hierarchical-bug", 8, 6, 24))
-    plain = list(generate_plain(network, VOCABULARY, seeded(1), 400))
-    scored = list(generate_scored(network, VOCABULARY, seeded(1), 400))
-    assert [sample.word for sample in scored] == [sample.word for sample in plain]
-    for fast, slow in zip(scored, plain, strict=True):
-        assert fast.log_likelihood == pytest.approx(slow.log_likelihood, abs=1e-10)
-    assert list(generate(network, VOCABULARY, seeded(1), 7)) == [sample.word for sample in plain[:7]]
-
-
-def test_the_network_and_its_convolution_have_the_same_words() -> None:
-    words = list(generate(CONVOLUTIONS["pairs"], VOCABULARY, seeded(1), 50))
-    assert list(generate(TRAINED["pairs"], VOCABULARY, seeded(1), 50)) == words
-
-
+@pytest.mark.parametrize("network", [TRAINED["pairs"], HISTORIC], ids=["pairs", "historic"])
 @pytest.mark.parametrize(("filters", "prefix"), FILTERED.values(), ids=FILTERED)
-def test_filters_and_scores_are_those_of_the_plain_way(filters: Filters, prefix: str) -> None:
-    plain = list(generate_plain(TRAINED["pairs"], VOCABULARY, seeded(2), 60, filters, prefix=prefix))
-    fast = list(generate_scored(PAIRS, VOCABULARY, seeded(2), 60, filters, prefix=prefix))
+def test_filters_and_scores_are_those_of_the_plain_way(
+    filters: Filters, prefix: str, network: Sequential
+) -> None:
+    plain = list(generate_plain(network, VOCABULARY, seeded(2), 60, filters, prefix=prefix))
+    fast = list(generate_scored(network, VOCABULARY, seeded(2), 60, filters, prefix=prefix))
     words = [sample.word for sample in fast]
     assert words == [sample.word for sample in plain]
-    assert words == list(generate(PAIRS, VOCABULARY, seeded(2), 60, filters, prefix=prefix))
+    assert words == list(generate(network, VOCABULARY, seeded(2), 60, filters, prefix=prefix))
     assert all(word.startswith(prefix) for word in words)
     assert all(filters.min_length <= len(word) <= filters.max_length for word in words)
     scores = torch.tensor([sample.log_likelihood for sample in fast], dtype=torch.float64)
-    torch.testing.assert_close(scores, log_likelihoods(PAIRS, VOCABULARY, words), atol=1e-10, rtol=0)
+    torch.testing.assert_close(scores, log_likelihoods(network, VOCABULARY, words), atol=1e-10, rtol=0)
 
 
-def test_words_do_not_depend_on_the_batch_size() -> None:
-    single = Convolution.from_network(PLANS["pairs"].build(V, seeded()))  # float32
+@pytest.mark.parametrize("plan", [PLANS["pairs"], network_plan("hierarchical-bug", 8, 6, 24)])
+def test_words_do_not_depend_on_the_batch_size(plan: Plan) -> None:
+    single = form_of(plan.build(V, seeded()))  # float32
     number = 3 * SEEDED_WORDS + 100
     words = list(generate(single, VOCABULARY, seeded(3), number))
     for batch in (1, 2 * SEEDED_WORDS, 10 * SEEDED_WORDS):
@@ -223,8 +233,9 @@ def test_prefixes_that_cannot_be_are_refused(plain: bool) -> None:
 
 
 def test_no_words_at_all() -> None:
-    assert list(generate(PAIRS, VOCABULARY, seeded(), 0)) == []
-    assert list(generate_scored(PAIRS, VOCABULARY, seeded(), 0)) == []
+    for network in (PAIRS, HISTORIC):
+        assert list(generate(network, VOCABULARY, seeded(), 0)) == []
+        assert list(generate_scored(network, VOCABULARY, seeded(), 0)) == []
     assert Sample("a", -1.0) == ("a", -1.0)
 
 

@@ -1,0 +1,69 @@
+"""Networks of all kinds that a convolution equals, with values as after a training, and words for them."""
+
+from __future__ import annotations
+
+import torch
+from torch import Generator
+
+from makemore.layers import (
+    BatchNorm1d,
+    Embedding,
+    FlattenConsecutive,
+    HistoricBatchNorm1d,
+    Layer,
+    Linear,
+    Sequential,
+    Tanh,
+)
+from makemore.networks import network_plan
+from makemore.words import Vocabulary
+
+VOCABULARY = Vocabulary("abcdefgh")
+V = len(VOCABULARY)
+
+
+def shaken(layers: list[Layer], seed: int, dtype: torch.dtype) -> Sequential:
+    """The layers with other values than those they start with, running statistics included."""
+    network = Sequential(layers).to(dtype=dtype)
+    generator = Generator().manual_seed(seed)
+    for name, tensor in network.state_dict().items():
+        noise = torch.randn(tensor.shape, generator=generator, dtype=dtype)
+        tensor.data = noise.abs() + 0.5 if name.endswith("running_var") else tensor.data + 0.3 * noise
+    return network
+
+
+def plan(block_size: int, *, hierarchical: bool = True) -> list[Layer]:
+    sizes = network_plan("hierarchical" if hierarchical else "mlp", block_size, 5, 12)
+    return sizes.build(V, Generator().manual_seed(1)).layers
+
+
+NETWORKS_TO_CONVERT: dict[str, list[Layer]] = {
+    "pairs of 2": plan(2),
+    "pairs of 4": plan(4),
+    "pairs of 8": plan(8),
+    "pairs of 16": plan(16),
+    "flat 3": plan(3, hierarchical=False),
+    "flat 8": plan(8, hierarchical=False),
+    "one character": plan(1, hierarchical=False),
+    "4 and 2, with bias": [
+        Embedding(V, 3),
+        *[FlattenConsecutive(4), Linear(12, 7), BatchNorm1d(7), Tanh()],
+        *[FlattenConsecutive(2), Linear(14, 9), Tanh(), Linear(9, V, bias=False)],
+    ],
+    "any order": [
+        *[Embedding(V, 4), BatchNorm1d(4), FlattenConsecutive(2), FlattenConsecutive(2)],
+        *[BatchNorm1d(16), Tanh(), Linear(16, 6), Linear(6, 5), FlattenConsecutive(2), Tanh(), Tanh()],
+        *[Sequential([Linear(10, 6), HistoricBatchNorm1d(6)]), Linear(6, V), BatchNorm1d(V)],
+    ],
+    "counts": [Embedding(V, V), FlattenConsecutive(1)],
+    "no Linear": [Embedding(V, 5), FlattenConsecutive(2), Tanh()],
+}
+
+
+def some_words(number: int, longest: int = 20, seed: int = 0) -> list[str]:
+    generator = Generator().manual_seed(seed)
+    lengths = torch.randint(0, longest, (number,), generator=generator).tolist()
+    letters = torch.randint(0, 3, (sum(lengths),), generator=generator).tolist()
+    text = "".join("abh"[i] for i in letters)
+    ends = torch.tensor(lengths).cumsum(0).tolist()
+    return [text[end - length : end] for end, length in zip(ends, lengths, strict=True)]

@@ -1,0 +1,170 @@
+"""Runs on many processes against the run of one: gloo, on this machine.
+
+What differs is the order in which sums are taken. Every process starts Python and torch, hence few cases; the
+others are marked slow.
+"""
+
+from __future__ import annotations
+
+import csv
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from makemore.errors import UsageError
+from makemore.model_file import load_model
+from makemore.parallel.engine import check_shareable
+from makemore.parallel.processes import Processes
+from makemore.recipes import LectureRecipe, ModernRecipe
+
+WORKER = Path(__file__).with_name("worker.py")
+TRAIN = ["-m", "makemore", "train"]
+SMALL = ["--n-embd", "6", "--n-hidden", "16", "--samples", "2"]
+
+
+def command(processes: int, arguments: Sequence[object], restarts: int = 0) -> list[str]:
+    own = ["--standalone", "--nproc-per-node", str(processes), "--max-restarts", str(restarts)]
+    start = [] if processes == 1 else ["-m", "torch.distributed.run", *own]
+    return [sys.executable, *start, *map(str, arguments)]
+
+
+def run(processes: int, *arguments: object, restarts: int = 0) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        command(processes, arguments, restarts), capture_output=True, text=True, env=os.environ, timeout=120
+    )
+
+
+def trained(path: Path, processes: int, engine: str, network: str, batch_size: int) -> dict[str, Tensor]:
+    done = run(processes, WORKER, path, engine, network, batch_size)
+    assert done.returncode == 0, done.stderr
+    return safetensors.torch.load_file(path)
+
+
+@pytest.mark.parametrize(
+    ("engine", "network", "processes", "batch_size"),
+    [
+        ("windows", "wavenet", 2, 33),
+        ("backprop", "hierarchical-bug", 2, 9),
+        ("autograd", "wavenet", 2, 7),
+        *(
+            pytest.param(engine, network, 4, 30, marks=pytest.mark.slow)
+            for engine in ("windows", "backprop", "autograd")
+            for network in ("mlp", "wavenet", "hierarchical-bug")
+        ),
+    ],
+)
+def test_many_processes_give_the_run_of_one(
+    engine: str, network: str, processes: int, batch_size: int, tmp_path: Path
+) -> None:
+    """100 steps of SGD and 5 batches of soft targets with dropping, in float64; uneven shares too."""
+    many = trained(tmp_path / "many", processes, engine, network, batch_size)
+    one = trained(tmp_path / "one", 1, engine, network, batch_size)
+    for name, tensor in one.items():
+        scale = max(1.0, tensor.abs().max().item())
+        torch.testing.assert_close(
+            many[name], tensor, rtol=1e-10, atol=1e-10 * scale, msg=lambda m, name=name: f"{name}: {m}"
+        )
+
+
+def losses(directory: Path) -> list[float]:
+    with (directory / "losses.csv").open(newline="") as file:
+        return [float(row["loss"]) for row in csv.DictReader(file) if row["loss"]]
+
+
+@pytest.mark.parametrize("recipe", ["modern", "lecture"])
+def test_the_command_and_going_on_with_another_number(recipe: str, word_file: Path, tmp_path: Path) -> None:
+    """A run of one process, one of two, and one of two that one process goes on with."""
+    argv = [*TRAIN, *SMALL, "--data", word_file, "--recipe", recipe, "--steps", 100, "--out-dir"]
+    assert run(1, *argv, tmp_path / "one").returncode == 0
+    two = run(2, *argv, tmp_path / "two")
+    assert two.returncode == 0, two.stderr
+    assert "2 processes (gloo)" in two.stdout
+    assert two.stdout.count("loss per character") == 1, "the first process alone prints"
+    assert losses(tmp_path / "two") == pytest.approx(losses(tmp_path / "one"), rel=1e-4)
+    if recipe == "lecture":
+        more = [*TRAIN, "--resume", "--steps", 120, "--out-dir"]
+        assert run(1, *more, tmp_path / "two").returncode == 0
+        assert run(1, *more, tmp_path / "one").returncode == 0
+        assert losses(tmp_path / "two") == pytest.approx(losses(tmp_path / "one"), rel=1e-4)
+
+
+def test_mistakes_are_told_once(word_file: Path, tmp_path: Path) -> None:
+    argv = [*TRAIN, "--data", word_file, "--batch-size", "1", "--out-dir", tmp_path / "out"]
+    done = run(2, *argv)
+    assert done.returncode != 0
+    assert done.stderr.count("makemore-train: argument --batch-size: must be") == 1
+    done = run(2, *TRAIN, "--data", tmp_path / "none", "--out-dir", tmp_path / "out")
+    assert done.returncode != 0
+    assert done.stderr.count("makemore-train: cannot read the word list") == 1
+    assert "Traceback" not in done.stderr.split("torch/distributed")[0]
+    assert not (tmp_path / "out").exists()
+
+
+def test_what_cannot_be_shared_is_refused() -> None:
+    with pytest.raises(UsageError, match="4 processes need a --batch-size of 4 or more, got 3"):
+        check_shareable(LectureRecipe(batch_size=3), Processes(4))
+    with pytest.raises(UsageError, match="--teachers are trained by one process"):
+        check_shareable(ModernRecipe(teachers=2), Processes(2))
+
+
+@pytest.mark.parametrize("rows", [2, 7, 8, 1024])
+@pytest.mark.parametrize("number", [1, 2, 3])
+def test_shares_are_the_whole_batch(rows: int, number: int) -> None:
+    if rows < number:
+        return
+    shares = [list(range(rows))[Processes(number, rank).share(rows)] for rank in range(number)]
+    assert [row for share in shares for row in share] == list(range(rows))
+    assert max(map(len, shares)) - min(map(len, shares)) <= 1
+
+
+def workers(parent: int) -> list[int]:
+    """The processes that a torchrun has started."""
+    return [int(pid) for pid in Path(f"/proc/{parent}/task/{parent}/children").read_text().split()]
+
+
+def kill_one(process: subprocess.Popen[str], which: int, model_file: Path, after_step: int) -> None:
+    """Kill a worker once that step is saved."""
+    for _ in range(600):
+        time.sleep(0.1)
+        assert process.poll() is None, process.communicate()
+        if model_file.exists():
+            progress = load_model(model_file).progress
+            if progress is not None and progress.step >= after_step:
+                break
+    os.kill(workers(process.pid)[which], signal.SIGKILL)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("restarts", [0, 1])
+def test_a_lost_worker(restarts: int, word_file: Path, tmp_path: Path) -> None:
+    """It ends the run, which can be resumed; or, with torchrun's restarts, the run goes on by itself."""
+    argv = [*TRAIN, *SMALL, "--data", word_file, "--recipe", "lecture", "--steps", 1500]
+    argv += ["--save-every", 0, "--log-every", 100, "--out-dir", tmp_path / "killed"]
+    process = subprocess.Popen(
+        command(2, argv, restarts), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    kill_one(process, 1, tmp_path / "killed" / "model.safetensors", 300)
+    _, err = process.communicate(timeout=120)
+    if restarts == 0:
+        assert process.returncode != 0
+        lines = [line for line in err.splitlines() if line.startswith("makemore-train: ")]
+        assert len(lines) <= 1
+        assert all("was lost" in line or "interrupted" in line for line in lines)
+        assert run(2, *TRAIN, "--resume", "--out-dir", tmp_path / "killed").returncode == 0
+    else:
+        assert process.returncode == 0, err
+    argv[-1] = tmp_path / "whole"
+    assert run(2, *argv).returncode == 0
+    assert losses(tmp_path / "killed") == losses(tmp_path / "whole")
+    whole, killed = (load_model(tmp_path / name / "model.safetensors") for name in ("whole", "killed"))
+    for name, tensor in whole.network.state_dict().items():
+        assert torch.equal(tensor, killed.network.state_dict()[name]), name

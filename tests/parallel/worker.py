@@ -1,0 +1,55 @@
+"""One of several processes that train a network in float64 together; the first writes what came out.
+
+torchrun --nproc-per-node 2 worker.py OUT ENGINE NETWORK BATCH_SIZE
+"""
+
+from __future__ import annotations
+
+import sys
+from functools import partial
+
+import safetensors.torch
+import torch
+from torch import Generator
+
+from makemore.backprop import windows
+from makemore.commands.settings import engine_class
+from makemore.networks import network_plan
+from makemore.parallel.engine import ParallelEngine
+from makemore.parallel.processes import joined
+
+STEPS = 100
+
+
+def main(out: str, engine_name: str, network_name: str, batch_size: int) -> None:
+    windows.LEAST_WORK = windows.LEAST_SAVING = 0  # small networks take the step on distinct windows too
+    torch.set_num_threads(1)
+    generator = Generator().manual_seed(1)
+    network = network_plan(network_name, n_embd=6, n_hidden=10).build(9, generator).to(dtype=torch.float64)
+    T = network_plan(network_name).block_size
+    X = torch.randint(0, 9, (STEPS, batch_size, T), generator=generator)
+    Y = torch.randint(0, 9, (STEPS, batch_size), generator=generator)
+    soft = torch.rand((5, batch_size, 9), dtype=torch.float64, generator=generator) / 9
+    keep = (torch.rand((5, batch_size, T), generator=generator) < 0.8).double()
+    with joined("cpu") as processes:
+        make = engine_class(engine_name)
+        engine = (
+            partial(ParallelEngine, make_engine=make, processes=processes) if processes.number > 1 else make
+        )
+        trained = engine(network)
+        results = {"losses": trained.sgd_steps(X, Y, [0.05] * STEPS).double()}
+        for i, targets in enumerate(soft):
+            results[f"loss.{i}"] = trained.gradients(X[i], targets, keep[i])
+        results |= {
+            f"grad.{name}": p.grad.clone() for name, p in network.named_parameters() if p.grad is not None
+        }
+        results |= network.state_dict()
+        if processes.number > 1:
+            values = torch.cat([tensor.double().flatten() for tensor in network.state_dict().values()])
+            assert torch.equal(processes.total(values), processes.number * values), "the networks differ"
+        if processes.is_first:
+            safetensors.torch.save_file({n: t.detach().contiguous() for n, t in results.items()}, out)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], sys.argv[2], sys.argv[3], int(sys.argv[4]))
