@@ -32,7 +32,7 @@ def describe(
         "network": f"{run.network}, block size {run.block_size}, n_embd {run.n_embd},"
         f" n_hidden {run.n_hidden}",
         "training": f"{run.recipe} recipe, {recipe.steps:,} steps of {recipe.batch_size:,} examples\n"
-        + textwrap.fill(recipe.describe(), 90, break_long_words=False),
+        + wrapped(recipe.describe()),
         "engine": f"{run.engine} on {data.train.symbols.device}, CPU threads {run.threads}"
         + (f", {processes.number} processes ({processes.backend})" if processes.number > 1 else ""),
         "seed": str(run.seed),
@@ -42,6 +42,12 @@ def describe(
         rows["resumes"] = f"at step {trainer.step:,}"
     lines = (f"{name:<10}{value}" for name, value in rows.items())
     return "".join(line.replace("\n", "\n" + 10 * " ") + "\n" for line in lines)
+
+
+def wrapped(pairs: str) -> str:
+    """Names with values in lines of 90 characters, broken between pairs alone."""
+    kept = ", ".join(pair.replace(" ", "\xa0") for pair in pairs.split(", "))
+    return textwrap.fill(kept, 90).replace("\xa0", " ")
 
 
 def report(losses: Evaluation) -> str:
