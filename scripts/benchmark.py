@@ -4,8 +4,8 @@
     python scripts/benchmark.py --only gradients --batch-sizes 32 1024
     python scripts/benchmark.py --quick                        # does it run? seconds
 
-See ``in_turns.py`` for how times are taken. A contestant has to give autograd's losses first; else
-its row drops out. The parts, each chosen by ``--only``:
+See ``in_turns.py`` for how times are taken. A contestant has to give the right losses or gradients first;
+else its row drops out. The parts, each chosen by ``--only``:
 
 * steps: SGD by the engines, by a torch.nn module with torch.optim.SGD (its BatchNorm divides by the biased
   variance, hence slightly other losses), and by that module's whole step under torch.compile.
@@ -27,7 +27,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from in_turns import Rows, Run, compare, parser, run_parts
+from in_turns import Rows, Run, compare, parser, right, run_parts
 from torch import Generator, Tensor, nn
 
 from makemore.backprop import BackpropEngine
@@ -46,6 +46,8 @@ ENGINES: dict[str, Callable[[Sequential], Engine]] = {
     "windows": WindowsEngine,
 }
 BASES = {"speed to autograd": "autograd", "speed to backprop": "backprop", "to products": "products"}
+JUDGES = {"torch.nn": ("autograd", 0.2), "torch.nn, compiled": ("torch.nn", 1e-3)}
+"""Whose losses these rows' are compared with, and how far off they may be; else see ``in_turns.right``."""
 
 
 # The contestants: functions of batches X (steps, B, T), Y (steps, B) that return losses (steps,)
@@ -74,9 +76,11 @@ def as_module(layer: Layer) -> nn.Module:
     module: nn.Module
     match layer:
         case Embedding():
-            module = nn.Embedding.from_pretrained(layer.weight.detach().clone(), freeze=False)
+            module = nn.Embedding(*layer.weight.shape)
+            module.weight.data.copy_(layer.weight)
         case Linear():
-            module = nn.Linear(*layer.weight.shape, bias=layer.bias is not None)
+            fan_in, fan_out = layer.weight.shape
+            module = nn.Linear(fan_in, fan_out, bias=layer.bias is not None)
             module.weight.data.copy_(layer.weight.t())
             if layer.bias is not None:
                 module.bias.data.copy_(layer.bias)
@@ -168,13 +172,8 @@ def steps(args: argparse.Namespace) -> Rows:
         contestants["torch.nn"] = module_steps(network_for(data), compiled=False)
         if not args.no_compile:
             contestants["torch.nn, compiled"] = module_steps(network_for(data), compiled=True)
-        right = contestants["autograd"](X[:3], Y[:3])
-        for name in [name for name in contestants if name != "autograd"]:
-            off = (contestants[name](X[:3], Y[:3]) - right).abs().max().item()
-            if not off < (0.2 if name.startswith("torch") else 1e-3):
-                print(f"  {name} drops out: its losses are off by {off:.1e}")
-                del contestants[name]
-        runs: dict[str, tuple[Run, int]] = {n: (partial(c, X, Y), len(X)) for n, c in contestants.items()}
+        names = right(contestants, X[:3], Y[:3], tolerance=1e-3, judges=JUDGES)
+        runs: dict[str, tuple[Run, int]] = {n: (partial(contestants[n], X, Y), len(X)) for n in names}
         runs["products"] = products(network_for(data), X[0]), 1
         rows += compare(f"a step of SGD, batch {batch_size:,}", runs, args.rounds, **BASES)
     return rows
@@ -190,17 +189,23 @@ def gradients(args: argparse.Namespace) -> Rows:
             index = torch.randint(len(targets), (batch_size,), generator=generator)
             keep = torch.rand((batch_size, PLAN.block_size), generator=generator) >= drop
             drawn.append((*targets[index], keep.float()))
-        engines = {name: make(network_for(data)) for name, make in ENGINES.items()}
-        right, runs = engines["autograd"].gradients(*drawn[0]), dict[str, tuple[Run, int]]()
-        for name, engine in engines.items():
-            off = abs(engine.gradients(*drawn[0]) - right).item()
-            if off < 1e-4:
-                runs[name] = partial(all_gradients, engine, drawn), len(drawn)
-            else:
-                print(f"  {name} drops out: its loss is off by {off:.1e}")
+        networks = {name: network_for(data) for name in ENGINES}
+        engines = {name: make(networks[name]) for name, make in ENGINES.items()}
+        found = {name: partial(loss_and_gradients, networks[name], e) for name, e in engines.items()}
+        names = right(found, *drawn[0], tolerance=2e-4)
+        runs: dict[str, tuple[Run, int]] = {
+            n: (partial(all_gradients, engines[n], drawn), len(drawn)) for n in names
+        }
         runs["products"] = products(network_for(data), drawn[0][0]), 1
         rows += compare(f"gradients, batch {batch_size:,}", runs, args.rounds, **BASES)
     return rows
+
+
+def loss_and_gradients(network: Sequential, engine: Engine, *batch: Tensor) -> Tensor:
+    """The loss of a batch and all its gradients, one after another: (1 + parameters,)."""
+    loss = engine.gradients(*batch)
+    grads = [p.grad.flatten() for p in network.parameters() if p.grad is not None]
+    return torch.cat([loss.view(1), *grads])
 
 
 def all_gradients(engine: Engine, drawn: Sequence[tuple[Tensor, Tensor, Tensor]]) -> None:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from makemore.errors import MakemoreError
 
@@ -26,9 +27,11 @@ Rows = list[dict[str, Any]]
 def compare(title: str, runs: Mapping[str, tuple[Run, int]], rounds: int, **bases: str) -> Rows:
     """Time runs in turns, each round begun by another one; print and return a row for each.
 
-    A run comes with the number of things it does. ``bases`` name the columns of ratios, and what each is to.
+    A run comes with the number of things it does. ``bases`` name the columns of ratios, and what each is to;
+    a column to what is not there is left out.
     """
     names = list(runs)
+    bases = {base: of for base, of in bases.items() if of in runs}
     seconds: dict[str, list[float]] = {name: [] for name in names}
     for run, _ in runs.values():
         run()  # warm-up
@@ -50,6 +53,36 @@ def compare(title: str, runs: Mapping[str, tuple[Run, int]], rounds: int, **base
         print(f"  {name:<32} {median:>12,.1f} {f'{q25:,.1f} - {q75:,.1f}':>23}{cells}", flush=True)
         rows.append({"title": title, "row": name, "us": median, "q25": q25, "q75": q75, **ratios})
     return rows
+
+
+def right(
+    contestants: Mapping[str, Callable[..., Tensor]],
+    *batch: Tensor,
+    tolerance: float,
+    judges: Mapping[str, tuple[str, float]] | None = None,
+) -> list[str]:
+    """The names of those whose results for the batch are right; prints why the others drop out.
+
+    The first one judges: no number may be further off than ``tolerance``. ``judges`` names others, each in
+    front of those that it judges, with a tolerance.
+    """
+    first, *_ = contestants
+    results: dict[str, Tensor] = {}
+    for name, contestant in contestants.items():
+        judge, most = (judges or {}).get(name, (first, tolerance))
+        try:
+            result = contestant(*batch)
+            off = 0.0 if name == first else (result - results[judge]).abs().max().item()
+            why = "" if off <= most else f"it is off by {off:.1e}"
+        except Exception as error:  # torch.compile fails in many ways
+            if name == first:
+                raise
+            why = f"{type(error).__name__}: {error}".partition("\n")[0]
+        if why:
+            print(f"  {name} drops out: {why}")
+        else:
+            results[name] = result
+    return list(results)
 
 
 def quartiles(values: Sequence[float]) -> list[float]:

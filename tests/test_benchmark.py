@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import benchmark
 import benchmark_words
 import pytest
 import torch
+from in_turns import right
 from torch import Generator, Tensor
 
+from makemore.backprop import BackpropEngine
 from makemore.networks import NETWORKS
-from makemore.training import AutogradEngine
+from makemore.training import AutogradEngine, Engine
 
 
 def test_a_quick_run_prints_and_writes_its_rows(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -50,18 +54,70 @@ def test_a_quick_run_of_the_words(
     assert "5,000 words, each way in a fresh process" in capsys.readouterr().out
 
 
-def test_a_contestant_with_wrong_losses_drops_out(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    class Wrong(AutogradEngine):
-        def sgd_steps(self, X: Tensor, Y: Tensor, lrs: object) -> Tensor:
-            return torch.zeros(len(X))
+class WrongLosses(AutogradEngine):
+    def sgd_steps(self, X: Tensor, Y: Tensor, lrs: Sequence[float]) -> Tensor:
+        return super().sgd_steps(X, Y, [2 * lr for lr in lrs])
 
-    monkeypatch.setitem(benchmark.ENGINES, "backprop2", Wrong)
-    assert benchmark.main(["--quick", "--no-compile", "--only", "steps", "--batch-sizes", "4"]) == 0
+
+class WrongGradients(BackpropEngine):
+    def gradients(self, X: Tensor, Y: Tensor, keep: Tensor | None = None) -> Tensor:
+        """Right but for one number of one bias."""
+        loss = super().gradients(X, Y, keep)
+        grad = self.network.parameters()[-1].grad
+        assert grad is not None
+        grad[0] *= 1.1
+        return loss
+
+
+class NoGradients(AutogradEngine):
+    def gradients(self, X: Tensor, Y: Tensor, keep: Tensor | None = None) -> Tensor:
+        raise ValueError("cannot\nat all")
+
+
+@pytest.mark.parametrize(
+    ("part", "engine", "why"),
+    [
+        ("steps", WrongLosses, "it is off by "),
+        ("gradients", WrongGradients, "it is off by "),
+        ("gradients", NoGradients, "ValueError: cannot\n"),
+    ],
+)
+@pytest.mark.parametrize("name", ["backprop", "one of your own"])
+def test_a_wrong_contestant_drops_out(
+    part: str,
+    engine: type[Engine],
+    why: str,
+    name: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setitem(benchmark.ENGINES, name, engine)
+    assert benchmark.main(["--quick", "--no-compile", "--only", part, "--batch-sizes", "32"]) == 0
     printed = capsys.readouterr().out
-    assert "backprop2 drops out: its losses are off by" in printed
-    assert "  backprop2  " not in printed
+    assert f"\n  {name} drops out: {why}" in printed
+    assert f"\n  {name}   " not in printed
+    assert ("speed to backprop" in printed) == (name != "backprop")
+    assert "\n  autograd   " in printed
+
+
+def test_each_contestant_has_its_judge(capsys: pytest.CaptureFixture[str]) -> None:
+    judges = {"near": ("judge", 1.0), "nearer": ("near", 0.1), "far": ("near", 0.1), "lost": ("far", 9.0)}
+    values = {
+        "judge": 0.0,
+        "near": 0.5,
+        "nearer": 0.55,
+        "far": 0.0,
+        "lost": 0.0,
+        "nan": float("nan"),
+        "same": 0.0,
+    }
+    contestants = {name: partial(torch.full, (2,), value) for name, value in values.items()}
+    assert right(contestants, tolerance=1e-3, judges=judges) == ["judge", "near", "nearer", "same"]
+    assert capsys.readouterr().out.splitlines() == [
+        "  far drops out: it is off by 5.0e-01",
+        "  lost drops out: KeyError: 'far'",
+        "  nan drops out: it is off by nan",
+    ]
 
 
 def test_the_module_is_the_network_but_for_its_batchnorm() -> None:
