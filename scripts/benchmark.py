@@ -27,7 +27,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from in_turns import Rows, Run, compare, parser, right, run_parts
+from in_turns import Rows, Run, at_least, compare, parser, right, run_parts
 from torch import Generator, Tensor, nn
 
 from makemore.backprop import BackpropEngine
@@ -134,8 +134,11 @@ def engine_steps(name: str, network: Sequential) -> Callable[[Tensor, Tensor], T
     return lambda X, Y: engine.sgd_steps(X, Y, [LR] * len(X))
 
 
-def products(network: Sequential, X: Tensor) -> Run:
-    """The matrix products of a plain step on a batch like X (B, T): y = x W, dW = x' dy, dx = dy W'."""
+def products(network: Sequential, X: Tensor, steps: int) -> tuple[Run, int]:
+    """The matrix products of plain steps on batches like X (B, T): y = x W, dW = x' dy, dx = dy W'.
+
+    As many steps in a row as the contestants do: one alone would find the caches full of others' numbers.
+    """
     network(X)
     factors = []
     for layer in network.layers:
@@ -147,10 +150,11 @@ def products(network: Sequential, X: Tensor) -> Run:
 
     def run() -> None:
         with torch.inference_mode():
-            for a, b, out in buffers:
-                torch.mm(a, b, out=out)
+            for _ in range(steps):
+                for a, b, out in buffers:
+                    torch.mm(a, b, out=out)
 
-    return run
+    return run, steps
 
 
 def network_for(data: Data) -> Sequential:
@@ -174,7 +178,7 @@ def steps(args: argparse.Namespace) -> Rows:
             contestants["torch.nn, compiled"] = module_steps(network_for(data), compiled=True)
         names = right(contestants, X[:3], Y[:3], tolerance=1e-3, judges=JUDGES)
         runs: dict[str, tuple[Run, int]] = {n: (partial(contestants[n], X, Y), len(X)) for n in names}
-        runs["products"] = products(network_for(data), X[0]), 1
+        runs["products"] = products(network_for(data), X[0], len(X))
         rows += compare(f"a step of SGD, batch {batch_size:,}", runs, args.rounds, **BASES)
     return rows
 
@@ -196,7 +200,7 @@ def gradients(args: argparse.Namespace) -> Rows:
         runs: dict[str, tuple[Run, int]] = {
             n: (partial(all_gradients, engines[n], drawn), len(drawn)) for n in names
         }
-        runs["products"] = products(network_for(data), drawn[0][0]), 1
+        runs["products"] = products(network_for(data), drawn[0][0], len(drawn))
         rows += compare(f"gradients, batch {batch_size:,}", runs, args.rounds, **BASES)
     return rows
 
@@ -246,7 +250,9 @@ PARTS: Mapping[str, Callable[[argparse.Namespace], Rows]] = {
 def main(argv: Sequence[str] | None = None) -> int:
     """The command."""
     flags = parser(__doc__, PARTS)
-    flags.add_argument("--batch-sizes", type=int, nargs="+", default=[32, 128, 512, 1024, 4096], metavar="N")
+    flags.add_argument(
+        "--batch-sizes", type=at_least(2), nargs="+", default=[32, 128, 512, 1024, 4096], metavar="N"
+    )
     flags.add_argument("--no-compile", action="store_true", help="without torch.compile's row")
     return run_parts(flags.parse_args(argv), PARTS)
 

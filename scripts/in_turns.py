@@ -106,12 +106,23 @@ def machine() -> dict[str, Any]:
     }
 
 
+def at_least(least: int) -> Callable[[str], int]:
+    """The type of a flag: an integer from ``least`` on."""
+
+    def checked(text: str) -> int:
+        if not text.isdecimal() or int(text) < least:
+            raise argparse.ArgumentTypeError(f"{text!r} is not an integer of {least} or more")
+        return int(text)
+
+    return checked
+
+
 def parser(description: str | None, parts: Mapping[str, object]) -> argparse.ArgumentParser:
     """The flags that the benchmarks share; ``parts`` are what can be asked for."""
     parser = argparse.ArgumentParser(description=(description or "").partition("\n")[0])
     parser.add_argument("--only", nargs="+", choices=parts, default=list(parts), metavar="PART")
     parser.add_argument("--data", help="a word list, or 'lecture' (default: the bundled one)")
-    parser.add_argument("--rounds", type=int, default=11, help="default: 11")
+    parser.add_argument("--rounds", type=at_least(1), default=11, metavar="N", help="default: 11")
     parser.add_argument("--quick", action="store_true", help="a test of the script, within seconds")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures")
     return parser

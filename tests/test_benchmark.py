@@ -128,21 +128,34 @@ def test_the_module_is_the_network_but_for_its_batchnorm() -> None:
 
 
 def test_the_products_are_those_of_a_step() -> None:
-    """Counted by torch: 2 * rows * fan_in * fan_out for each of three products a Linear."""
+    """Counted by torch: 2 * rows * fan_in * fan_out for each of three products a Linear, each step."""
     from torch.utils.flop_counter import FlopCounterMode
 
     network = NETWORKS["wavenet"].build(27, Generator().manual_seed(1))
     X = torch.zeros((32, 8), dtype=torch.int64)
-    run = benchmark.products(network, X)
+    run, steps = benchmark.products(network, X, 5)
     counter = FlopCounterMode(display=False)
     with counter, torch.inference_mode(False):
         run()
     rows = [32 * 4, 32 * 2, 32, 32]
     sizes = [(48, 128), (256, 128), (256, 128), (128, 27)]
-    assert counter.get_total_flops() == sum(6 * n * a * b for n, (a, b) in zip(rows, sizes, strict=True))
+    assert counter.get_total_flops() == steps * sum(
+        6 * n * a * b for n, (a, b) in zip(rows, sizes, strict=True)
+    )
 
 
-def test_an_unknown_part_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit):
-        benchmark.main(["--only", "speed"])
-    assert "invalid choice: 'speed'" in capsys.readouterr().err
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        ("--only speed", "invalid choice: 'speed'"),
+        ("--rounds 0", "'0' is not an integer of 1 or more"),
+        ("--batch-sizes 32 1", "'1' is not an integer of 2 or more"),
+        ("--batch-sizes many", "'many' is not an integer of 2 or more"),
+    ],
+)
+def test_what_cannot_be_measured_is_refused(
+    flags: str, said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        benchmark.main(flags.split())
+    assert said in capsys.readouterr().err
