@@ -222,7 +222,7 @@ def threads(args: argparse.Namespace) -> Rows:
     data, rows = load_words(args.data).data(PLAN.block_size), list[dict[str, Any]]()
     for batch_size in (32, 1024):
         # Beside another busy program many threads are slow beyond measure: few steps.
-        X, Y = batches(data, batch_size, most=3 if args.quick else 50)
+        X, Y = batches(data, batch_size, most=3 if args.quick else 20)
         runs: dict[str, tuple[Run, int]] = {}
         for name in ENGINES:
             for number in dict.fromkeys((1, len(os.sched_getaffinity(0)))):
