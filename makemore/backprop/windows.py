@@ -10,10 +10,8 @@ part. So windows count as equal only if they take the same place in the wider wi
 one after another: each is multiplied by the rows of the weight for its place, and a wider window is a sum of
 such products.
 
-Departures from the lecture, beside those of the other derivatives:
-
-* tanh x is computed as 2 sigmoid(2x) - 1, see ``SigmoidTanhDerivative``.
-* A dropped symbol is one more symbol, whose embedding is 0.
+Departure from the lecture, beside those of the other derivatives: a dropped symbol is one more symbol, whose
+embedding is 0.
 """
 
 from __future__ import annotations
@@ -28,7 +26,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from makemore.backprop.derivatives import DERIVATIVES, Derivative, Into, LinearDerivative, TanhDerivative
+from makemore.backprop.derivatives import DERIVATIVES, Derivative, Into, LinearDerivative
 from makemore.backprop.engine import BackpropEngine, Step, known_layers
 from makemore.distinct import distinct
 from makemore.layers import (
@@ -38,7 +36,6 @@ from makemore.layers import (
     Layer,
     Linear,
     Sequential,
-    Tanh,
     declared,
 )
 
@@ -249,23 +246,6 @@ class WeightedBatchNormDerivative(NodesDerivative):
         return dy.sub_(scratch).mul_(self.scale)
 
 
-class SigmoidTanhDerivative(TanhDerivative):
-    """tanh x as 2 sigmoid(2x) - 1, for which torch takes a fifth of the time.
-
-    In float32 it is off by up to 2e-7. That is little beside the values behind a BatchNorm, but the digits of
-    a value near 0 are lost.
-    """
-
-    def __init__(self, layer: Tanh, x: Tensor, into: Into, may_overwrite: bool) -> None:
-        super().__init__(layer, x, into, may_overwrite)
-        y, minus_1 = self.y, x.new_tensor(-1.0)
-        self.forward = [
-            partial(torch.mul, x, 2, out=y),
-            y.sigmoid_,
-            partial(torch.add, minus_1, y, alpha=2, out=y),
-        ]
-
-
 class NarrowLinearDerivative(LinearDerivative):
     """A Linear with few outputs: they lie column by column, as does dW, in half the time for the BLAS."""
 
@@ -289,9 +269,7 @@ class EachNodeDerivative(NodesDerivative):
 
     def __init__(self, layer: Layer, into: Into, may_overwrite: bool) -> None:
         kind = DERIVATIVES[type(layer)]
-        if type(layer) is Tanh:
-            kind = SigmoidTanhDerivative
-        elif type(layer) is Linear and layer.weight.shape[1] <= NARROW:
+        if type(layer) is Linear and layer.weight.shape[1] <= NARROW:
             kind = NarrowLinearDerivative
         self.needs_output = kind.needs_output
         self.derivative_at: Callable[[Tensor], Derivative] = lambda x: kind(layer, x, into, may_overwrite)
