@@ -126,9 +126,13 @@ def load_model(path: str | Path) -> Model:
     Raises ModelFileError on a file that cannot be read, is none, is damaged, or was written by another
     version. Nothing in the file is executed.
     """
-    path = Path(path)
+    return read_model(read_bytes(Path(path)), str(path))
+
+
+def read_bytes(path: Path) -> bytes:
+    """The bytes of a model file. Raises ModelFileError."""
     try:
-        return read_model(path.read_bytes(), str(path))
+        return path.read_bytes()
     except OSError as error:
         raise ModelFileError(f"cannot read {path}: {error.strerror or error}") from error
 

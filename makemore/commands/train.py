@@ -38,7 +38,7 @@ from makemore.errors import (
 )
 from makemore.files import replacing
 from makemore.layers import Sequential
-from makemore.model_file import MODEL_FILE, Model, read_model
+from makemore.model_file import MODEL_FILE, Model, read_bytes, read_model
 from makemore.networks import network_plan, summary
 from makemore.parallel.engine import ParallelEngine, check_shareable
 from makemore.parallel.processes import Processes, joined, was_restarted
@@ -48,6 +48,9 @@ from makemore.words import Data, WordList, load_words
 
 LOSSES_FILE = "losses.csv"
 PICTURE_FILE = "loss.png"
+
+RESUMED = b"resumed"
+"""Before a model file's bytes, which other processes are told: an empty file is one as well."""
 
 
 def train(given: Mapping[str, Any], out_dir: Path, *, resume: bool = False, overwrite: bool = False) -> None:
@@ -67,7 +70,7 @@ def train(given: Mapping[str, Any], out_dir: Path, *, resume: bool = False, over
                 raise
             how = f"go on with: makemore-train --resume --out-dir {out_dir}"
             raise TrainingError(
-                f"another process of the run was lost ({first_line(error)}); {how}"
+                f"this process or another failed or was lost ({first_line(error)}); {how}"
             ) from error
 
 
@@ -96,10 +99,10 @@ def _train(
                 raise UsageError(f"there is no run to resume in {out_dir}: leave out --resume to start one")
             if resume:
                 stack.enter_context(locked(out_dir))
-                content = model_file.read_bytes()
+                content = RESUMED + read_bytes(model_file)
         content = processes.first_ones(content)
         if content:
-            model = read_model(content, str(model_file))
+            model = read_model(content.removeprefix(RESUMED), str(model_file))
             if was_restarted() and model.progress is not None and model.progress.finished:
                 return
             settings, words, trainer = resumed_run(given, model, model_file, processes)

@@ -231,6 +231,19 @@ def test_resume_needs_a_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     assert_matches(r"2: .*model\.safetensors is not a makemore model file", error_of(capsys, code))
 
 
+def test_resume_refuses_an_empty_file_and_a_directory(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(b"")
+    code = train_main(["--resume", "--out-dir", str(tmp_path)])
+    assert_matches(r"2: .*model\.safetensors is not a makemore model file", error_of(capsys, code))
+    path.unlink()
+    path.mkdir()
+    code = train_main(["--resume", "--out-dir", str(tmp_path)])
+    assert_matches(r"2: .*cannot read .*model\.safetensors: Is a directory", error_of(capsys, code))
+
+
 def test_resume_refuses_forged_settings(stopped: Path, capsys: pytest.CaptureFixture[str]) -> None:
     whole = (stopped / "model.safetensors").read_bytes()
     for change in ({"steps": "x"}, {"batch_size": 0}, {"lr": None}, {"extra": 1}, {"lr": float("nan")}):
