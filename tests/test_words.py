@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from bad_lists import BAD_LISTS
 
 from makemore import words as words_module
 from makemore.errors import DataError
@@ -88,17 +89,7 @@ def test_every_split_has_words(count: int) -> None:
     assert sorted(itertools.chain(*words.split())) == sorted(words.words)
 
 
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        (b"", "holds 0 words"),
-        (b"\n \n\r\n", "holds 0 words"),
-        (b"emma\n", "holds 1 words; 6 is the least"),
-        (b"anna\nb\xff\n", "not a utf-8 word list: line 2 holds the byte 0xff"),
-        (b"a\0b\nc\nd\ne\nf\ng\n", "binary file"),
-        (random.Random(0).randbytes(1000), "utf-8|binary"),
-    ],
-)
+@pytest.mark.parametrize(("content", "message"), BAD_LISTS)
 def test_bad_lists_say_why(tmp_path: Path, content: bytes, message: str) -> None:
     with pytest.raises(DataError, match=message):
         read_words(write(tmp_path / "words.txt", content))

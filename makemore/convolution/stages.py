@@ -67,7 +67,7 @@ class Stage(NamedTuple):
 
         The newest position's product includes the bias. A BLAS may add in another order for another
         number of rows; here every multiplication has ``TILE`` rows, so that a node's product does not
-        depend, not even in the last bit, on how many other nodes it is computed with.
+        depend on how many other nodes it is computed with.
         """
         rows = nodes.shape[0]
         tiled = rows // TILE * TILE
@@ -93,7 +93,7 @@ class Stage(NamedTuple):
         members, ids, _ = distinct(columns, [len(product) for product in products])
         columns = [column.index_select(0, members) for column in columns]
         nodes = []
-        for start in range(0, len(members), SUM_ROWS):
+        for start in range(0, max(1, len(members)), SUM_ROWS):
             rows = slice(start, start + SUM_ROWS)
             total = products[0].index_select(0, columns[0][rows])
             for product, column in zip(products[1:], columns[1:], strict=True):
