@@ -92,14 +92,17 @@ class Stage(NamedTuple):
             return self.activated(products[0]), columns[0]
         members, ids, _ = distinct(columns, [len(product) for product in products])
         columns = [column.index_select(0, members) for column in columns]
-        nodes = []
+        nodes = products[0].new_empty(0)
         for start in range(0, max(1, len(members)), SUM_ROWS):
             rows = slice(start, start + SUM_ROWS)
             total = products[0].index_select(0, columns[0][rows])
             for product, column in zip(products[1:], columns[1:], strict=True):
                 total += product.index_select(0, column[rows])
-            nodes.append(self.activated(total))
-        return torch.cat(nodes), ids
+            part = self.activated(total)
+            if start == 0:
+                nodes = part.new_empty((len(members), part.shape[1]))
+            nodes[rows] = part
+        return nodes, ids
 
 
 class Convolution:
