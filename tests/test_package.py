@@ -77,6 +77,16 @@ assert "torch._dynamo" not in sys.modules
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
+def test_garbage_is_looked_for_again_once_torch_is_imported() -> None:
+    code = """
+import gc, sys
+from makemore.commands.cli import answer
+assert answer("", lambda: None) == 0
+assert "torch" in sys.modules and gc.isenabled() and gc.get_freeze_count() > 100_000
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
 ROOMS = [
     {"distinct", "errors", "files", "layers"},
     {"recipes"},
