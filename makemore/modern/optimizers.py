@@ -1,8 +1,8 @@
 """Muon and AdamW, the updates of the modern recipe (beyond the lecture).
 
 The figures of ``torch.optim``'s, to rounding, in less time: importing the first of torch's optimisers takes
-a second, and its Muon is a large part of a step. Here weights of one shape are orthogonalised together, small
-ones in their own dtype, and all that AdamW keeps lies in one row of memory.
+a second, and its Muon is a large part of a step. Here weights of one shape are orthogonalised together, in
+bfloat16 only where that is the faster, and all that AdamW keeps lies in one row of memory.
 """
 
 from __future__ import annotations
@@ -17,6 +17,16 @@ NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
 
 SMALL = 64
 """The shorter side of a weight up to which bfloat16 saves no time."""
+
+
+def working_dtype(X: Tensor) -> torch.dtype:
+    """The dtype that matrices (N, short, long) are orthogonalised in: bfloat16 for large float32 ones.
+
+    CPUs without AVX512 have no products of bfloat16: there it would take twenty times as long. What is in
+    float64 is to be exact.
+    """
+    fast = X.is_cuda or "AVX512" in torch.backends.cpu.get_cpu_capability()
+    return torch.bfloat16 if fast and X.dtype == torch.float32 and X.shape[1] > SMALL else X.dtype
 
 
 class Muon:
@@ -64,7 +74,7 @@ def orthogonalised(updates: Tensor) -> Tensor:
     a, b, c = NEWTON_SCHULZ
     upright = updates.shape[1] > updates.shape[2]
     X = updates.mT if upright else updates
-    X = X.to(updates.dtype if X.shape[1] <= SMALL else torch.bfloat16).contiguous()
+    X = X.to(working_dtype(X))
     X = X / X.norm(dim=(1, 2), keepdim=True).clamp(min=1e-7)
     for _ in range(5):
         gram = torch.bmm(X, X.mT)

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Generator, Tensor
 
-from makemore.modern.optimizers import AdamW, Muon, orthogonalised
+from makemore.modern.optimizers import AdamW, Muon, orthogonalised, working_dtype
 
 SHAPES = {"a": (48, 128), "b": (256, 128), "c": (256, 128), "d": (30, 7), "e": (3, 1)}
 
@@ -28,7 +28,7 @@ def give_gradients(step: int, *groups: dict[str, Tensor]) -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_muon_is_torchs(dtype: torch.dtype) -> None:
-    """Torch's orthogonalises in bfloat16 whatever the dtype; where ours does not, it is nearer to exact."""
+    """Torch's orthogonalises all in bfloat16; where ours does not, it is nearer to exact."""
     ours, theirs = twins(SHAPES, dtype)
     muon = Muon(ours, weight_decay=0.1)
     reference = torch.optim.Muon(theirs.values(), lr=1.0, weight_decay=0.1, momentum=0.95)
@@ -47,13 +47,22 @@ def test_muon_is_torchs(dtype: torch.dtype) -> None:
         torch.testing.assert_close(muon.state_dict()[name], buffer, rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("shape", [(48, 128), (128, 48), (64, 64), (5, 3)])
+@pytest.mark.parametrize("shape", [(48, 128), (128, 48), (64, 64), (256, 128), (5, 3)])
 def test_orthogonalised_is_the_polynomial_of_the_singular_values(shape: tuple[int, int]) -> None:
     X = torch.randn((3, *shape), generator=Generator().manual_seed(2), dtype=torch.float64)
     U, S, Vt = torch.linalg.svd(X / X.norm(dim=(1, 2), keepdim=True), full_matrices=False)
     for _ in range(5):
         S = 3.4445 * S - 4.7750 * S**3 + 2.0315 * S**5
     torch.testing.assert_close(orthogonalised(X), U * S.unsqueeze(1) @ Vt, rtol=1e-10, atol=1e-10)
+
+
+def test_bfloat16_only_where_it_is_fast(monkeypatch: pytest.MonkeyPatch) -> None:
+    wide, small = torch.empty(2, 128, 256), torch.empty(1, 48, 128)
+    for capability, dtype in (("AVX512", torch.bfloat16), ("AVX2", torch.float32)):
+        monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda name=capability: name)
+        assert working_dtype(wide) == dtype
+        assert working_dtype(small) == torch.float32
+        assert working_dtype(wide.double()) == torch.float64
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.float64, 1e-12)])
