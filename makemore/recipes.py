@@ -27,7 +27,7 @@ class Knob:
     """What is known of a setting.
 
     ``otherwise`` says in words where a default comes from that is no constant; ``may_change`` lets a
-    resumed run have another value; ``kind`` is int, float or str.
+    resumed run have another value; ``kind`` is int, float, str or bool.
     """
 
     default: Any
@@ -45,7 +45,7 @@ class Knob:
     @property
     def said_default(self) -> str:
         """The default as the help has it."""
-        if self.otherwise or self.default is None:
+        if self.otherwise or self.default is None or self.kind is bool:
             return self.otherwise
         return f"{self.default:,}" if self.kind is int and self.default >= 10_000 else f"{self.default}"
 
@@ -53,13 +53,14 @@ class Knob:
         """Raise UsageError unless the setting may have that value."""
         if value is None and self.default is None:
             return
-        if self.kind is not str:
-            types = (int,) if self.kind is int else (int, float)
-            if type(value) not in types or not self.low <= value <= self.high:
-                raise UsageError(f"{self.name} must be from {self.low:g} to {self.high:g}, got {value!r}")
-        elif not isinstance(value, str) or (self.choices and value not in self.choices):
-            allowed = f"must be one of {', '.join(self.choices)}" if self.choices else "must be text"
-            raise UsageError(f"{self.name} {allowed}, got {value!r}")
+        types, needed = (int, float) if self.kind is float else (self.kind,), "text"
+        fits = isinstance(value, str) if self.kind is str else type(value) in types
+        if self.kind in (int, float):
+            fits, needed = fits and self.low <= value <= self.high, f"from {self.low:g} to {self.high:g}"
+        elif self.choices:
+            fits, needed = fits and value in self.choices, f"one of {', '.join(self.choices)}"
+        if not fits:
+            raise UsageError(f"{self.name} must be {needed}, got {value!r}")
 
 
 def knob(default: Any, help: str, low: float = -math.inf, high: float = math.inf, **more: Any) -> Any:
@@ -79,7 +80,7 @@ class Knobs:
     def knobs(cls) -> dict[str, Knob]:
         """What the fields declare of themselves, by name."""
         hints = get_type_hints(cls)
-        kinds = {hint: kind for kind in (int, float, str) for hint in (kind, kind | None)}
+        kinds = {hint: kind for kind in (int, float, str, bool) for hint in (kind, kind | None)}
         return {
             f.name: replace(f.metadata["knob"], name=f.name, kind=kinds[hints[f.name]]) for f in fields(cls)
         }

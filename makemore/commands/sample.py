@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import itertools
 import sys
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
@@ -13,6 +12,8 @@ import torch
 from torch import Generator
 from tqdm import tqdm
 
+from makemore.commands.guards import resolve_device
+from makemore.commands.settings import SampleSettings
 from makemore.convolution import Filters, Sample, generate, generate_scored, log_likelihoods
 from makemore.convolution.forms import form_of
 from makemore.errors import MakemoreError, UsageError
@@ -20,7 +21,7 @@ from makemore.model_file import Model, load_model
 from makemore.words import load_words
 
 CHUNK = 8192
-"""Words that are written at a time."""
+"""Words that are scored at a time."""
 
 FRUITLESS = 100_000
 """Words in a row that may be drawn in vain before the search for an allowed one ends."""
@@ -32,54 +33,61 @@ REPORTED = 10
 """Words with unknown characters that are reported one by one."""
 
 
-@dataclass(frozen=True)
-class Wanted:
-    """Which words are wanted: how many, how they begin, what they may not be."""
-
-    number: int = 20
-    prefix: str = ""
-    filters: Filters = field(default_factory=Filters)
-    unique: bool = False
-    novel: bool = False
-    with_score: bool = False
-
-
-def open_model(path: Path, device: torch.device) -> Model:
-    """The model of a file, on the device."""
+def sample(path: Path, wanted: SampleSettings) -> None:
+    """Write words drawn from a model file, or the scores of given ones. Raises ModelFileError, UsageError."""
+    torch.set_num_threads(1)
+    try:
+        filters = Filters(
+            wanted.temperature, wanted.min_length, wanted.top_k, wanted.top_p, wanted.max_length
+        )
+    except ValueError as error:
+        raise UsageError(str(error)) from error
+    device = resolve_device(wanted.device)
     model = load_model(path)
     model.network.to(device)
-    return model
+    if wanted.score == "-":
+        write_scores(model, sys.stdin.buffer, "stdin")
+    elif wanted.score is not None:
+        try:
+            file = open(wanted.score, "rb")  # noqa: SIM115
+        except OSError as error:
+            raise UsageError(f"cannot read {wanted.score}: {error.strerror}") from error
+        with file:
+            write_scores(model, file, wanted.score)
+    elif len(wanted.prefix) > wanted.max_length:
+        raise UsageError(f"--prefix {wanted.prefix!r} is longer than --max-length {wanted.max_length}")
+    else:
+        write_words(model, wanted, filters)
 
 
-def write_words(model: Model, wanted: Wanted, generator: Generator, data: str | None = None) -> None:
-    """Write the wanted words to stdout, one a line, as they are drawn.
+def write_words(model: Model, wanted: SampleSettings, filters: Filters) -> None:
+    """Write the wanted words to stdout, one a line, as they are drawn; a progress bar if they go elsewhere.
 
-    ``data`` is where the training list lies now, if novel words are wanted and it was moved. Raises
-    UsageError if it is not that list, MakemoreError if the words wanted do not come.
+    Raises UsageError on another list than the training's, MakemoreError if the words wanted do not come.
     """
-    known = known_words(model, data) if wanted.novel else frozenset[str]()
-    samples = allowed(draw(model, wanted, generator), wanted, known)
-    lines = (f"{s.word}\t{s.log_likelihood:.4f}" if wanted.with_score else s.word for s in samples)
-    write_lines(lines, wanted.number)
-
-
-def draw(model: Model, wanted: Wanted, generator: Generator) -> Iterator[Sample]:
-    """Words as they come: as many as wanted, or without end if some of them may not be wanted."""
+    known = known_words(model, wanted.data) if wanted.novel else frozenset[str]()
     number = None if wanted.unique or wanted.novel else wanted.number
-    arguments = (model.network, model.vocabulary, generator, number, wanted.filters)
+    generator = Generator()
+    generator.manual_seed(generator.seed() if wanted.seed is None else wanted.seed)
+    arguments = (model.network, model.vocabulary, generator, number, filters)
     if wanted.with_score:
-        return generate_scored(*arguments, prefix=wanted.prefix)
-    return (Sample(word, 0.0) for word in generate(*arguments, prefix=wanted.prefix))
+        samples = generate_scored(*arguments, prefix=wanted.prefix)
+    else:
+        samples = (Sample(word, 0.0) for word in generate(*arguments, prefix=wanted.prefix))
+    if number is None:
+        samples = allowed(samples, wanted, known)
+    silent = wanted.number < BAR_FROM or sys.stdout.isatty() or None
+    for word, score in tqdm(
+        samples, total=wanted.number, unit="word", unit_scale=True, disable=silent, leave=False
+    ):
+        sys.stdout.write(f"{word}\t{score:.4f}\n" if wanted.with_score else f"{word}\n")
 
 
-def allowed(samples: Iterator[Sample], wanted: Wanted, known: frozenset[str]) -> Iterator[Sample]:
-    """The first ``number`` samples that are new, if they are to be unique or novel.
+def allowed(samples: Iterator[Sample], wanted: SampleSettings, known: frozenset[str]) -> Iterator[Sample]:
+    """The first ``number`` samples that are unique, or novel, or both.
 
     Raises MakemoreError once ``FRUITLESS`` in a row were not.
     """
-    if not (wanted.unique or wanted.novel):
-        yield from samples
-        return
     seen: set[str] = set()
     found = fruitless = 0
     while found < wanted.number:
@@ -111,24 +119,6 @@ def known_words(model: Model, data: str | None) -> frozenset[str]:
             " --novel needs that list: give it by --data"
         )
     return frozenset(words.words)
-
-
-def write_lines(lines: Iterable[str], number: int) -> None:
-    """Write lines to stdout, many at a time, with a progress bar on stderr where stdout is not watched."""
-    silent = number < BAR_FROM or sys.stdout.isatty()
-    lines = iter(lines)
-    with tqdm(total=number, unit="word", unit_scale=True, disable=silent or None, leave=False) as bar:
-        written = []
-        try:
-            for line in lines:
-                written.append(line)
-                if len(written) == CHUNK:
-                    sys.stdout.write("\n".join(written) + "\n")
-                    bar.update(len(written))
-                    written.clear()
-        finally:
-            if written:
-                sys.stdout.write("\n".join(written) + "\n")
 
 
 def write_scores(model: Model, file: BinaryIO, name: str) -> None:

@@ -1,14 +1,13 @@
-"""What a training run is to do, from flags or from a model file. Imports no torch.
+"""What the commands are to do, from flags or from a model file. Imports no torch.
 
-The knobs of the run are declared here, those of a recipe in ``recipes.py``; a recipe, or an engine, is known
-by its line in ``RECIPES`` or ``ENGINES``.
+The knobs of a run and of sampling are declared here, those of a recipe in ``recipes.py``; a recipe, or an
+engine, is known by its line in ``RECIPES`` or ``ENGINES``.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
-from pkgutil import resolve_name
 from typing import Any, NamedTuple
 
 from makemore.errors import UsageError
@@ -87,6 +86,39 @@ class RunSettings(Knobs):
 RUN = RunSettings.knobs()
 
 
+@dataclass(frozen=True)
+class SampleSettings(Knobs):
+    """Which words ``makemore-sample`` is to draw or to score."""
+
+    number: int = knob(20, "words", 0, 10**9)
+    seed: int | None = knob(None, "the same words each time", 0, 2**63 - 1, otherwise="new ones")
+    prefix: str = knob("", "how every word starts", metavar="TEXT")
+    temperature: float = knob(
+        1.0,
+        "below 1: more usual words, above: wilder ones, 0: always the likeliest symbol",
+        0,
+        1e6,
+        otherwise="1",
+    )
+    min_length: int = knob(0, "shortest word", 0, 10_000)
+    top_k: int | None = knob(None, "draw from the K likeliest symbols only", 1, 2**31, metavar="K")
+    top_p: float | None = knob(
+        None, "draw from the fewest symbols whose probabilities come to P only", 0, 1, metavar="P"
+    )
+    max_length: int = knob(100, "longest word", 1, 10_000)
+    novel: bool = knob(False, "no words of the list the model was trained on")
+    unique: bool = knob(False, "no word twice")
+    with_score: bool = knob(False, "log-likelihood in nats behind each word and a tab")
+    data: str | None = knob(None, "where the training list lies now, for --novel", metavar="PATH")
+    score: str | None = knob(
+        None,
+        "draw nothing; print each word of a file (- for stdin) with its log-likelihood in nats,"
+        " and that per character",
+        metavar="FILE",
+    )
+    device: str = knob("cpu", "auto, cpu, cuda or cuda:n", metavar="NAME")
+
+
 class Settings(NamedTuple):
     """A run's settings and its recipe, every default filled in."""
 
@@ -151,35 +183,24 @@ def restored(saved: Mapping[str, Any], given: Mapping[str, Any]) -> Settings:
     return Settings(checked(values), recipe(**own))
 
 
-def trainer_class(recipe: str) -> Any:
-    """What trains by the recipe of that name."""
-    return resolve_name(RECIPES[recipe][1])
-
-
-def engine_class(name: str) -> Any:
-    """The engine of that name."""
-    return resolve_name(ENGINES[name])
-
-
 def flags() -> Iterator[Knob]:
-    """Every flag of ``makemore-train``: a knob, or all those of that name in one, with its whole help."""
-    yield from (replace(knob, help=_with_default(knob)) for knob in RUN.values())
+    """Every flag of ``makemore-train``: a knob, or all those of that name in one."""
+    yield from RUN.values()
     recipes = {name: recipe.knobs() for name, (recipe, _) in RECIPES.items()}
     for name in dict.fromkeys(name for knobs in recipes.values() for name in knobs):
         have = {recipe: knobs[name] for recipe, knobs in recipes.items() if name in knobs}
-        low, high = min(k.low for k in have.values()), max(k.high for k in have.values())
         only, first = next(iter(have.items()))
         if len(have) == 1:
-            group, help = f"the {only} recipe", _with_default(first)
-        else:
-            texts = dict.fromkeys(k.help for k in have.values())
-            defaults = ", ".join(f"{recipe}: {k.said_default}" for recipe, k in have.items())
-            group, help = TRAINING, f"{' / '.join(texts)} (default: {defaults})"
-        yield replace(first, low=low, high=high, help=help, group=first.group or group)
-
-
-def _with_default(knob: Knob) -> str:
-    return f"{knob.help} (default: {knob.said_default})" if knob.said_default else knob.help
+            yield replace(first, group=first.group or f"the {only} recipe")
+            continue
+        yield replace(
+            first,
+            low=min(k.low for k in have.values()),
+            high=max(k.high for k in have.values()),
+            help=" / ".join(dict.fromkeys(k.help for k in have.values())),
+            otherwise=", ".join(f"{recipe}: {k.said_default}" for recipe, k in have.items()),
+            group=first.group or TRAINING,
+        )
 
 
 def flag(name: str) -> str:

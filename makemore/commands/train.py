@@ -16,6 +16,7 @@ from collections.abc import Mapping
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
+from pkgutil import resolve_name
 from typing import Any
 
 import torch
@@ -25,7 +26,7 @@ from tqdm import tqdm
 from makemore.commands.guards import Signals, locked, make_directory, make_room, resolve_device
 from makemore.commands.report import SPLITS, describe, losses_csv, report
 from makemore.commands.saver import Saver
-from makemore.commands.settings import Settings, checked, engine_class, resolved, restored, trainer_class
+from makemore.commands.settings import ENGINES, RECIPES, Settings, checked, resolved, restored
 from makemore.convolution import loss
 from makemore.errors import (
     DivergedError,
@@ -198,12 +199,13 @@ def make_trainer(
     settings: Settings, network: Sequential, data: Data, generator: Generator, processes: Processes
 ) -> Trainer:
     """The trainer that resolved settings ask for."""
-    make, engine = trainer_class(settings.run.recipe), engine_class(settings.run.engine)
+    _, trainer = RECIPES[settings.run.recipe]
+    make, engine = resolve_name(trainer), resolve_name(ENGINES[settings.run.engine])
     if processes.number > 1:
         check_shareable(settings.recipe, processes)
         engine = partial(ParallelEngine, make_engine=engine, processes=processes)
-    trainer: Trainer = make(network, data, settings.recipe, generator, engine, loss)
-    return trainer
+    made: Trainer = make(network, data, settings.recipe, generator, engine, loss)
+    return made
 
 
 def train_with_log(

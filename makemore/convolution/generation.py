@@ -64,18 +64,19 @@ class Filters:
     max_length: int = MAX_LENGTH
 
     def __post_init__(self) -> None:
-        if not 0 <= self.temperature < math.inf:
-            raise ValueError(f"temperature must be 0 or more, got {self.temperature}")
-        if self.top_k is not None and self.top_k < 1:
-            raise ValueError(f"top_k must be 1 or more, got {self.top_k}")
-        if self.top_p is not None and not 0 < self.top_p <= 1:
-            raise ValueError(f"top_p must be above 0 and at most 1, got {self.top_p}")
-        if self.max_length < 0:
-            raise ValueError(f"max_length must be 0 or more, got {self.max_length}")
-        if not 0 <= self.min_length <= self.max_length:
-            raise ValueError(
-                f"min_length must be from 0 to max_length {self.max_length}, got {self.min_length}"
-            )
+        for name, needed, fits in (
+            ("temperature", "0 or more", 0 <= self.temperature < math.inf),
+            ("top_k", "1 or more", self.top_k is None or self.top_k >= 1),
+            ("top_p", "above 0 and at most 1", self.top_p is None or 0 < self.top_p <= 1),
+            ("max_length", "0 or more", self.max_length >= 0),
+            (
+                "min_length",
+                f"from 0 to max_length {self.max_length}",
+                0 <= self.min_length <= self.max_length,
+            ),
+        ):
+            if not fits:
+                raise ValueError(f"{name} must be {needed}, got {getattr(self, name)}")
 
     def encode(self, prefix: str, vocabulary: Vocabulary) -> list[int]:
         """The symbols of a prefix, if a word may start with it."""

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from pkgutil import resolve_name
 
 import pytest
 
 from makemore.commands.cli import train_main
-from makemore.commands.settings import ENGINES, RECIPES, RUN, flags, resolve_name
+from makemore.commands.settings import ENGINES, RECIPES, RUN, flags
 from makemore.recipes import Recipe, knob
 
 

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import sys
 from functools import partial
+from pkgutil import resolve_name
 
 import safetensors.torch
 import torch
 from torch import Generator
 
 from makemore.backprop import windows
-from makemore.commands.settings import engine_class
+from makemore.commands.settings import ENGINES
 from makemore.networks import network_plan
 from makemore.parallel.engine import ParallelEngine
 from makemore.parallel.processes import joined
@@ -32,7 +33,7 @@ def main(out: str, engine_name: str, network_name: str, batch_size: int) -> None
     soft = torch.rand((5, batch_size, 9), dtype=torch.float64, generator=generator) / 9
     keep = (torch.rand((5, batch_size, T), generator=generator) < 0.8).double()
     with joined("cpu") as processes:
-        make = engine_class(engine_name)
+        make = resolve_name(ENGINES[engine_name])
         engine = (
             partial(ParallelEngine, make_engine=make, processes=processes) if processes.number > 1 else make
         )
