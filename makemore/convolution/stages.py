@@ -132,29 +132,25 @@ class Convolution:
         embedding = layers.pop(0) if layers else None
         if type(embedding) is not Embedding:
             raise ValueError(f"a convolution begins with an Embedding, got {embedding}")
-        table = embedding.weight
-        stages: list[Stage] = []
-        affine = _Affine(table.shape[1])
-        fused, dilation = 1, 1
+        table, stages = embedding.weight, list[Stage]()
+        affine, channels, fused, dilation = list[Layer](), table.shape[1], 1, 1
 
         def end_stage(activation: Layer | None) -> None:
-            nonlocal affine, fused, dilation
-            weight, bias = affine.weight.to(table), affine.bias.to(table)
-            stages.append(Stage(weight.view(fused, -1, len(bias)), bias, dilation, activation))
-            affine = _Affine(len(bias))
-            fused, dilation = 1, dilation * fused
+            nonlocal affine, channels, fused, dilation
+            weight, bias = (tensor.to(table) for tensor in _multiplied_out(affine, fused * channels))
+            stages.append(Stage(weight.view(fused, channels, -1), bias, dilation, activation))
+            affine, channels, fused, dilation = [], len(bias), 1, dilation * fused
 
         for layer in layers:
             if declared(layer, "acts_per_position"):
                 end_stage(copy.deepcopy(layer).eval())
             elif declared(layer, "positions_fused"):
-                if affine.used:
+                if affine:
                     end_stage(None)
                 fused *= positions_fused(layer)
-                affine = _Affine(len(affine.bias) * positions_fused(layer))
             else:
                 affine.append(layer)
-        if affine.used or fused > 1 or not stages:
+        if affine or fused > 1 or not stages:
             end_stage(None)
         return cls(table.detach().clone(), stages)
 
@@ -197,24 +193,19 @@ class Convolution:
             yield F.log_softmax(nodes, dim=1)[ids, symbols][start - begin :]
 
 
-class _Affine:
-    """Affine layers multiplied out into one, x @ weight + bias, in float64 on the CPU."""
-
-    def __init__(self, dim: int) -> None:
-        self.weight = torch.eye(dim, dtype=torch.float64)
-        self.bias = torch.zeros(dim, dtype=torch.float64)
-        self.used = False
-
-    def append(self, layer: Layer) -> None:
+def _multiplied_out(layers: Sequence[Layer], channels: int) -> tuple[Tensor, Tensor]:
+    """Affine layers as one, x @ weight + bias, in float64 on the CPU."""
+    weight = torch.eye(channels, dtype=torch.float64)
+    bias = torch.zeros(channels, dtype=torch.float64)
+    for layer in layers:
         affine = declared(layer, "affine")
         if affine is None:
             raise ValueError(f"cannot make a convolution of the layer {layer}")
         scale, shift = affine(copy.deepcopy(layer).to("cpu", torch.float64))
-        if len(scale) != len(self.bias):
-            raise ValueError(f"{layer} does not fit its input of {len(self.bias)} channels")
+        if len(scale) != len(bias):
+            raise ValueError(f"{layer} does not fit its input of {len(bias)} channels")
         if scale.ndim == 1:  # a factor for each channel
-            self.weight, self.bias = self.weight * scale, self.bias * scale + shift
+            weight, bias = weight * scale, bias * scale + shift
         else:
-            self.weight = self.weight @ scale if self.used else scale
-            self.bias = self.bias @ scale + shift
-        self.used = True
+            weight, bias = weight @ scale, bias @ scale + shift
+    return weight, bias
