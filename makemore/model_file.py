@@ -34,6 +34,9 @@ from makemore.words import Vocabulary
 MODEL_FILE = "model.safetensors"
 """The name of a run's model file."""
 
+TRAINED = Path(__file__).with_name("trained.safetensors")
+"""The network that ships with the package, without its run; ``scripts/trained_network.py`` writes it."""
+
 VERSION = 2
 """Of the format. Version 1 was a pickled file, model.pt."""
 
@@ -120,11 +123,12 @@ def save_model(model: Model, path: str | Path) -> None:
         raise WriteError(f"cannot write {path}: {error.strerror or error}") from error
 
 
-def load_model(path: str | Path) -> Model:
-    """Read a model file, onto the CPU, the network in evaluation.
+def load_model(path: str | Path = TRAINED) -> Model:
+    """Read a model file, onto the CPU, the network in evaluation; without a path, the one that ships.
 
-    Raises ModelFileError on a file that cannot be read, is none, is damaged, or was written by another
-    version. Nothing in the file is executed.
+    That one is the default network, trained by the default command on the bundled list. Raises
+    ModelFileError on a file that cannot be read, is none, is damaged, or was written by another version.
+    Nothing in the file is executed.
     """
     return read_model(read_bytes(Path(path)), str(path))
 

@@ -120,6 +120,9 @@ under the model itself, without any of these. The seed fixes the words.
 """
 
 
+DEFAULT_MODEL = "default: out/model.safetensors, or without one the network that ships with makemore"
+
+
 def sample_parser() -> Parser:
     """The flags of ``makemore-sample``, made from the knobs."""
     parser = Parser(
@@ -128,8 +131,7 @@ def sample_parser() -> Parser:
         epilog=FILTERS,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    model = Path("out/model.safetensors")
-    parser.add_argument("model", nargs="?", type=Path, default=model, help=f"default: {model}")
+    parser.add_argument("model", nargs="?", type=Path, help=DEFAULT_MODEL)
     for knob in SampleSettings.knobs().values():
         add_flag(parser, knob, *["-n"] * (knob.name == "number"))
     return parser
@@ -157,8 +159,8 @@ def draw_parser() -> Parser:
     )
     add, picture = parser.add_argument, Path("nodes.png")
     add("picture", nargs="?", type=Path, default=picture, help=f"PNG to write (default: {picture})")
-    add("--network", metavar="NAME", help="a network of the lecture's log by name (default: wavenet)")
-    add("--model", type=Path, metavar="FILE", help="draw the network of a model file instead")
+    add("--model", type=Path, metavar="FILE", help=DEFAULT_MODEL)
+    add("--network", metavar="NAME", help="draw a network of the lecture's log by name instead")
     add("--word", default="diondre", metavar="TEXT", help="the word to draw (default: %(default)s)")
     return parser
 

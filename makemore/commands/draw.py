@@ -6,11 +6,11 @@ from pathlib import Path
 
 from torch import Generator
 
+from makemore.commands.models import open_model
 from makemore.convolution.drawing import draw_nodes
 from makemore.errors import WriteError
 from makemore.files import replacing
-from makemore.model_file import load_model
-from makemore.networks import DEFAULT_NETWORK, network_plan
+from makemore.networks import network_plan
 from makemore.plotting import save_figure
 
 LETTERS = 26
@@ -18,17 +18,17 @@ LETTERS = 26
 
 
 def draw(picture: Path, network: str | None, model: Path | None, word: str) -> None:
-    """Draw the nodes of a model file's network, or of the one of that name.
+    """Draw the nodes of a model file's network, of the one of that name, or of ``open_model``'s default.
 
     Raises UsageError on an unknown name or a word too long, ModelFileError, and WriteError if the picture
     cannot be written.
     """
     if not picture.name:
         raise WriteError(f"cannot write {picture}: Is a directory")
-    if model is not None:
-        drawn = load_model(model).network
+    if network is not None:
+        drawn = network_plan(network).build(LETTERS + 1, Generator().manual_seed(42))
     else:
-        drawn = network_plan(network or DEFAULT_NETWORK).build(LETTERS + 1, Generator().manual_seed(42))
+        drawn = open_model(model, "makemore-draw").model.network
     figure = draw_nodes(drawn, word)
     try:
         with replacing(picture) as file:

@@ -13,12 +13,12 @@ from torch import Generator
 from tqdm import tqdm
 
 from makemore.commands.guards import resolve_device
+from makemore.commands.models import Opened, known_words, open_model
 from makemore.commands.settings import SampleSettings
 from makemore.convolution import Filters, Sample, generate, generate_scored, log_likelihoods
 from makemore.convolution.forms import form_of
 from makemore.errors import MakemoreError, UsageError
-from makemore.model_file import Model, load_model
-from makemore.words import load_words
+from makemore.model_file import Model
 
 CHUNK = 8192
 """Words that are scored at a time."""
@@ -33,8 +33,11 @@ REPORTED = 10
 """Words with unknown characters that are reported one by one."""
 
 
-def sample(path: Path, wanted: SampleSettings) -> None:
-    """Write words drawn from a model file, or the scores of given ones. Raises ModelFileError, UsageError."""
+def sample(path: Path | None, wanted: SampleSettings) -> None:
+    """Write words drawn from ``open_model``'s model, or the scores of given ones.
+
+    Raises ModelFileError and UsageError.
+    """
     torch.set_num_threads(1)
     try:
         filters = Filters(
@@ -43,7 +46,8 @@ def sample(path: Path, wanted: SampleSettings) -> None:
     except ValueError as error:
         raise UsageError(str(error)) from error
     device = resolve_device(wanted.device)
-    model = load_model(path)
+    opened = open_model(path, "makemore-sample")
+    model = opened.model
     model.network.to(device)
     if wanted.score == "-":
         write_scores(model, sys.stdin.buffer, "stdin")
@@ -57,15 +61,16 @@ def sample(path: Path, wanted: SampleSettings) -> None:
     elif len(wanted.prefix) > wanted.max_length:
         raise UsageError(f"--prefix {wanted.prefix!r} is longer than --max-length {wanted.max_length}")
     else:
-        write_words(model, wanted, filters)
+        write_words(opened, wanted, filters)
 
 
-def write_words(model: Model, wanted: SampleSettings, filters: Filters) -> None:
+def write_words(opened: Opened, wanted: SampleSettings, filters: Filters) -> None:
     """Write the wanted words to stdout, one a line, as they are drawn; a progress bar if they go elsewhere.
 
     Raises UsageError on another list than the training's, MakemoreError if the words wanted do not come.
     """
-    known = known_words(model, wanted.data) if wanted.novel else frozenset[str]()
+    model = opened.model
+    known = frozenset(known_words(opened, wanted.data).words if wanted.novel else ())
     number = None if wanted.unique or wanted.novel else wanted.number
     generator = Generator()
     generator.manual_seed(generator.seed() if wanted.seed is None else wanted.seed)
@@ -106,19 +111,6 @@ def allowed(samples: Iterator[Sample], wanted: SampleSettings, known: frozenset[
         fruitless = 0
         found += 1
         yield sample
-
-
-def known_words(model: Model, data: str | None) -> frozenset[str]:
-    """The words the model was trained on. Raises UsageError if the list at hand is another one."""
-    if model.progress is None:
-        raise UsageError("the model file names no word list: it was saved without the run it comes from")
-    words = load_words(data or model.progress.settings.get("data"))
-    if words.fingerprint != model.progress.fingerprint:
-        raise UsageError(
-            f"the words of {words.source} are not those the model was trained on;"
-            " --novel needs that list: give it by --data"
-        )
-    return frozenset(words.words)
 
 
 def write_scores(model: Model, file: BinaryIO, name: str) -> None:

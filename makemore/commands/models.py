@@ -1,0 +1,56 @@
+"""Which model file a command works on, and the words it was trained on (beyond the lecture)."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+from makemore.errors import UsageError
+from makemore.model_file import MODEL_FILE, Model, load_model
+from makemore.words import WordList, load_words
+
+DEFAULT_RUN = Path("out")
+"""Where ``makemore-train`` puts its run unless told otherwise."""
+
+
+class Opened(NamedTuple):
+    """A model, and whether it is the one that ships with the package."""
+
+    model: Model
+    ships: bool
+
+
+def open_model(path: Path | None, command: str) -> Opened:
+    """The model of a file; without one, of the run in ``out/``; without one, the one that ships.
+
+    The last is told in a line on stderr. Raises ModelFileError.
+    """
+    if path is None and not (DEFAULT_RUN / MODEL_FILE).exists():
+        print(
+            f"{command}: no run in {DEFAULT_RUN}/, so this is the network that ships with makemore"
+            " (makemore-train trains one of your own)",
+            file=sys.stderr,
+        )
+        return Opened(load_model(), ships=True)
+    return Opened(load_model(path or DEFAULT_RUN / MODEL_FILE), ships=False)
+
+
+def known_words(opened: Opened, data: str | None = None) -> WordList:
+    """The words the model was trained on; ``data`` is where they lie now, if they were moved.
+
+    Raises UsageError if the list at hand is another one, DataError if there is none.
+    """
+    if opened.ships:
+        fingerprint, place = load_words().fingerprint, None
+    elif opened.model.progress is None:
+        raise UsageError("the model file names no word list: it was saved without the run it comes from")
+    else:
+        progress = opened.model.progress
+        fingerprint, place = progress.fingerprint, progress.settings.get("data")
+    words = load_words(data or place)
+    if words.fingerprint != fingerprint:
+        raise UsageError(
+            f"the words of {words.source} are not those the model was trained on; give that list by --data"
+        )
+    return words
