@@ -47,7 +47,7 @@ class Step:
 
     def __init__(self, network: Sequential, X: Tensor, Y: Tensor, drops: bool, into: Into) -> None:
         layers = known_layers(network)
-        logits = _logits_of(network, layers, X, Y)
+        logits = logits_of(network, layers, X, Y)
         embedding = layers[0]
         assert isinstance(embedding, Embedding)
         self.embedding = EmbeddingDerivative(embedding, X.flatten(), into, may_overwrite=False)
@@ -99,7 +99,7 @@ def is_shared(layers: Sequence[Layer]) -> bool:
     return any(isinstance(layer, BatchNorm1d) and layer.total is not None for layer in layers)
 
 
-def _logits_of(network: Sequential, layers: Sequence[Layer], X: Tensor, Y: Tensor) -> Tensor:
+def logits_of(network: Sequential, layers: Sequence[Layer], X: Tensor, Y: Tensor) -> Tensor:
     """The logits, by running the plain layers on a batch once.
 
     So that everything that they, or the loss, refuse is refused in their words. Beyond that raises

@@ -27,7 +27,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from makemore.backprop.derivatives import DERIVATIVES, Derivative, Into, LinearDerivative
-from makemore.backprop.engine import BackpropEngine, Step, known_layers
+from makemore.backprop.engine import BackpropEngine, Step, known_layers, logits_of
 from makemore.distinct import distinct
 from makemore.layers import (
     BatchNorm1d,
@@ -57,18 +57,15 @@ class Level:
 
     ``below``, (D, n), tells which nodes of the level below a window consists of, ``counts``, (D,) and
     floating, how often it occurs among ``total`` windows. ``places`` are the nodes that come first in a
-    window of the level above, those that come second, and so on. There are never more than ``most`` nodes.
+    window of the level above, those that come second, and so on.
     """
 
     below: Tensor
     counts: Tensor
     places: list[slice]
 
-    def __init__(
-        self, batch_size: int, positions: int, parts_above: int, most: int, dtype: torch.dtype
-    ) -> None:
+    def __init__(self, batch_size: int, positions: int, parts_above: int, dtype: torch.dtype) -> None:
         self.total = batch_size * positions
-        self.most = min(self.total, most)
         self.place = (torch.arange(positions) % parts_above).repeat(batch_size)  # (B*P,)
         self.parts_above = parts_above
         self.dtype = dtype
@@ -104,8 +101,21 @@ class Contexts(Level):
     """The whole contexts, all of them, in the order of the batch."""
 
     def __init__(self, batch_size: int, dtype: torch.dtype) -> None:
-        super().__init__(batch_size, 1, 1, batch_size, dtype)
+        super().__init__(batch_size, 1, 1, dtype)
         self.counts = torch.ones(batch_size, dtype=dtype)
+
+
+class Rows:
+    """Memory for a value of each channel of each node, as many nodes as a batch has needed so far."""
+
+    def __init__(self, like: Tensor, channels: int) -> None:
+        self.memory = like.new_empty(0, channels)
+
+    def __call__(self, nodes: int) -> Tensor:
+        """Room for that many: (nodes, channels)."""
+        if nodes > len(self.memory):
+            self.memory = self.memory.new_empty(nodes + nodes // 4, self.memory.shape[1])
+        return self.memory[:nodes]
 
 
 class NodesDerivative(Protocol):
@@ -154,13 +164,12 @@ class FuseDerivative(NodesDerivative):
         self.lower, self.upper = lower, upper
         self.W, self.into_W = (w.unflatten(0, (lower.parts_above, -1)) for w in (W, into(W)))  # (n, C, H)
         self.b, self.into_b = b, None if b is None else into(b)
-        self.products: Tensor = W.new_empty(lower.most, W.shape[1])
-        self.dx: Tensor = W.new_empty(lower.most, W.shape[0] // lower.parts_above)
+        self.products, self.dx = Rows(W, W.shape[1]), Rows(W, W.shape[0] // lower.parts_above)
 
     # With W in n pieces W_j, one for each part of a window, and x_i the node that is the window's part j:
     #   y = sum over j of p_i + b   p_i = x_i W_j   A node is part j of some windows for one j alone.
     def forward(self, x: Tensor) -> Tensor:
-        products = self.products[: len(x)]
+        products = self.products(len(x))
         self.x = x
         for W_j, place in zip(self.W, self.lower.places, strict=True):
             torch.mm(x[place], W_j, out=products[place])  # (D_j, C) -> (D_j, H)
@@ -171,8 +180,8 @@ class FuseDerivative(NodesDerivative):
     #   dx_i = dp_i W_j'   dW_j = sum over i of x_i' dp_i   db = the sum of dy's rows
     # dx comes first: W may be what dW is added to.
     def backward(self, dy: Tensor) -> Tensor:
-        dx = self.dx[: len(self.x)]
-        dproducts = self.products[: len(self.x)].zero_()
+        dx = self.dx(len(self.x))
+        dproducts = self.products(len(self.x)).zero_()
         for nodes in self.upper.below.unbind(1):
             dproducts.index_add_(0, nodes, dy)
         for W_j, into_W_j, place in zip(self.W, self.into_W, self.lower.places, strict=True):
@@ -209,13 +218,13 @@ class WeightedBatchNormDerivative(NodesDerivative):
     def __init__(self, layer: BatchNorm1d, level: Level, into: Into, may_overwrite: bool) -> None:
         self.layer, self.level, self.may_overwrite = layer, level, may_overwrite
         self.into_gamma, self.into_beta = into(layer.gamma), into(layer.beta)
-        self.y = layer.gamma.new_empty(level.most, len(layer.gamma))
+        self.y = Rows(layer.gamma, len(layer.gamma))
 
     # mean = sum(w x) / N   var = sum(w (x - mean)^2) / (N-1)   y = gamma (x - mean) / sqrt(var + eps) + beta
     def forward(self, x: Tensor) -> Tensor:
         layer, w = self.layer, self.level.counts
         N: int | Tensor = self.level.total
-        y = squares = self.y[: len(x)]
+        y = squares = self.y(len(x))
         sums = torch.mv(x.t(), w)
         if layer.total is not None:
             sums, N = torch.tensor_split(layer.total(torch.cat([sums, sums.new_full((1,), float(N))])), [-1])
@@ -234,7 +243,7 @@ class WeightedBatchNormDerivative(NodesDerivative):
     #   dbeta = sum dy   dgamma = sum dy xhat
     #   dx = gamma / std * (dy - w * (dbeta / N + xhat * dgamma / (N-1)))
     def backward(self, dy: Tensor) -> Tensor:
-        N, w, scratch = self.N, self.level.counts.unsqueeze(1), self.y[: len(dy)]
+        N, w, scratch = self.N, self.level.counts.unsqueeze(1), self.y(len(dy))
         dbeta = dy.sum(0)
         dgamma = torch.mul(dy, self.centred, out=scratch).sum(0).mul_(self.inverse_std)
         self.into_gamma.add_(dgamma)
@@ -306,16 +315,21 @@ class WindowsStep(Step):
     """A step on distinct windows at one batch shape, or on all windows where that would save too little."""
 
     def __init__(self, network: Sequential, X: Tensor, Y: Tensor, drops: bool, into: Into) -> None:
-        super().__init__(network, X, Y, drops, into)
+        rows = slice(2) if len(X) == len(Y) else slice(None)  # two are enough to see what does not fit
+        logits = logits_of(network, known_layers(network), X[rows], Y[rows])
+        self.logits = self.dlogits = logits.new_empty(len(X), logits.shape[1])
+        self.keep = logits.new_ones(X.numel(), 1) if drops else None
+        self.plain_step = partial(Step, network, X, Y, drops, into)
+        self.plain: Step | None = None
         embedding, (symbols, *stages) = network.flattened()[0], stages_of(network)
         assert isinstance(embedding, Embedding)
         dtype = embedding.weight.dtype
         self.vocab_size = len(embedding.weight) + drops
         self.levels: list[Level] = []
-        positions, width = X.shape[1], 1
+        positions = X.shape[1]
         for n, _ in stages:
-            self.levels.append(Level(len(X), positions, n, n * self.vocab_size**width, dtype))
-            positions, width = positions // n, width * n
+            self.levels.append(Level(len(X), positions, n, dtype))
+            positions //= n
         self.levels.append(Contexts(len(X), dtype))
         self.parts: list[NodesDerivative] = [SymbolsDerivative(embedding, self.levels[0], into)]
         self._append(symbols.layers, self.levels[0], into)
@@ -339,7 +353,10 @@ class WindowsStep(Step):
     def __call__(self, X: Tensor, minus_Y: Tensor, logprobs: Tensor) -> None:
         with torch.inference_mode():
             if not self.find_nodes(X):
-                super().__call__(X, minus_Y, logprobs)
+                self.plain = self.plain or self.plain_step()
+                if self.keep is not None and self.plain.keep is not None:
+                    self.plain.keep.copy_(self.keep)
+                self.plain(X, minus_Y, logprobs)
                 return
             y = X
             for part in self.parts:

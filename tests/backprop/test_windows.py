@@ -6,6 +6,7 @@ that small networks take it.
 
 from __future__ import annotations
 
+import math
 import random
 from typing import Any
 
@@ -20,6 +21,7 @@ from makemore.distinct import distinct
 from makemore.layers import BatchNorm1d, Embedding, FlattenConsecutive, Layer, Linear, Sequential, Tanh
 from makemore.networks import NETWORKS, network_plan
 from makemore.training import AutogradEngine
+from makemore.words import Examples, Vocabulary
 
 
 @pytest.fixture(autouse=True)
@@ -89,6 +91,31 @@ def test_trees_of_any_depth_and_vocabulary(depth: int, V: int, steps_on_nodes: l
         torch.testing.assert_close(*losses, rtol=0, atol=1e-10)
         assert_same(a, b, 1e-10, gradients=True)
     assert steps_on_nodes == [True, True]
+
+
+@pytest.mark.parametrize("fused", [[2, 2, 2, 2], [4, 4], [16], [3, 2, 3], [2] * 6])
+@pytest.mark.parametrize("V", [3, 30])
+def test_contexts_that_slide_along_words(fused: list[int], V: int, steps_on_nodes: list[bool]) -> None:
+    """Long contexts of consecutive examples: whole words, parts of words, some twice."""
+    torch.manual_seed(V)
+    channels, layers = 4, [Embedding(V, 4)]
+    for n in fused:
+        layers += [FlattenConsecutive(n), Linear(channels * n, 6, bias=False), BatchNorm1d(6), Tanh()]
+        channels = 6
+    a, b = twins([*layers, Linear(6, V)])
+    T = math.prod(fused)
+    rng = random.Random(V)
+    words = [
+        "".join(rng.choices("abcdefghijklmnopqrstuvwxyzäöü"[: V - 1], k=rng.randrange(3, 70)))
+        for _ in range(9)
+    ]
+    vocabulary = Vocabulary("abcdefghijklmnopqrstuvwxyzäöü"[: V - 1])
+    X, Y = Examples(vocabulary.encode_all(words), T)[:]
+    for rows in (slice(None), slice(5, 60), torch.tensor([*range(40), *range(20, 50), 7, 3])):
+        engines = AutogradEngine(a), WindowsEngine(b)
+        torch.testing.assert_close(*(e.gradients(X[rows], Y[rows]) for e in engines), rtol=0, atol=1e-10)
+        assert_same(a, b, 1e-10, gradients=True)
+    assert steps_on_nodes == [True] * 3
 
 
 def test_nested_networks_and_other_orders_of_layers(steps_on_nodes: list[bool]) -> None:
