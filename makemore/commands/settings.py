@@ -7,7 +7,7 @@ engine, is known by its line in ``RECIPES`` or ``ENGINES``.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 from makemore.errors import UsageError
@@ -125,10 +125,6 @@ class Settings(NamedTuple):
     run: RunSettings
     recipe: Recipe
 
-    def values(self) -> dict[str, Any]:
-        """All of them by name, for the model file."""
-        return asdict(self.run) | asdict(self.recipe)
-
 
 def checked(given: Mapping[str, Any]) -> RunSettings:
     """The run's settings among those given, before the words are read.
@@ -148,13 +144,14 @@ def checked(given: Mapping[str, Any]) -> RunSettings:
 def resolved(given: Mapping[str, Any], sizes: Mapping[str, Any], examples: int) -> Settings:
     """The settings with every default filled in, for a list with that many training examples.
 
-    ``sizes`` are those of the network.
+    ``sizes`` are those of the network's plan.
     """
     run = checked(given)
     own = {name: value for name, value in given.items() if name not in RUN}
     recipe = RECIPES[run.recipe][0].for_examples(examples, **own)
     log_every = run.log_every or max(1, min(10_000, recipe.steps // 20))
-    run = replace(run, log_every=log_every, eval_every=run.eval_every or log_every, **sizes)
+    known = {name: size for name, size in sizes.items() if name in RUN}
+    run = replace(run, log_every=log_every, eval_every=run.eval_every or log_every, **known)
     return Settings(run, recipe)
 
 

@@ -14,32 +14,25 @@ import sys
 import time
 from collections.abc import Mapping
 from contextlib import ExitStack
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from pkgutil import resolve_name
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Generator
 from tqdm import tqdm
 
 from makemore.commands.guards import Signals, locked, make_directory, make_room, resolve_device
 from makemore.commands.report import SPLITS, describe, losses_csv, report
-from makemore.commands.saver import Saver
 from makemore.commands.settings import ENGINES, RECIPES, Settings, checked, resolved, restored
 from makemore.convolution import loss
-from makemore.errors import (
-    DivergedError,
-    Interrupted,
-    MakemoreError,
-    ModelFileError,
-    TrainingError,
-    UsageError,
-    WriteError,
-)
+from makemore.errors import DivergedError, Interrupted, ModelFileError, TrainingError, UsageError, WriteError
 from makemore.files import replacing
 from makemore.layers import Sequential
-from makemore.model_file import MODEL_FILE, Model, read_bytes, read_model
+from makemore.model_file import MODEL_FILE, Model, Progress, load_model, read_bytes, read_model, save_model
 from makemore.networks import network_plan, summary
 from makemore.parallel.engine import ParallelEngine, check_shareable
 from makemore.parallel.processes import Processes, joined, was_restarted
@@ -49,9 +42,16 @@ from makemore.words import Data, WordList, load_words
 
 LOSSES_FILE = "losses.csv"
 PICTURE_FILE = "loss.png"
+OLD_MODEL_FILE = "model.pt"
 
 RESUMED = b"resumed"
 """Before a model file's bytes, which other processes are told: an empty file is one as well."""
+
+PROBED = 256
+"""Val examples that a network is tried on before it is saved."""
+
+NONSENSE = 1e4
+"""A loss that only a network that diverged has, in nats."""
 
 
 def train(given: Mapping[str, Any], out_dir: Path, *, resume: bool = False, overwrite: bool = False) -> None:
@@ -69,15 +69,11 @@ def train(given: Mapping[str, Any], out_dir: Path, *, resume: bool = False, over
         except RuntimeError as error:
             if processes.number == 1:
                 raise
+            first_line = (str(error).splitlines() or [type(error).__name__])[0][:80]
             how = f"go on with: makemore-train --resume --out-dir {out_dir}"
             raise TrainingError(
-                f"this process or another failed or was lost ({first_line(error)}); {how}"
+                f"this process or another failed or was lost ({first_line}); {how}"
             ) from error
-
-
-def first_line(error: Exception) -> str:
-    """What an error says, in a line of 80 characters."""
-    return (str(error).splitlines() or [type(error).__name__])[0][:80]
 
 
 def _train(
@@ -90,15 +86,12 @@ def _train(
 ) -> None:
     """A run, or the part of one process in it. The first one alone writes, and holds the lock."""
     started = time.perf_counter()
-    model_file = out_dir / MODEL_FILE
-    content = b""
+    model_file, content = out_dir / MODEL_FILE, b""
     with ExitStack() as stack:
         if processes.is_first:
-            if was_restarted() and model_file.exists():
-                resume = True
-            if resume and not model_file.exists():
-                raise UsageError(f"there is no run to resume in {out_dir}: leave out --resume to start one")
+            resume = resume or (was_restarted() and model_file.exists())
             if resume:
+                check_resumable(out_dir)
                 stack.enter_context(locked(out_dir))
                 content = RESUMED + read_bytes(model_file)
         content = processes.first_ones(content)
@@ -106,37 +99,168 @@ def _train(
             model = read_model(content.removeprefix(RESUMED), str(model_file))
             if was_restarted() and model.progress is not None and model.progress.finished:
                 return
-            settings, words, trainer = resumed_run(given, model, model_file, processes)
+            job = resumed_job(given, out_dir, model, processes)
         else:
-            settings, words, trainer, model = new_run(given, processes)
+            job = new_job(given, out_dir, processes)
             if processes.is_first:
                 make_directory(out_dir)
                 stack.enter_context(locked(out_dir))
                 make_room(model_file, (out_dir / LOSSES_FILE, out_dir / PICTURE_FILE), overwrite)
-        saver = Saver(out_dir, settings, words, trainer, model, writes=processes.is_first)
-        saver.save()
+        job.save()
         try:
-            print(describe(settings, words, trainer, out_dir, processes))
-            print(summary(trainer.network, settings.recipe.batch_size), flush=True)
+            print(describe(job.settings, job.words, job.trainer, out_dir, processes))
+            print(summary(job.trainer.network, job.settings.recipe.batch_size), flush=True)
             print()
-            trainer.prepare(Run(out_dir, model.plan, words.fingerprint, settings.run.seed))
-            train_with_log(trainer, settings, saver, signals, processes)
-            if not processes.is_first:
-                return
-            saver.save()
-            finish(trainer, settings, saver)
-            print(f"\n{time.perf_counter() - started:.1f} s", flush=True)
+            job.train(signals)
+            if processes.is_first:
+                job.save()
+                job.finish()
+                print(f"\n{time.perf_counter() - started:.1f} s", flush=True)
         except DivergedError as error:
-            raise saver.diverged(error) from error
+            raise job.diverged(error) from error
         except Interrupted as stop:
-            raise Interrupted(stop.signum, f"interrupted; {saver.how_to_go_on()}") from stop
+            raise Interrupted(stop.signum, f"interrupted; {job.how_to_go_on()}") from stop
         except OSError as error:
             reason = error.strerror or error
-            raise WriteError(f"cannot write the output: {reason}; {saver.how_to_go_on()}") from error
+            raise WriteError(f"cannot write the output: {reason}; {job.how_to_go_on()}") from error
 
 
-def new_run(given: Mapping[str, Any], processes: Processes) -> tuple[Settings, WordList, Trainer, Model]:
-    """Settings, words, a fresh trainer and its model."""
+def check_resumable(out_dir: Path) -> None:
+    """Raise UsageError, or ModelFileError on a file of an old version, unless there is a run to resume."""
+    if not (out_dir / MODEL_FILE).exists():
+        if (out_dir / OLD_MODEL_FILE).exists():
+            load_model(out_dir / OLD_MODEL_FILE)  # says what it is
+        raise UsageError(f"there is no run to resume in {out_dir}: leave out --resume to start one")
+
+
+@dataclass
+class Job:
+    """A run at work: what it is to do, what trains, and the directory that it writes into."""
+
+    out_dir: Path
+    settings: Settings
+    words: WordList
+    model: Model
+    trainer: Trainer
+    processes: Processes
+    saved_step: int = field(init=False)
+    due: float = 0.0
+
+    def __post_init__(self) -> None:
+        self.saved_step = self.trainer.step
+
+    def save(self, finished: bool = False) -> None:
+        """Write the model file. Raises TrainingError, and leaves the old one, if the network is no good."""
+        if not self.processes.is_first:
+            return
+        trainer, run, recipe = self.trainer, *self.settings
+        X, Y = trainer.data.val[:PROBED]
+        with trainer.network.evaluating() as network:
+            probe = F.cross_entropy(network(X), Y).item()
+        if not probe < NONSENSE:
+            raise self.diverged(DivergedError(trainer.step, f"the val loss is {probe:.3g}"))
+        progress = Progress.of(trainer, asdict(run) | asdict(recipe), self.words.fingerprint, finished)
+        save_model(replace(self.model, progress=progress), self.out_dir / MODEL_FILE)
+        self.saved_step, self.due = trainer.step, time.monotonic() + run.save_every
+
+    def how_to_go_on(self) -> str:
+        """Which step is on disk, and the command that goes on from there."""
+        how = f"makemore-train --resume --out-dir {self.out_dir}"
+        return f"step {self.saved_step:,} is saved; go on with: {how}"
+
+    def diverged(self, error: DivergedError) -> TrainingError:
+        """The error of a run that diverged, with what to try and what is left."""
+        advice = f"try a lower --lr than {self.settings.recipe.lr:g} with --overwrite"
+        return TrainingError(f"{error}; {advice} ({MODEL_FILE} holds step {self.saved_step:,})")
+
+    def train(self, signals: Signals) -> None:
+        """Train to the end, or until a signal is caught; the lecture's log lines, and a progress bar.
+
+        The model file is written whenever it is due. Raises DivergedError as soon as a loss is seen that is
+        not finite, and Interrupted after a signal, once the steps under way are saved.
+        """
+        trainer, run, recipe = self.trainer, *self.settings
+        log_every, eval_every = run.log_every, run.eval_every
+        assert log_every is not None
+        assert eval_every is not None
+        trainer.prepare(Run(self.out_dir, self.model.plan, self.words.fingerprint, run.seed))
+        signals.deferred = True
+        with tqdm(
+            total=recipe.steps,
+            initial=trainer.step,
+            unit="step",
+            disable=None if self.processes.is_first else True,
+            leave=False,
+            mininterval=0.5,
+        ) as bar:
+            for losses in trainer.run(math.gcd(log_every, eval_every)):
+                start = trainer.step - len(losses)
+                if not losses.isfinite().all():
+                    bad = int((~losses.isfinite()).nonzero()[0])
+                    raise DivergedError(start + bad, f"the loss is {losses[bad].item()}")
+                for i in range(-(-start // log_every) * log_every, trainer.step, log_every):
+                    line = f"{i:7d}/{recipe.steps:7d}: {losses[i - start].item():.4f}"
+                    last = trainer.evaluations[-1] if trainer.evaluations else None
+                    if recipe.shows_val and last is not None and last.step == i:
+                        line += f"   val {last.val:.4f}"
+                    bar.write(line, file=sys.stdout)
+                    sys.stdout.flush()
+                bar.update(len(losses))
+                if trainer.step % eval_every == 0 and trainer.step < recipe.steps:
+                    trainer.evaluate("val")
+                if self.processes.any(signals.caught is not None):
+                    self.save()
+                    raise Interrupted(signals.caught or signal.SIGTERM)
+                if time.monotonic() >= self.due:
+                    self.save()
+        signals.deferred = False
+
+    def finish(self) -> None:
+        """Evaluate, write losses and picture, print new words, and only then call the run finished.
+
+        A run killed in between is not finished, and does all of this again when it is resumed.
+        """
+        trainer, number = self.trainer, self.settings.run.samples
+        trainer.finish()
+        print("\n" + report(trainer.evaluate(*SPLITS)))
+        losses_file, picture = self.out_dir / LOSSES_FILE, self.out_dir / PICTURE_FILE
+        with replacing(losses_file) as file:
+            file.write(losses_csv(trainer.losses, trainer.evaluations).encode())
+        written = [self.out_dir / MODEL_FILE, losses_file]
+        try:
+            self.draw_losses(picture)
+            written.append(picture)
+        except Interrupted:
+            raise
+        except Exception as error:  # whatever a picture may fail on: the run is worth more
+            reason = " ".join(str(error).split()) or type(error).__name__
+            print(f"makemore-train: no picture {picture}: {reason}", file=sys.stderr)
+
+        # From a copy of the generator: a run that goes on later is to draw the batches it would have drawn.
+        generator, vocabulary = trainer.generator.clone_state(), self.model.vocabulary
+        if number:
+            print(f"\n{number} new words:")
+            new = [sample_word(trainer.network, vocabulary, generator) for _ in range(number)]
+            print("\n".join(new))
+            known = len(set(self.words.split()[0]).intersection(new))
+            print(f"({known} of them stand in the training split)")
+        sys.stdout.flush()
+        self.save(finished=True)
+        print(f"\nwrote {', '.join(map(str, written))}")
+
+    def draw_losses(self, path: Path) -> None:
+        """Write the picture of the losses."""
+        from makemore.plotting import plot_losses, save_figure
+
+        run, recipe = self.settings
+        title = f"{run.network} on {Path(self.words.source).name}, {run.recipe} recipe"
+        figure = plot_losses(self.trainer.losses, self.trainer.evaluations, recipe, title)
+        with replacing(path) as file:
+            save_figure(figure, file)
+
+
+def new_job(given: Mapping[str, Any], out_dir: Path, processes: Processes) -> Job:
+    """A run from its first step on."""
     run = checked(given)
     if run.data not in (None, "lecture"):
         given = {**given, "data": str(Path(str(run.data)).resolve())}
@@ -145,19 +269,17 @@ def new_run(given: Mapping[str, Any], processes: Processes) -> tuple[Settings, W
     device = resolve_device(run.device)
     words = load_words(given.get("data"))
     data = words.data(plan.block_size)
-    sizes = {"block_size": plan.block_size, "n_embd": plan.n_embd, "n_hidden": plan.n_hidden}
-    settings = resolved(given, sizes, len(data.train))
+    settings = resolved(given, plan.sizes(), len(data.train))
     generator = Generator().manual_seed(run.seed)
     network = plan.build(len(data.vocabulary), generator).to(device)
+    model = Model(plan, data.vocabulary, network)
     trainer = make_trainer(settings, network, data.to(device), generator, processes)
-    return settings, words, trainer, Model(plan, data.vocabulary, network)
+    return Job(out_dir, settings, words, model, trainer, processes)
 
 
-def resumed_run(
-    given: Mapping[str, Any], model: Model, model_file: Path, processes: Processes
-) -> tuple[Settings, WordList, Trainer]:
-    """Settings, words, and a trainer that stands where the run stood."""
-    progress = model.progress
+def resumed_job(given: Mapping[str, Any], out_dir: Path, model: Model, processes: Processes) -> Job:
+    """A run that goes on from where the model file stood."""
+    progress, model_file = model.progress, out_dir / MODEL_FILE
     if progress is None:
         raise UsageError(f"{model_file} holds a network alone, without the run it comes from")
     try:
@@ -168,14 +290,10 @@ def resumed_run(
         raise ModelFileError(f"{model_file} has invalid settings") from error
     run, recipe = settings
     if progress.finished and not recipe.can_go_on:
-        raise UsageError(
-            f"the run in {model_file.parent} is finished: the {run.recipe} recipe ends where it ends"
-        )
+        raise UsageError(f"the run in {out_dir} is finished: the {run.recipe} recipe ends where it ends")
     if recipe.steps < progress.step or (recipe.steps == progress.step and progress.finished):
         state = "finished at" if progress.finished else "already at"
-        raise UsageError(
-            f"the run in {model_file.parent} is {state} step {progress.step:,}: give it more --steps"
-        )
+        raise UsageError(f"the run in {out_dir} is {state} step {progress.step:,}: give it more --steps")
     torch.set_num_threads(run.threads)
     device = resolve_device(run.device)
     words = load_words(run.data)
@@ -184,108 +302,23 @@ def resumed_run(
             f"the words of {words.source} are not those the run began with; to go on it needs the same list,"
             " for other words start a new run"
         )
-    generator = Generator()
-    generator.set_state(progress.generator)
-    data = words.data(model.plan.block_size)
+    generator, data = Generator().set_state(progress.generator), words.data(model.plan.block_size)
     trainer = make_trainer(settings, model.network.to(device), data.to(device), generator, processes)
     try:
         trainer.restore(progress.step, progress.losses, progress.evaluations, progress.state)
     except (KeyError, TypeError, ValueError, RuntimeError, IndexError) as error:
         raise ModelFileError(f"{model_file} has an invalid training state") from error
-    return settings, words, trainer
+    return Job(out_dir, settings, words, model, trainer, processes)
 
 
 def make_trainer(
     settings: Settings, network: Sequential, data: Data, generator: Generator, processes: Processes
 ) -> Trainer:
     """The trainer that resolved settings ask for."""
-    _, trainer = RECIPES[settings.run.recipe]
-    make, engine = resolve_name(trainer), resolve_name(ENGINES[settings.run.engine])
-    if processes.number > 1:
-        check_shareable(settings.recipe, processes)
-        engine = partial(ParallelEngine, make_engine=engine, processes=processes)
-    made: Trainer = make(network, data, settings.recipe, generator, engine, loss)
-    return made
-
-
-def train_with_log(
-    trainer: Trainer, settings: Settings, saver: Saver, signals: Signals, processes: Processes
-) -> None:
-    """Run the trainer to its end, or until a signal is caught; the lecture's log lines, and a progress bar.
-
-    The model file is written whenever it is due. Raises DivergedError as soon as a loss is seen that is
-    not finite, and Interrupted after a signal, once the steps under way are saved.
-    """
     run, recipe = settings
-    steps, log_every, eval_every = recipe.steps, run.log_every, run.eval_every
-    assert log_every is not None
-    assert eval_every is not None
-    signals.deferred = True
-    silent = None if processes.is_first else True
-    with tqdm(
-        total=steps, initial=trainer.step, unit="step", disable=silent, leave=False, mininterval=0.5
-    ) as bar:
-        for losses in trainer.run(math.gcd(log_every, eval_every)):
-            start = trainer.step - len(losses)
-            if not losses.isfinite().all():
-                bad = int((~losses.isfinite()).nonzero()[0])
-                raise DivergedError(start + bad, f"the loss is {losses[bad].item()}")
-            for i in range(-(-start // log_every) * log_every, trainer.step, log_every):
-                line = f"{i:7d}/{steps:7d}: {losses[i - start].item():.4f}"
-                last = trainer.evaluations[-1] if trainer.evaluations else None
-                if recipe.shows_val and last is not None and last.step == i:
-                    line += f"   val {last.val:.4f}"
-                bar.write(line, file=sys.stdout)
-                sys.stdout.flush()
-            bar.update(len(losses))
-            if trainer.step % eval_every == 0 and trainer.step < steps:
-                trainer.evaluate("val")
-            if processes.any(signals.caught is not None):
-                saver.save()
-                raise Interrupted(signals.caught or signal.SIGTERM)
-            saver.save_if_due()
-    signals.deferred = False
-
-
-def finish(trainer: Trainer, settings: Settings, saver: Saver) -> None:
-    """Evaluate, write losses and picture, print new words, and only then call the run finished.
-
-    A run killed in between is not finished, and does all of this again when it is resumed.
-    """
-    trainer.finish()
-    print("\n" + report(trainer.evaluate(*SPLITS)))
-    losses_file = saver.out_dir / LOSSES_FILE
-    with replacing(losses_file) as file:
-        file.write(losses_csv(trainer.losses, trainer.evaluations).encode())
-    written = [losses_file]
-    try:
-        written.append(draw_losses(trainer, settings, saver))
-    except MakemoreError:
-        raise
-    except Exception as error:  # whatever a picture may fail on: the run is worth more
-        reason = " ".join(str(error).split()) or type(error).__name__
-        print(f"makemore-train: no picture {saver.out_dir / PICTURE_FILE}: {reason}", file=sys.stderr)
-
-    # From a copy of the generator: a run that goes on later is to draw the batches it would have drawn.
-    generator, number = trainer.generator.clone_state(), settings.run.samples
-    if number:
-        print(f"\n{number} new words:")
-        new = [sample_word(trainer.network, saver.model.vocabulary, generator) for _ in range(number)]
-        print("\n".join(new))
-        known = len(set(saver.words.split()[0]).intersection(new))
-        print(f"({known} of them stand in the training split)")
-    sys.stdout.flush()
-    saver.save(finished=True)
-    print(f"\nwrote {', '.join(str(path) for path in (saver.out_dir / MODEL_FILE, *written))}")
-
-
-def draw_losses(trainer: Trainer, settings: Settings, saver: Saver) -> Path:
-    """Write the picture of the losses; returns its path."""
-    from makemore.plotting import plot_losses, save_figure
-
-    path = saver.out_dir / PICTURE_FILE
-    title = f"{settings.run.network} on {Path(saver.words.source).name}, {settings.run.recipe} recipe"
-    figure = plot_losses(trainer.losses, trainer.evaluations, settings.recipe, title)
-    with replacing(path) as file:
-        save_figure(figure, file)
-    return path
+    make, engine = resolve_name(RECIPES[run.recipe][1]), resolve_name(ENGINES[run.engine])
+    if processes.number > 1:
+        check_shareable(recipe, processes)
+        engine = partial(ParallelEngine, make_engine=engine, processes=processes)
+    trainer: Trainer = make(network, data, recipe, generator, engine, loss)
+    return trainer
