@@ -226,6 +226,9 @@ def test_resume_refuses_another_list(
 def test_resume_needs_a_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     code = train_main(["--resume", "--out-dir", str(tmp_path)])
     assert_matches("2: .*no run to resume in", error_of(capsys, code))
+    (tmp_path / "model.pt").write_bytes(b"PK\x03\x04")
+    code = train_main(["--resume", "--out-dir", str(tmp_path)])
+    assert_matches("2: .*model.pt is no safetensors file: makemore 0.1 wrote such", error_of(capsys, code))
     (tmp_path / "model.safetensors").write_bytes(b"junk")
     code = train_main(["--resume", "--out-dir", str(tmp_path)])
     assert_matches(r"2: .*model\.safetensors is not a makemore model file", error_of(capsys, code))
