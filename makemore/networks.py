@@ -168,11 +168,15 @@ def positions_fused(layer: Layer) -> int:
 def summary(network: Sequential, batch_size: int = 32) -> str:
     """A table of the layers: output shape for a batch of that size, and number of parameters."""
     device = network.parameters()[0].device
-    with network.evaluating():
-        network(torch.zeros((batch_size, block_size(network)), dtype=torch.int64, device=device))
+    with network.evaluating():  # one context: many long ones would take gigabytes
+        network(torch.zeros((1, block_size(network)), dtype=torch.int64, device=device))
     layers = network.flattened()
     rows = [
-        (str(layer), str(tuple(layer.out.shape)), f"{sum(p.numel() for p in layer.parameters()):,}")
+        (
+            str(layer),
+            str((batch_size, *layer.out.shape[1:])),
+            f"{sum(p.numel() for p in layer.parameters()):,}",
+        )
         for layer in layers
     ]
     total = sum(p.numel() for p in network.parameters())

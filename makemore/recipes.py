@@ -161,9 +161,10 @@ class ModernRecipe(Recipe):
     ``lr`` is the peak for Muon, which updates the Linear weights but the last, ``lr_other`` that of AdamW
     for the rest; ``weight_decay`` is AdamW's, for the last Linear alone. ``drop`` is the probability that
     the embedding of the oldest characters is dropped. With soft targets the target is what follows the
-    context anywhere in the training words, up to ``examples_per_row`` examples in one; with ``teachers`` it
-    leans on what that many networks, trained before for a shorter time, make of the context. The training
-    ends before its last step when the val loss has not fallen for ``patience`` evaluations in a row.
+    context anywhere in the training words, up to ``examples_per_row`` examples in one. Batches take
+    ``chunk`` consecutive examples at a time; more than 1 need hard targets and no dropping. With ``teachers``
+    the target leans on what that many networks, trained before for a shorter time, make of the context. The
+    training ends before its last step when the val loss has not fallen for ``patience`` evaluations in a row.
     """
 
     steps: int = knob(850, "updates", 1, 10**9, otherwise="by the number of words", group=FIRST)
@@ -180,12 +181,15 @@ class ModernRecipe(Recipe):
         4, "soft targets: examples of one context in one row", 1, 10**6, otherwise="4, with teachers 2"
     )
     patience: int = knob(5, "evaluations without a lower val loss before it stops", 1, 10**9)
+    chunk: int = knob(1, "consecutive examples taken together; for long contexts 128", 1, 2**20)
     teachers: int = knob(0, "networks to train first and learn from; 4: better, slower", 0, 100)
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.teachers and self.targets == "hard":
             raise UsageError("teachers need soft targets: leave out --targets hard")
+        if self.chunk > 1 and (self.targets == "soft" or self.drop > 0):
+            raise UsageError("consecutive examples need --targets hard --drop 0: leave out --chunk, or these")
 
     @classmethod
     def for_examples(cls, examples: int, **given: Any) -> ModernRecipe:
@@ -194,7 +198,7 @@ class ModernRecipe(Recipe):
         Fewer examples are learnt by heart sooner: they get fewer steps, smaller batches, more dropping and
         more decay. The rules were found on lists of 300, 7,000 and 32,000 names.
         """
-        taught = given.get("teachers", 0) > 0
+        taught, chunked = given.get("teachers", 0) > 0, given.get("chunk", 1) > 1
         scarcity = min(5.0, max(0.0, math.log(LECTURE_EXAMPLES / examples)))
         steps = 2500 if taught else 850
         batch_size = 1024
@@ -207,6 +211,8 @@ class ModernRecipe(Recipe):
             "drop": round(min(0.75, 0.2 + 0.18 * scarcity), 2),
             "examples_per_row": 2 if taught else 4,
         }
+        if chunked:
+            rules |= {"targets": "hard", "drop": 0.0}
         return cls(**(rules | given))
 
     def teacher(self) -> ModernRecipe:

@@ -158,12 +158,13 @@ def resolved(given: Mapping[str, Any], sizes: Mapping[str, Any], examples: int) 
 def restored(saved: Mapping[str, Any], given: Mapping[str, Any]) -> Settings:
     """The settings of a saved run that is resumed with some given anew.
 
-    Raises UsageError on one that differs and may not, ValueError or another error on saved ones that no run
-    has.
+    A setting that was not there yet when the run was saved has its default. Raises UsageError on one that
+    differs and may not, ValueError or another error on saved ones that no run has.
     """
     run = checked(saved)
     recipe = RECIPES[run.recipe][0]
     known = RUN | recipe.knobs()
+    saved = {name: knob.default for name, knob in known.items()} | dict(saved)
     if set(saved) != set(known) or any(saved[name] is None for name in known if name != "data"):
         raise ValueError("these are not the settings of a run")
     allowed = [name for name, knob in known.items() if knob.may_change]

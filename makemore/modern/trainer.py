@@ -39,6 +39,8 @@ class ModernTrainer(Trainer):
     * Muon for the hidden weights, AdamW for the rest, one cycle of the learning rate, large batches taken
       by epochs.
     * The network that had the lowest val loss is kept.
+    * If asked for: batches of consecutive examples. Long contexts, of which hardly two are the same, share
+      their windows then, so that a step costs what its distinct windows cost (``backprop.windows``).
     * If asked for: targets that lean on teachers, networks of the same kind trained before.
     """
 
@@ -121,12 +123,21 @@ class ModernTrainer(Trainer):
 
     def _next_batch(self) -> Tensor:
         """The indices of the next batch; an epoch's last batch is the one that is still full."""
-        size = min(self.recipe.batch_size, len(self.rows))
-        if self._epoch is None or (self._batches_done + 1) * size > len(self._epoch):
+        chunk = min(self.recipe.chunk, len(self.rows))
+        chunks = min(max(1, self.recipe.batch_size // chunk), self._chunks())
+        if self._epoch is None or (self._batches_done + 1) * chunks > len(self._epoch):
             self._epoch_start = self.generator.get_state()
-            self._epoch = torch.randperm(len(self.rows), generator=self.generator)
+            self._epoch = torch.randperm(self._chunks(), generator=self.generator)
             self._batches_done = 0
-        return self._epoch[self._batches_done * size :][:size]
+        batch = self._epoch[self._batches_done * chunks :][:chunks]
+        if chunk == 1:
+            return batch
+        starts = (batch * chunk).clamp(max=len(self.rows) - chunk)  # the last one has no more than is left
+        return (starts.unsqueeze(1) + torch.arange(chunk)).flatten()  # (chunks,) -> (chunks * chunk,)
+
+    def _chunks(self) -> int:
+        """How many chunks of rows an epoch has."""
+        return -(-len(self.rows) // self.recipe.chunk)
 
     def evaluate(self, *splits: str) -> Evaluation:
         """Evaluate; remember the network too if its val loss is the lowest so far."""
@@ -183,7 +194,7 @@ class ModernTrainer(Trainer):
                 raise ValueError(f"{self._batches_done} batches cannot be done")
             epoch = Generator()
             epoch.set_state(self._epoch_start)
-            self._epoch = torch.randperm(len(self.rows), generator=epoch)
+            self._epoch = torch.randperm(self._chunks(), generator=epoch)
 
 
 def require_interchangeable(tensors: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> None:

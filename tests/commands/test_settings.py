@@ -9,7 +9,7 @@ from pkgutil import resolve_name
 import pytest
 
 from makemore.commands.cli import train_main
-from makemore.commands.settings import ENGINES, RECIPES, RUN, flags
+from makemore.commands.settings import ENGINES, RECIPES, RUN, flags, resolved, restored
 from makemore.recipes import Recipe, knob
 
 
@@ -86,6 +86,14 @@ def test_ranges_and_strangers_are_refused(
     assert message in err
     assert len(err.splitlines()) == 1
     assert not (tmp_path / "out").exists()
+
+
+def test_a_knob_that_came_later_has_its_default_in_a_run_from_before() -> None:
+    saved = resolved({"seed": 3}, {"block_size": 8, "n_embd": 4, "n_hidden": 8}, 10_000).values()
+    now = restored({name: value for name, value in saved.items() if name != "chunk"}, {})
+    assert now.values() == saved | {"chunk": 1}
+    with pytest.raises(ValueError, match="no --unheard-of"):
+        restored(saved | {"unheard_of": 1}, {})
 
 
 def test_every_flag_has_a_group_and_a_help() -> None:

@@ -8,13 +8,15 @@ import pytest
 import torch
 
 from makemore.backprop import BackpropEngine
+from makemore.backprop.windows import WindowsEngine
+from makemore.errors import UsageError
 from makemore.evaluation import split_loss
 from makemore.layers import Sequential
 from makemore.modern.trainer import ModernTrainer
 from makemore.networks import network_plan
 from makemore.recipes import ModernRecipe
 from makemore.training import AutogradEngine, Engine
-from makemore.words import Data, bundled_path, read_words
+from makemore.words import Data, Examples, bundled_path, read_words
 
 
 @pytest.fixture(scope="module")
@@ -52,6 +54,47 @@ def test_an_epoch_has_every_row_at_most_once(data: Data) -> None:
         run._batches_done += 1
     assert len(torch.cat(batches).unique()) == 1000 * len(batches)
     assert sorted(run._next_batch().tolist()) != sorted(batches[0].tolist())
+
+
+def test_batches_of_consecutive_examples(data: Data) -> None:
+    run = modern(data, batch_size=1000, chunk=64)
+    assert (run.recipe.targets, run.recipe.drop) == ("hard", 0)
+    seen = []
+    for _ in range(len(run.rows) // 960):
+        chunks = run._next_batch().view(15, 64)
+        assert torch.equal(chunks, chunks[:, :1] + torch.arange(64))
+        seen.append(chunks)
+        run._batches_done += 1
+    rows = torch.cat(seen).flatten()
+    assert len(rows.unique()) >= len(rows) - 64  # the last chunk has rows of the one before
+    assert rows.max() < len(run.rows)
+    with pytest.raises(UsageError, match="consecutive examples need --targets hard --drop 0"):
+        modern(data, chunk=64, drop=0.1)
+
+
+def test_consecutive_examples_of_long_contexts_by_both_engines_and_resumed(data: Data) -> None:
+    """The step on distinct windows against the lecture's, and a run that stops in the middle of an epoch."""
+    words = read_words(bundled_path()).words
+    train = Examples(data.vocabulary.encode_all(words[:120]), 32)
+    data = data._replace(train=train)
+
+    def run(engine: Callable[[Sequential], Engine]) -> ModernTrainer:
+        generator = torch.Generator().manual_seed(7)
+        network = network_plan("hierarchical", 32, 6, 16).build(len(data.vocabulary), generator)
+        recipe = ModernRecipe.for_examples(len(train), steps=24, batch_size=128, chunk=32)
+        return ModernTrainer(network.to(dtype=torch.float64), data, recipe, generator, engine)
+
+    runs = [run(WindowsEngine), run(AutogradEngine)]
+    losses = [torch.cat(list(r.run(24))) for r in runs]
+    torch.testing.assert_close(losses[0], losses[1], rtol=0, atol=1e-5)
+    stopped = run(WindowsEngine)
+    next(stopped.run(10))
+    resumed = run(WindowsEngine)
+    resumed.network.load_state_dict(stopped.network.state_dict())
+    state = {name: tensor.clone() for name, tensor in stopped.state().items()}
+    resumed.restore(stopped.step, stopped.losses, stopped.evaluations, state)
+    resumed.generator.set_state(stopped.generator.get_state())
+    assert torch.equal(torch.cat([stopped.losses, *resumed.run(24)]), losses[0])
 
 
 def test_the_best_network_is_kept_and_training_stops_early(data: Data) -> None:
