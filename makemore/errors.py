@@ -15,16 +15,12 @@ class UsageError(MakemoreError, ValueError):
     exit_code = 2
 
 
-class DataError(MakemoreError, ValueError):
+class DataError(UsageError):
     """A word list that cannot be had or used; the message says what to do."""
 
-    exit_code = 2
 
-
-class ModelFileError(MakemoreError, ValueError):
+class ModelFileError(UsageError):
     """A model file that cannot be read; the message says why."""
-
-    exit_code = 2
 
 
 class WriteError(MakemoreError):

@@ -31,10 +31,7 @@ def window_size(steps: int) -> int:
 
 
 def plot_losses(
-    losses: Tensor,
-    evaluations: Sequence[Evaluation] = (),
-    recipe: Recipe | None = None,
-    title: str = "",
+    losses: Tensor, evaluations: Sequence[Evaluation] = (), recipe: Recipe | None = None, title: str = ""
 ) -> Figure:
     """The lecture's curve: log10 of the batch loss, mean over each 1,000 steps (fewer if it was short).
 
@@ -52,23 +49,14 @@ def plot_losses(
     axes.plot(middle, points.tolist(), linewidth=1.2, label=f"batch loss, {mean}")
     val = [(e.step, math.log10(e.val)) for e in evaluations if e.val]
     if val:
-        axes.plot(
-            *zip(*val, strict=True), "o", markersize=4, label=f"val loss, {10 ** val[-1][1]:.4f} at the end"
-        )
+        label = f"val loss, {10 ** val[-1][1]:.4f} at the end"
+        axes.plot(*zip(*val, strict=True), "o", markersize=4, label=label)
     if recipe is not None:
         step, text = recipe.turn()
         axes.axvline(step, color="grey", linestyle="--", linewidth=1)
-        axes.text(
-            step,
-            0.02,
-            f"  {text}",
-            transform=axes.get_xaxis_transform(),
-            va="bottom",
-            color="grey",
-            clip_on=True,
-        )
-    axes.set_xlabel("step")
-    axes.set_ylabel("log10 of the loss (nats per symbol)")
+        bottom = axes.get_xaxis_transform()
+        axes.text(step, 0.02, f"  {text}", transform=bottom, va="bottom", color="grey", clip_on=True)
+    axes.set(xlabel="step", ylabel="log10 of the loss (nats per symbol)")
     if len(title) > LONGEST_TITLE:
         half = LONGEST_TITLE // 2
         title = f"{title[: half - 1]}…{title[-half:]}"
@@ -85,11 +73,8 @@ def drawable(text: str, weight: str = "normal") -> str:
     >>> drawable("emma 日本語")
     'emma ���'
     """
-    font = get_font(findfont(FontProperties(weight=weight)))
-    return "".join(
-        ch if ch.isprintable() and font.get_char_index(ord(ch)) else "\N{REPLACEMENT CHARACTER}"
-        for ch in text
-    )
+    font, mark = get_font(findfont(FontProperties(weight=weight))), "\N{REPLACEMENT CHARACTER}"
+    return "".join(ch if ch.isprintable() and font.get_char_index(ord(ch)) else mark for ch in text)
 
 
 def save_figure(figure: Figure, file: str | Path | BinaryIO) -> None:

@@ -81,23 +81,17 @@ class Knobs:
         """What the fields declare of themselves, by name."""
         hints = get_type_hints(cls)
         kinds = {hint: kind for kind in (int, float, str, bool) for hint in (kind, kind | None)}
-        return {
-            f.name: replace(f.metadata["knob"], name=f.name, kind=kinds[hints[f.name]]) for f in fields(cls)
-        }
+        own = {f.name: f.metadata["knob"] for f in fields(cls)}
+        return {name: replace(knob, name=name, kind=kinds[hints[name]]) for name, knob in own.items()}
 
 
 @dataclass(frozen=True)
 class Recipe(Knobs):
     """How a network is trained: ``steps`` of ``batch_size`` examples each, with the learning rate ``lr``."""
 
-    shows_val: ClassVar[bool] = True
-    """Whether the lines of the log have the val loss too."""
-
-    can_go_on: ClassVar[bool] = False
-    """Whether a finished run can be given more steps."""
-
-    depends_on_evaluations: ClassVar[bool] = True
-    """Whether the course of a training depends on when the val loss is evaluated."""
+    shows_val: ClassVar[bool] = True  # in the lines of the log
+    can_go_on: ClassVar[bool] = False  # with more steps, once it is finished
+    depends_on_evaluations: ClassVar[bool] = True  # the course of a training, on when val is evaluated
 
     steps: int
     batch_size: int
@@ -118,11 +112,9 @@ class Recipe(Knobs):
 
     def describe(self) -> str:
         """Every setting but steps and batch size, for the top of the log."""
-        values = {name: getattr(self, name) for name in self.knobs() if name not in ("steps", "batch_size")}
-        return ", ".join(
-            f"{name.replace('_', ' ')} {value if isinstance(value, str) else format(value, ',')}"
-            for name, value in values.items()
-        )
+        values = {name.replace("_", " "): value for name, value in vars(self).items()}
+        del values["steps"], values["batch size"]
+        return ", ".join(f"{n} {v if isinstance(v, str) else format(v, ',')}" for n, v in values.items())
 
 
 @dataclass(frozen=True)

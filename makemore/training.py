@@ -161,9 +161,8 @@ class Trainer:
         most = max(1, min(BATCHES_DRAWN, EXAMPLES_DRAWN // self.recipe.batch_size))
         while not self.done:
             next_stop = (self.step // stops + 1) * stops
-            losses = (
-                self.advance(min(most, next_stop - self.step, self.recipe.steps - self.step)).float().cpu()
-            )
+            steps = min(most, next_stop - self.step, self.recipe.steps - self.step)
+            losses = self.advance(steps).float().cpu()
             self._losses.append(losses)
             self.step += len(losses)
             yield losses

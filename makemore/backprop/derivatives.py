@@ -221,13 +221,10 @@ class FlattenConsecutiveDerivative(Derivative):
         self.y = x.view(len(x) // layer.n, -1)  # (rows, C) -> (rows//n, C*n)
         self.forward = []
         self.needs_output = not may_overwrite  # its output is the output of the layer before
-        self.dy: Tensor | None = None
 
     # The same numbers in another shape.
     def backward(self, dy: Tensor) -> Tensor:
-        if dy is not self.dy:  # as a rule it is the same buffer in each step
-            self.dy, self.dx = dy, dy.view(self.shape)
-        return self.dx
+        return dy.view(self.shape)
 
 
 class EmbeddingDerivative(Derivative):
@@ -257,12 +254,6 @@ class EmbeddingDerivative(Derivative):
     def look_up(self) -> None:
         torch.index_select(self.E, 0, self.x, out=self.y)  # (B*T,) -> (B*T, C)
 
-    def fill(self, onehot: Tensor) -> None:
-        if self.identity is None:
-            onehot.zero_().scatter_(1, self.x.long().unsqueeze(1), 1.0)
-        else:
-            torch.index_select(self.identity, 0, self.x, out=onehot)  # (B*T,) -> (B*T, V)
-
     # y = E[x] = onehot(x) E:   dE = onehot(x)' dy: each row of dy is added to row x of dE
     def backward(self, dy: Tensor) -> Tensor:
         if self.keep is not None:
@@ -270,7 +261,10 @@ class EmbeddingDerivative(Derivative):
         if self.onehot is None:
             self.into_E.index_add_(0, self.x, dy)
         else:
-            self.fill(self.onehot)
+            if self.identity is None:
+                self.onehot.zero_().scatter_(1, self.x.long().unsqueeze(1), 1.0)
+            else:
+                torch.index_select(self.identity, 0, self.x, out=self.onehot)  # (B*T,) -> (B*T, V)
             self.into_E.addmm_(self.onehot.t(), dy)
         return dy  # of indices there is no derivative
 

@@ -60,10 +60,9 @@ class ModernTrainer(Trainer):
         self.best: dict[str, Tensor] = {}
         self.best_val = math.inf
         self.stale = 0
-        soft = recipe.targets == "soft"
-        self.rows = (
-            SoftTargets(data.train, len(data.vocabulary), recipe.examples_per_row) if soft else data.train
-        )
+        self.rows: Examples | SoftTargets = data.train
+        if recipe.targets == "soft":
+            self.rows = SoftTargets(data.train, len(data.vocabulary), recipe.examples_per_row)
         lags = torch.arange(data.train.block_size, 0, -1)
         self._drop = recipe.drop * ((lags - 2) / 3).clamp(0, 1)  # (T,), the oldest first
         self._epoch: Tensor | None = None
@@ -156,44 +155,36 @@ class ModernTrainer(Trainer):
             self.network.load_state_dict(self.best)
 
     def state(self) -> dict[str, Tensor]:
-        """The optimiser's tensors, the best network, and where the epoch stands."""
-        state = {"epoch_start": self._epoch_start, "batches_done": torch.tensor(self._batches_done)}
-        state |= {
+        """The optimisers' tensors, the best network, and where the epoch stands."""
+        return {
+            "epoch_start": self._epoch_start,
+            "batches_done": torch.tensor(self._batches_done),
             "best_val": torch.tensor(self.best_val, dtype=torch.float64),
             "stale": torch.tensor(self.stale),
-        }
-        state |= {f"best.{name}": tensor for name, tensor in self.best.items()}
-        state |= self._optimizer_state()
-        return state
-
-    def _optimizer_state(self) -> dict[str, Tensor]:
-        return {f"muon.{name}": tensor for name, tensor in self.muon.state_dict().items()} | {
-            f"adamw.{name}": tensor for name, tensor in self.adamw.state_dict().items()
+            **{f"best.{name}": tensor for name, tensor in self.best.items()},
+            **{f"muon.{name}": tensor for name, tensor in self.muon.state_dict().items()},
+            **{f"adamw.{name}": tensor for name, tensor in self.adamw.state_dict().items()},
         }
 
     def restore(
         self, step: int, losses: Tensor, evaluations: Sequence[Evaluation], state: Mapping[str, Tensor]
     ) -> None:
-        """Stand where a run stood. Raises KeyError, ValueError or RuntimeError on a state that is none."""
+        """Stand where a run stood. Raises ValueError or RuntimeError on a state that is none."""
         super().restore(step, losses, evaluations, state)
-        self.best_val, self.stale = float(state["best_val"]), int(state["stale"])
-        self.best = {n.removeprefix("best."): t for n, t in state.items() if n.startswith("best.")}
-        if self.best:
-            require_interchangeable(self.best, self.network.state_dict())
-        own = self._optimizer_state()
-        require_interchangeable({name: state[name] for name in own}, own)
+        best = {name.removeprefix("best."): t for name, t in state.items() if name.startswith("best.")}
+        if best:
+            require_interchangeable(best, self.network.state_dict())
+        self.best = best
+        own = self.state()
+        require_interchangeable(state, own)
         for name, tensor in own.items():
-            tensor.copy_(state[name])
+            tensor.copy_(state[name])  # the optimisers' own, and copies of the others
+        self.best_val, self.stale = float(own["best_val"]), int(own["stale"])
+        self._epoch_start, self._batches_done = own["epoch_start"], int(own["batches_done"])
+        if self._batches_done < 0:
+            raise ValueError(f"{self._batches_done} batches cannot be done")
         if step > 0:
-            self._epoch_start = state["epoch_start"]
-            require_interchangeable(
-                {"epoch_start": self._epoch_start}, {"epoch_start": self.generator.get_state()}
-            )
-            self._batches_done = int(state["batches_done"])
-            if self._batches_done < 0:
-                raise ValueError(f"{self._batches_done} batches cannot be done")
-            epoch = Generator()
-            epoch.set_state(self._epoch_start)
+            epoch = Generator().set_state(self._epoch_start)
             self._epoch = torch.randperm(self._chunks(), generator=epoch)
 
 
