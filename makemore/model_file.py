@@ -66,16 +66,8 @@ class Progress:
     @classmethod
     def of(cls, trainer: Trainer, settings: Mapping[str, Any], fingerprint: str, finished: bool) -> Progress:
         """Where a trainer stands."""
-        return cls(
-            settings,
-            fingerprint,
-            finished,
-            trainer.step,
-            trainer.losses,
-            trainer.evaluations,
-            trainer.generator.get_state(),
-            {} if finished else trainer.state(),
-        )
+        history = trainer.step, trainer.losses, trainer.evaluations, trainer.generator.get_state()
+        return cls(settings, fingerprint, finished, *history, {} if finished else trainer.state())
 
 
 @dataclass(frozen=True)
@@ -247,16 +239,16 @@ def _progress_of(
     _require(isinstance(content["settings"], dict), "invalid settings")
     _require(isinstance(content["fingerprint"], str), "an invalid fingerprint")
     _require(type(content["finished"]) is bool, "invalid progress")
-    evaluations = [Evaluation(*map(_from_json, row)) for row in content["evaluations"]]
-    for row, e in zip(content["evaluations"], evaluations, strict=True):
-        _require(len(row) == len(fields(e)), "invalid evaluations")
-        _require(type(e.step) is int and 0 <= e.step <= step, "invalid evaluations")
-        for loss in astuple(e)[1:]:
-            number = isinstance(loss, float) and (math.isnan(loss) or loss >= 0)
-            _require(loss is None or number, "invalid evaluations")
-    return Progress(
-        **{**content, "evaluations": evaluations}, losses=losses, generator=generator, state=state
-    )
+    evaluations = []
+    for row in content["evaluations"]:
+        at, *values = map(_from_json, row)
+        _require(type(at) is int and 0 <= at <= step, "invalid evaluations")
+        _require(len(row) == len(fields(Evaluation)), "invalid evaluations")
+        numbers = [value for value in values if value is not None]
+        _require(all(isinstance(n, float) and not n < 0 for n in numbers), "invalid evaluations")
+        evaluations.append(Evaluation(at, *values))
+    known = {**content, "evaluations": evaluations}
+    return Progress(**known, losses=losses, generator=generator, state=state)
 
 
 def _group(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
