@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 
 import benchmark
+import benchmark_long
 import benchmark_words
 import pytest
 import torch
@@ -52,6 +53,15 @@ def test_a_quick_run_of_the_words(
     assert words["generate"]["mean_length"] > 1
     assert [row["row"] for row in results["million"]] == ["sample", "sample with scores", "score"]
     assert "5,000 words, each way in a fresh process" in capsys.readouterr().out
+
+
+def test_a_quick_run_of_long_contexts(tmp_path: Path) -> None:
+    argv = ["--quick", "--contexts", "16", "--json", str(tmp_path / "benchmark.json")]
+    assert benchmark_long.main(argv) == 0
+    tree, windows = json.loads((tmp_path / "benchmark.json").read_text())["passes"]
+    assert (tree["row"], windows["row"]) == ("tree", "windows")
+    assert tree["seconds"] > windows["seconds"] > 0
+    assert tree["peak_mb"] > windows["peak_mb"]
 
 
 class WrongLosses(AutogradEngine):
