@@ -3,7 +3,7 @@
     python scripts/benchmark_long.py                  # Python's docstrings, as lines of 200 characters
     python scripts/benchmark_long.py --contexts 256 512
 
-See ``in_turns.py`` for how times are taken. A batch is all positions of some lines, as ``--chunk`` takes them;
+See ``in_turns.py`` for how times are taken. A batch is all positions of some lines, as with ``--chunk``;
 the tree gets a part of it, since it takes so much longer. The memory is the peak of a fresh process beyond
 what it had before its first step. Seconds are those of a pass over all the lines.
 """

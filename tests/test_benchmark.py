@@ -55,8 +55,16 @@ def test_a_quick_run_of_the_words(
     assert "5,000 words, each way in a fresh process" in capsys.readouterr().out
 
 
-def test_a_quick_run_of_long_contexts(tmp_path: Path) -> None:
-    argv = ["--quick", "--contexts", "16", "--json", str(tmp_path / "benchmark.json")]
+def test_a_quick_run_of_long_contexts(word_file: Path, tmp_path: Path) -> None:
+    argv = [
+        "--quick",
+        "--data",
+        str(word_file),
+        "--contexts",
+        "16",
+        "--json",
+        str(tmp_path / "benchmark.json"),
+    ]
     assert benchmark_long.main(argv) == 0
     tree, windows = json.loads((tmp_path / "benchmark.json").read_text())["passes"]
     assert (tree["row"], windows["row"]) == ("tree", "windows")
