@@ -30,8 +30,8 @@ def sample_word(
 ) -> str:
     """One new word, a symbol at a time until the stop is drawn, as the lecture does it.
 
-    ``temperature`` divides the logits (0: the most likely symbol, always); ``top_k`` keeps the k most
-    likely symbols. Raises DataError on a prefix with a character the vocabulary lacks.
+    ``temperature`` and ``top_k`` as in ``next_symbol_probs``. Raises DataError on a prefix with a character
+    the vocabulary lacks.
     """
     out = vocabulary.encode(prefix)
     device = network.parameters()[0].device
@@ -59,9 +59,8 @@ def next_symbol_probs(
     """Probabilities of the next symbol: (B, vocab_size) -> (B, vocab_size).
 
     In this order: ``temperature`` divides the logits (0: the most likely symbol, always); the stop is
-    left out unless ``may_stop``; ``top_k`` keeps the k most likely symbols; ``top_p`` keeps the fewest of
-    the most likely symbols whose probabilities, after all that, come to p. Of equally likely symbols the
-    first comes first.
+    left out unless ``may_stop``; ``top_k`` and ``top_p`` keep the most likely symbols: k of them, and the
+    fewest whose probabilities, after all that, come to p. Of equally likely ones the first comes first.
     """
     if not may_stop:
         stop = torch.arange(logits.shape[1], device=logits.device) == STOP
@@ -69,8 +68,8 @@ def next_symbol_probs(
     if temperature == 0:
         return F.one_hot(logits.argmax(dim=1), logits.shape[1]).to(logits.dtype)
     if temperature != 1:
-        logits = logits - logits.max(dim=1, keepdim=True).values
-        logits = logits / max(temperature, 1e-30)  # float32 has little below
+        # float32 has little below 1e-30
+        logits = (logits - logits.max(dim=1, keepdim=True).values) / max(temperature, 1e-30)
     if top_k is not None or top_p is not None:
         logits, order = logits.sort(dim=1, descending=True, stable=True)
         if top_k is not None:

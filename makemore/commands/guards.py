@@ -6,7 +6,7 @@ import os
 import re
 import signal
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
 
@@ -70,11 +70,10 @@ def make_room(target: Path, others: Iterable[Path], overwrite: bool) -> None:
     Raises UsageError if there is a run already, unless it is to be overwritten.
     """
     if target.exists() and not overwrite:
-        try:
+        how = ""
+        with suppress(ModelFileError):
             progress = load_model(target).progress
             how = "--resume to go on with it, " if progress and not progress.finished else ""
-        except ModelFileError:
-            how = ""
         raise UsageError(f"{target} is there already: {how}--overwrite it, or choose another --out-dir")
     for path in others:
         if path.is_dir():
@@ -88,9 +87,7 @@ def resolve_device(name: str) -> torch.device:
         name = "cuda" if torch.cuda.is_available() else "cpu"
     if re.fullmatch(r"cpu|cuda(:\d{1,3})?", name) is None:
         raise UsageError(f"unknown device {name!r}: choose auto, cpu, cuda or cuda:n")
-    device = torch.device(name)
-    if device.type == "cuda":
-        count = torch.cuda.device_count() if torch.cuda.is_available() else 0
-        if (device.index or 0) >= count:
-            raise UsageError(f"device {name} is not there: torch sees {count} CUDA devices; use cpu")
+    device, count = torch.device(name), torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if device.type == "cuda" and (device.index or 0) >= count:
+        raise UsageError(f"device {name} is not there: torch sees {count} CUDA devices; use cpu")
     return device

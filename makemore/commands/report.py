@@ -26,13 +26,15 @@ def describe(
         f"{name} ({len(examples):,}, {run.block_size})"
         for name, examples in zip(("train", "val", "test"), data[1:4], strict=True)
     )
+    # Names with values in lines that are broken between the pairs alone.
+    knobs = recipe.describe().replace(" ", "\xa0").replace(",\xa0", ", ")
     rows = {
         "data": f"{words.source}: {len(words.words):,} words, {len(data.vocabulary)} symbols",
         "examples": shapes,
         "network": f"{run.network}, block size {run.block_size}, n_embd {run.n_embd},"
         f" n_hidden {run.n_hidden}",
         "training": f"{run.recipe} recipe, {recipe.steps:,} steps of {recipe.batch_size:,} examples\n"
-        + wrapped(recipe.describe()),
+        + textwrap.fill(knobs, 90).replace("\xa0", " "),
         "engine": f"{run.engine} on {data.train.symbols.device}, CPU threads {run.threads}"
         + (f", {processes.number} processes ({processes.backend})" if processes.number > 1 else ""),
         "seed": str(run.seed),
@@ -42,12 +44,6 @@ def describe(
         rows["resumes"] = f"at step {trainer.step:,}"
     lines = (f"{name:<10}{value}" for name, value in rows.items())
     return "".join(line.replace("\n", "\n" + 10 * " ") + "\n" for line in lines)
-
-
-def wrapped(pairs: str) -> str:
-    """Names with values in lines of 90 characters, broken between pairs alone."""
-    kept = ", ".join(pair.replace(" ", "\xa0") for pair in pairs.split(", "))
-    return textwrap.fill(kept, 90).replace("\xa0", " ")
 
 
 def report(losses: Evaluation) -> str:
@@ -65,13 +61,9 @@ def losses_csv(losses: Tensor, evaluations: Sequence[Evaluation]) -> str:
     A row ``s`` tells of the network after ``s`` updates; the last has no batch any more. The
     digits are enough to read the same float32 back.
     """
-    split = {
-        e.step: ",".join("" if (x := getattr(e, name)) is None else f"{x:.6f}" for name in SPLITS)
-        for e in evaluations
-    }
-    none = "," * (len(SPLITS) - 1)
-    rows = [",".join(["step", "loss", *SPLITS])]
-    rows += [f"{i},{loss:.9g},{split.get(i, none)}" for i, loss in enumerate(losses.tolist())]
-    if len(losses) in split:
-        rows.append(f"{len(losses)},,{split[len(losses)]}")
-    return "\n".join([*rows, ""])
+    rows = [f"{loss:.9g}," + "," * (len(SPLITS) - 1) for loss in losses.tolist()]
+    for e in evaluations:
+        known = ["" if (x := getattr(e, name)) is None else f"{x:.6f}" for name in SPLITS]
+        batch_loss = f"{losses[e.step].item():.9g}" if e.step < len(losses) else ""
+        rows[e.step : e.step + 1] = [",".join([batch_loss, *known])]
+    return "\n".join([",".join(["step", "loss", *SPLITS]), *(f"{i},{row}" for i, row in enumerate(rows)), ""])

@@ -16,7 +16,6 @@ import math
 import textwrap
 from collections.abc import Collection, Sequence
 
-import torch
 from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
@@ -24,7 +23,7 @@ from matplotlib.figure import Figure
 from makemore.convolution.stages import Convolution
 from makemore.errors import UsageError
 from makemore.layers import Sequential, declared
-from makemore.networks import block_size, positions_fused
+from makemore.networks import positions_fused, summary
 from makemore.plotting import drawable
 
 SEEN, OUTPUT = "#0072B2", "#D55E00"  # of Okabe and Ito's palette, which the colour-blind tell apart
@@ -80,8 +79,7 @@ def draw_nodes(network: Sequential, word: str = "diondre") -> Figure:
     _characters(panels[0], top + 0.54, {nodes[0][-1][0]: symbols[-1]}, nodes[0][-1], OUTPUT, tree_spacing)
     _draw_nodes(panels[0], nodes, "tree", tree_spacing)
     if not stages:
-        note = textwrap.fill(problem, 90)
-        figure.supxlabel(note, fontsize=9, color=GREY, parse_math=False)
+        figure.supxlabel(textwrap.fill(problem, 90), fontsize=9, color=GREY, parse_math=False)
         return figure
 
     lags = [stage.lags for stage in stages]
@@ -105,19 +103,15 @@ def rows_of_nodes(network: Sequential) -> list[tuple[int, str]]:
     Cut where ``Convolution.from_network`` cuts: behind a layer that acts per position, or where positions
     are fused.
     """
-    with network.evaluating():
-        network(
-            torch.zeros((1, block_size(network)), dtype=torch.int64, device=network.parameters()[0].device)
-        )
+    summary(network, batch_size=1)  # a forward pass, which leaves each layer's output
     rows: list[tuple[int, str]] = []
-    names: list[str] = []
-    fused, channels = 1, 0
+    label, fused, channels = "", 1, 0
 
     def end_row() -> None:
-        nonlocal names, fused
-        if names:
-            rows.append((fused, f"{''.join(names)} ({channels})"))
-            names, fused = [], 1
+        nonlocal label, fused
+        if label:
+            rows.append((fused, f"{label} ({channels})"))
+            label, fused = "", 1
 
     for i, layer in enumerate(network.flattened()):
         if declared(layer, "positions_fused"):
@@ -125,8 +119,8 @@ def rows_of_nodes(network: Sequential) -> list[tuple[int, str]]:
             fused *= positions_fused(layer)
         else:
             ends_here = i == 0 or declared(layer, "acts_per_position")
-            plus = "" if not names else "\n+ " if ends_here else " + "
-            names.append(plus + type(layer).__name__.removesuffix("1d"))
+            plus = "" if not label else "\n+ " if ends_here else " + "
+            label += plus + type(layer).__name__.removesuffix("1d")
             channels = layer.out.shape[-1]
             if ends_here:
                 end_row()

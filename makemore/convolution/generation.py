@@ -64,16 +64,13 @@ class Filters:
     max_length: int = MAX_LENGTH
 
     def __post_init__(self) -> None:
+        least, most = self.min_length, self.max_length
         for name, needed, fits in (
             ("temperature", "0 or more", 0 <= self.temperature < math.inf),
             ("top_k", "1 or more", self.top_k is None or self.top_k >= 1),
             ("top_p", "above 0 and at most 1", self.top_p is None or 0 < self.top_p <= 1),
-            ("max_length", "0 or more", self.max_length >= 0),
-            (
-                "min_length",
-                f"from 0 to max_length {self.max_length}",
-                0 <= self.min_length <= self.max_length,
-            ),
+            ("max_length", "0 or more", most >= 0),
+            ("min_length", f"from 0 to max_length {most}", 0 <= least <= most),
         ):
             if not fits:
                 raise ValueError(f"{name} must be {needed}, got {getattr(self, name)}")

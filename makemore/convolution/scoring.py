@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from itertools import accumulate, groupby
 
 import torch
 from torch import Tensor
@@ -45,9 +46,6 @@ def log_likelihoods(network: AnyForm, vocabulary: Vocabulary, words: Sequence[st
 
 def _chunks(words: Sequence[str]) -> Iterator[Sequence[str]]:
     """The words in groups of some ``CHUNK_SYMBOLS`` symbols."""
-    start = symbols = 0
-    for i, word in enumerate(words):
-        symbols += len(word) + 1
-        if symbols >= CHUNK_SYMBOLS or i == len(words) - 1:
-            yield words[start : i + 1]
-            start, symbols = i + 1, 0
+    ends = accumulate(len(word) + 1 for word in words)
+    for _, group in groupby(zip(words, ends, strict=True), lambda pair: pair[1] // CHUNK_SYMBOLS):
+        yield [word for word, _ in group]
