@@ -16,6 +16,12 @@ if TYPE_CHECKING:  # the same names, for editors and type checkers
     from makemore.model_file import *
     from makemore.modern.trainer import *
     from makemore.networks import *
+    from makemore.pictures.activations import *
+    from makemore.pictures.batchnorm import *
+    from makemore.pictures.embedding import *
+    from makemore.pictures.gradients import *
+    from makemore.pictures.probabilities import *
+    from makemore.pictures.tree import *
     from makemore.plotting import *
     from makemore.recipes import *
     from makemore.sampling import *
@@ -31,6 +37,12 @@ _NAMES = {
     "model_file": "Model load_model save_model",
     "modern.trainer": "ModernTrainer",
     "networks": "NETWORKS Plan network_plan summary",
+    "pictures.activations": "draw_activations",
+    "pictures.batchnorm": "draw_batchnorm",
+    "pictures.embedding": "draw_embedding",
+    "pictures.gradients": "draw_gradients",
+    "pictures.probabilities": "draw_probabilities",
+    "pictures.tree": "draw_tree",
     "plotting": "plot_losses",
     "recipes": "LectureRecipe ModernRecipe",
     "sampling": "sample_word",

@@ -35,7 +35,8 @@ class Layer:
 
     * ``positions_fused(layer)``: how many consecutive positions become one;
     * ``acts_per_position = True``: an output depends on its own position alone, in no affine way;
-    * ``affine(layer)``: in evaluation the layer is x * scale + shift, or x @ scale + shift for a 2-d scale.
+    * ``affine(layer)``: in evaluation the layer is x * scale + shift, or x @ scale + shift for a 2-d scale;
+    * ``bounds = (low, high)``: its outputs lie between, and next to a bound its gradient is next to none.
     """
 
     PARAMETERS: ClassVar[tuple[str, ...]] = ()
@@ -276,6 +277,7 @@ class Tanh(Layer):
     """tanh of every element: (...) -> (...)."""
 
     acts_per_position = True
+    bounds = (-1.0, 1.0)
 
     def __call__(self, x: Tensor) -> Tensor:
         self.out = torch.tanh(x)

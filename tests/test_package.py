@@ -17,7 +17,8 @@ def test_public_names() -> None:
         "AutogradEngine", "BackpropEngine", "BatchNorm1d", "Convolution", "Data", "Embedding", "Examples",
         "Filters", "FlattenConsecutive", "HistoricBatchNorm1d", "Layer", "LectureRecipe", "Linear", "Model",
         "ModernRecipe", "ModernTrainer", "NETWORKS", "Plan", "Sequential", "Tanh", "Trainer", "Vocabulary",
-        "WordList", "draw_nodes", "generate", "generate_scored", "load_model", "load_words",
+        "WordList", "draw_activations", "draw_batchnorm", "draw_embedding", "draw_gradients", "draw_nodes",
+        "draw_probabilities", "draw_tree", "generate", "generate_scored", "load_model", "load_words",
         "log_likelihoods", "loss", "network_plan", "plot_losses", "read_words", "sample_word", "save_model",
         "split_loss", "summary",
     ]  # fmt: skip
@@ -95,6 +96,7 @@ ROOMS = [
     {"training"},
     {"plotting", "model_file"},
     {"convolution"},
+    {"pictures"},
     {"modern", "parallel"},
     {"commands"},
     {"__init__", "__main__"},
@@ -102,7 +104,7 @@ ROOMS = [
 """From the ground floor up: a module imports from floors below its own, or from its own folder."""
 
 LECTURE = {"layers", "networks", "words", "evaluation", "sampling", "training", "recipes", "plotting"}
-FOLDERS = {"backprop", "convolution", "modern", "parallel", "commands"}
+FOLDERS = {"backprop", "convolution", "pictures", "modern", "parallel", "commands"}
 WITHOUT_TORCH = {"makemore.errors", "makemore.files", "makemore.recipes", "makemore.commands.settings"}
 
 
@@ -159,6 +161,8 @@ def test_who_imports_what() -> None:
     modules = imports()
     assert {name for name, needs in modules.items() if "argparse" in needs} == {"makemore.commands.cli"}
     drawn = {name for name, needs in modules.items() if any(n.startswith("matplotlib") for n in needs)}
-    assert drawn == {"makemore.plotting", "makemore.convolution.drawing"}
+    pictures = {name for name in modules if name.startswith("makemore.pictures.")}
+    assert drawn - pictures == {"makemore.plotting", "makemore.convolution.drawing", "makemore.commands.draw"}
+    assert "makemore.pictures.recorder" not in drawn, "a training that draws nothing does not wait for it"
     for name in WITHOUT_TORCH:
         assert not [n for n in modules[name] if n.split(".")[0] in ("torch", "numpy", "safetensors")]

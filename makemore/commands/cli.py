@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import makemore
-from makemore.commands.settings import NETWORK, OUTPUT, TRAINING, SampleSettings, flag, flags
+from makemore.commands.settings import NETWORK, OUTPUT, PICTURES, TRAINING, SampleSettings, flag, flags
 from makemore.errors import MakemoreError
 from makemore.recipes import FIRST, Knob
 
@@ -152,16 +152,20 @@ def sample_main(argv: Sequence[str] | None = None) -> int:
 
 def draw_parser() -> Parser:
     """The flags of ``makemore-draw``."""
+    names = max(map(len, PICTURES)) + 2
+    rows = [f"  {name:<{names}}{what}\n" for name, what in PICTURES.items()]
     parser = Parser(
         "makemore-draw",
-        "Draw which characters each node of a network sees: the tree, and the dilated"
-        " convolutions it is one output of.",
+        "Draw a picture of a network.",
+        epilog=f"what there is:\n{''.join(rows)}  {'all':<{names}}each of them, into a folder\n",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    add, picture = parser.add_argument, Path("nodes.png")
-    add("picture", nargs="?", type=Path, default=picture, help=f"PNG to write (default: {picture})")
+    add = parser.add_argument
+    add("what", nargs="?", help="a picture of those below (default: nodes)")
+    add("picture", nargs="?", type=Path, help="PNG to write (default: named as the picture)")
     add("--model", type=Path, metavar="FILE", help=DEFAULT_MODEL)
-    add("--network", metavar="NAME", help="draw a network of the lecture's log by name instead")
-    add("--word", default="diondre", metavar="TEXT", help="the word to draw (default: %(default)s)")
+    add("--network", metavar="NAME", help="nodes alone: of a network by name, untrained")
+    add("--word", metavar="TEXT", help="the word to draw (default: diondre)")
     return parser
 
 
@@ -171,11 +175,18 @@ def draw_main(argv: Sequence[str] | None = None) -> int:
     args = parser.parse(argv)
     if args.model is not None and args.network is not None:
         parser.error("--model has a network of its own: leave out --network")
+    what, picture = args.what or "nodes", args.picture
+    if what not in PICTURES and what != "all" and picture is None and Path(what).suffix:
+        what, picture = "nodes", Path(what)  # a file to write alone
+    if what not in (*PICTURES, "all"):
+        parser.error(f"unknown picture {what!r}: choose from {', '.join(PICTURES)}, all")
+    if picture is None:
+        picture = Path("pictures") if what == "all" else Path(f"{what}.png")
 
     def run() -> None:
         from makemore.commands.draw import draw
 
-        draw(args.picture, args.network, args.model, args.word)
+        draw(what, picture, args.network, args.model, args.word)
 
     return answer(parser.prog, run)
 

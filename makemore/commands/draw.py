@@ -2,37 +2,121 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
-from torch import Generator
+from matplotlib.figure import Figure
+from torch import Generator, Tensor
 
-from makemore.commands.models import open_model
+from makemore.commands.models import DEFAULT_RUN, open_model
+from makemore.convolution import generate
 from makemore.convolution.drawing import draw_nodes
-from makemore.errors import WriteError
+from makemore.errors import UsageError, WriteError
 from makemore.files import replacing
+from makemore.model_file import Model
 from makemore.networks import network_plan
+from makemore.pictures.activations import draw_activations
+from makemore.pictures.batchnorm import draw_batchnorm
+from makemore.pictures.embedding import draw_embedding
+from makemore.pictures.gradients import draw_gradients
+from makemore.pictures.probabilities import draw_probabilities
+from makemore.pictures.recorder import GRADIENTS_FILE, read_records
+from makemore.pictures.tree import draw_tree
 from makemore.plotting import save_figure
+from makemore.words import Examples
+
+DEFAULT_WORD = "diondre"
 
 LETTERS = 26
 """Symbols, beside the stop, of a network that is drawn without a model file; they do not show."""
 
+WORDS, CONTEXTS = 500, 4096
+"""Words that a network draws for pictures of it at work, and contexts of them that are looked at."""
 
-def draw(picture: Path, network: str | None, model: Path | None, word: str) -> None:
-    """Draw the nodes of a model file's network, of the one of that name, or of ``open_model``'s default.
 
-    Raises UsageError on an unknown name or a word too long, ModelFileError, and WriteError if the picture
-    cannot be written.
+@dataclass(frozen=True)
+class Subject:
+    """What is drawn: a model, a word or none in particular, and the folder with the records of its run."""
+
+    model: Model
+    word: str | None = None
+    directory: Path = Path()
+
+    @cached_property
+    def contexts(self) -> Tensor:
+        """Contexts of words that the network itself draws, the same each time: (N, block_size)."""
+        network, vocabulary = self.model.network, self.model.vocabulary
+        words = list(generate(network, vocabulary, Generator().manual_seed(42), WORDS))
+        X, _ = Examples(vocabulary.encode_all(words), self.model.plan.block_size)[:CONTEXTS]
+        return X
+
+    @cached_property
+    def a_word(self) -> str:
+        """The word asked for, else the usual one, else one in the network's own alphabet."""
+        network, vocabulary = self.model.network, self.model.vocabulary
+        if self.word is not None:
+            return self.word
+        if vocabulary.stoi.keys() >= set(DEFAULT_WORD):
+            return DEFAULT_WORD
+        return next(iter(generate(network, vocabulary, Generator().manual_seed(42), 1)))
+
+
+def _gradients(subject: Subject) -> Figure:
+    return draw_gradients(read_records(subject.directory / GRADIENTS_FILE), subject.model.network)
+
+
+MAKERS: dict[str, Callable[[Subject], Figure]] = {
+    "nodes": lambda s: draw_nodes(s.model.network, s.a_word),
+    "tree": lambda s: draw_tree(s.model.network, s.model.vocabulary, s.a_word),
+    "probabilities": lambda s: draw_probabilities(s.model.network, s.model.vocabulary, s.a_word),
+    "embedding": lambda s: draw_embedding(s.model.network, s.model.vocabulary),
+    "activations": lambda s: draw_activations(s.model.network, s.contexts),
+    "batchnorm": lambda s: draw_batchnorm(s.model.network, s.contexts),
+    "gradients": _gradients,
+}
+"""What draws each picture of ``settings.PICTURES``."""
+
+
+def draw(what: str, picture: Path, network: str | None, model: Path | None, word: str | None) -> None:
+    """Draw one picture, or all of them into a folder ``picture``, and print what was written.
+
+    Of a model file's network, or of ``open_model``'s default; the nodes also of the network of that name.
+    Raises UsageError on an unknown name, a word too long and on a network that has nothing of the kind to
+    draw, ModelFileError, DataError, and WriteError if a picture cannot be written.
     """
-    if not picture.name:
-        raise WriteError(f"cannot write {picture}: Is a directory")
     if network is not None:
-        drawn = network_plan(network).build(LETTERS + 1, Generator().manual_seed(42))
-    else:
-        drawn = open_model(model, "makemore-draw").model.network
-    figure = draw_nodes(drawn, word)
+        if what != "nodes":
+            raise UsageError(f"--network is for nodes; {what} is of a trained network, by --model")
+        untrained = network_plan(network).build(LETTERS + 1, Generator().manual_seed(42))
+        write_picture(draw_nodes(untrained, DEFAULT_WORD if word is None else word), picture)
+        return
+    opened = open_model(model, "makemore-draw").model
+    subject = Subject(opened, word, DEFAULT_RUN if model is None else model.parent)
+    if what != "all":
+        write_picture(MAKERS[what](subject), picture)
+        return
     try:
-        with replacing(picture) as file:
+        picture.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise WriteError(f"cannot make the directory {picture}: {error.strerror}") from error
+    for name, make in MAKERS.items():
+        try:
+            figure = make(subject)
+        except UsageError as error:
+            print(f"no {name}: {error}")
+        else:
+            write_picture(figure, picture / f"{name}.png")
+
+
+def write_picture(figure: Figure, path: Path) -> None:
+    """Write a figure as PNG and say so. Raises WriteError."""
+    if not path.name:
+        raise WriteError(f"cannot write {path}: Is a directory")
+    try:
+        with replacing(path) as file:
             save_figure(figure, file)
     except OSError as error:
-        raise WriteError(f"cannot write {picture}: {error.strerror or error}") from error
-    print(f"wrote {picture}")
+        raise WriteError(f"cannot write {path}: {error.strerror or error}") from error
+    print(f"wrote {path}")

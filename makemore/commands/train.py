@@ -25,6 +25,7 @@ import torch.nn.functional as F
 from torch import Generator
 from tqdm import tqdm
 
+from makemore.commands.companions import Companion, Gradients
 from makemore.commands.guards import Signals, locked, make_directory, make_room, resolve_device
 from makemore.commands.report import SPLITS, describe, losses_csv, report
 from makemore.commands.settings import ENGINES, RECIPES, Settings, checked, resolved, restored
@@ -36,6 +37,7 @@ from makemore.model_file import MODEL_FILE, Model, Progress, load_model, read_by
 from makemore.networks import network_plan, summary
 from makemore.parallel.engine import ParallelEngine, check_shareable
 from makemore.parallel.processes import Processes, joined, was_restarted
+from makemore.pictures.recorder import GRADIENTS_FILE
 from makemore.sampling import sample_word
 from makemore.training import Run, Trainer
 from makemore.words import Data, WordList, load_words
@@ -105,7 +107,10 @@ def _train(
             if processes.is_first:
                 make_directory(out_dir)
                 stack.enter_context(locked(out_dir))
-                make_room(model_file, (out_dir / LOSSES_FILE, out_dir / PICTURE_FILE), overwrite)
+                others = (LOSSES_FILE, PICTURE_FILE, GRADIENTS_FILE)
+                make_room(model_file, [out_dir / name for name in others], overwrite)
+        if processes.is_first and job.settings.run.record_every:
+            job.companions.append(Gradients(out_dir, job.trainer, job.settings.run.record_every))
         job.save()
         try:
             print(describe(job.settings, job.words, job.trainer, out_dir, processes))
@@ -145,6 +150,7 @@ class Job:
     processes: Processes
     saved_step: int = field(init=False)
     due: float = 0.0
+    companions: list[Companion] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.saved_step = self.trainer.step
@@ -159,6 +165,8 @@ class Job:
             probe = F.cross_entropy(network(X), Y).item()
         if not probe < NONSENSE:
             raise self.diverged(DivergedError(trainer.step, f"the val loss is {probe:.3g}"))
+        for companion in self.companions:
+            companion.save()
         progress = Progress.of(trainer, asdict(run) | asdict(recipe), self.words.fingerprint, finished)
         save_model(replace(self.model, progress=progress), self.out_dir / MODEL_FILE)
         self.saved_step, self.due = trainer.step, time.monotonic() + run.save_every
@@ -226,7 +234,7 @@ class Job:
         losses_file, picture = self.out_dir / LOSSES_FILE, self.out_dir / PICTURE_FILE
         with replacing(losses_file) as file:
             file.write(losses_csv(trainer.losses, trainer.evaluations).encode())
-        written = [self.out_dir / MODEL_FILE, losses_file]
+        written = [self.out_dir / MODEL_FILE, losses_file, *(companion.path for companion in self.companions)]
         try:
             self.draw_losses(picture)
             written.append(picture)

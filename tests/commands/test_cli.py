@@ -15,6 +15,7 @@ from bad_lists import BAD_LISTS
 import makemore.plotting
 from makemore.commands.cli import draw_main, sample_main, train_main
 from makemore.commands.report import SPLITS
+from makemore.commands.settings import PICTURES
 from makemore.evaluation import split_loss
 from makemore.model_file import load_model
 from makemore.networks import NETWORKS, network_plan
@@ -404,6 +405,61 @@ def test_drawing(
     assert message in out + err
     assert len((out + err).splitlines()) == 1
     assert picture.exists() == (code == 0)
+
+
+@pytest.mark.parametrize(
+    ("argv", "code", "message"),
+    [
+        (["activation"], 2, "unknown picture 'activation': choose from nodes, tree, probabilities"),
+        (["activation", "a.png"], 2, "unknown picture 'activation': choose from nodes"),
+        (["tree", "--network", "mlp"], 2, "--network is for nodes; tree is of a trained network, by --model"),
+        (["tree", "--model", "MODEL", "--word", "a!"], 2, "the character '!' is not in the vocabulary"),
+        (["probabilities", "--model", "MODEL", "--word", "a" * 201], 2, "201 characters cannot be drawn"),
+        (["gradients", "--model", "MODEL"], 2, "No such file or directory; makemore-train --record-every N"),
+        (["tree", "--model", "MODEL"], 0, "wrote tree.png"),
+        (["embedding", "deep/a.png", "--model", "MODEL"], 1, "cannot write deep/a.png: No such file"),
+    ],
+)
+def test_pictures_of_a_trained_network(
+    argv: list[str],
+    code: int,
+    message: str,
+    finished: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert draw([str(finished / "model.safetensors") if arg == "MODEL" else arg for arg in argv]) == code
+    out, err = capsys.readouterr()
+    assert message in out + err
+    assert len((out + err).splitlines()) == 1
+    assert [path.name for path in tmp_path.iterdir()] == (["tree.png"] if code == 0 else [])
+
+
+def test_a_picture_of_the_network_that_ships(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert draw(["probabilities", "--word", "zoe"]) == 0
+    out, err = capsys.readouterr()
+    assert out == "wrote probabilities.png\n"
+    assert err.startswith("makemore-draw: no run in out/, so this is the network that ships with makemore")
+
+
+def test_all_pictures_of_a_run_that_recorded_its_gradients(
+    word_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tiny = ["--network", "mlp", "--block-size", "2", "--n-embd", "3", "--n-hidden", "4", "--samples", "0"]
+    argv = [*tiny, "--data", word_file, "--steps", "6", "--record-every", "2", "--out-dir", tmp_path]
+    assert train(argv) == 0
+    assert f"{tmp_path / 'losses.csv'}, {tmp_path / 'gradients.csv'}," in capsys.readouterr().out
+    assert draw(["all", tmp_path / "all", "--model", tmp_path / "model.safetensors"]) == 0
+    written = [f"wrote {tmp_path / 'all' / name}.png" for name in PICTURES]
+    assert capsys.readouterr().out.splitlines() == written
+    assert all((tmp_path / "all" / f"{name}.png").read_bytes().startswith(b"\x89PNG") for name in PICTURES)
+    assert train([*argv[:-4], "--overwrite", "--out-dir", tmp_path]) == 0
+    assert not (tmp_path / "gradients.csv").exists()
 
 
 def test_drawing_the_network_of_a_model_file(

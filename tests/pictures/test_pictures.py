@@ -1,0 +1,274 @@
+"""The pictures: what the figures' artists show against plain torch, for any network and alphabet."""
+
+from __future__ import annotations
+
+import math
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+import torch.nn.functional as F
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.text import Text
+from torch import Generator, Tensor
+
+import makemore
+from makemore import (
+    draw_activations,
+    draw_batchnorm,
+    draw_gradients,
+    draw_probabilities,
+    draw_tree,
+)
+from makemore.commands.draw import MAKERS, Subject
+from makemore.commands.settings import PICTURES
+from makemore.errors import DataError, UsageError
+from makemore.layers import Embedding, FlattenConsecutive, Layer, Linear, Sequential, Tanh
+from makemore.model_file import Model
+from makemore.networks import NETWORKS, network_plan
+from makemore.pictures.activations import saturation
+from makemore.pictures.embedding import principal_components
+from makemore.pictures.recorder import Record
+from makemore.pictures.style import observe
+from makemore.words import Vocabulary
+
+
+class Doubled(Layer):
+    """A layer of one's own, made of others, with an output of its own: x + f(x)."""
+
+    def __init__(self, inner: Layer) -> None:
+        self.inner = inner
+
+    def named_children(self):
+        yield "inner", self.inner
+
+    def __call__(self, x: Tensor) -> Tensor:
+        self.out = x + self.inner(x)
+        return self.out
+
+
+def own_network(vocab_size: int) -> Sequential:
+    """Layers in layers, none of which the pictures have heard of, and no BatchNorm."""
+    inner = Sequential([Linear(5, 5), Tanh()])
+    outer = Sequential([Linear(20, vocab_size)])
+    return Sequential([Embedding(vocab_size, 5), Doubled(inner), FlattenConsecutive(4), outer])
+
+
+def contexts(vocab_size: int, block: int, rows: int = 40) -> Tensor:
+    return torch.randint(0, vocab_size, (rows, block), generator=Generator().manual_seed(3))
+
+
+def artist(figure: Figure, gid: str):
+    (found,) = figure.findobj(lambda a: a.get_gid() == gid)
+    return found
+
+
+def texts(figure: Figure) -> list[str]:
+    return [text.get_text() for text in figure.findobj(Text) if text.get_text()]
+
+
+def test_outputs_are_those_of_a_forward_pass_in_its_order_and_no_view_twice() -> None:
+    network = own_network(9)
+    X = contexts(9, 4)
+    before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    observed = observe(network, X)
+    assert [o.name for o in observed] == [
+        "0 Embedding", "1.inner.0 Linear", "1.inner.1 Tanh", "1 Doubled", "3.0 Linear",
+    ]  # fmt: skip
+    with network.evaluating():
+        e = network.layers[0](X)
+        h = torch.tanh(e @ network.layers[1].inner.layers[0].weight)
+        torch.testing.assert_close(observed[3].out, e + h)
+        torch.testing.assert_close(observed[-1].out, network(X))
+    assert network.training
+    assert all(torch.equal(before[name], tensor) for name, tensor in network.state_dict().items())
+
+
+def test_saturation_of_tanh_and_of_a_layer_without_bounds() -> None:
+    out = torch.tensor([[0.98, 0.1], [-0.99, 0.96], [0.975, -1.0]])
+    assert saturation(Tanh(), out) == (pytest.approx(4 / 6), 0.5)
+    assert saturation(Linear(2, 2), out) == (None, 0.0)
+
+
+def test_histograms_hold_every_output(small_model: Model) -> None:
+    X = contexts(len(small_model.vocabulary), 8)
+    figure = draw_activations(small_model.network, X)
+    for name, _, out in observe(small_model.network, X):
+        heights, edges, _ = artist(figure, f"histogram {name}").get_data()
+        assert sum(heights) == pytest.approx(100)
+        counts = torch.histogram(out.flatten().double(), torch.tensor(edges, dtype=torch.float64)).hist
+        assert heights.tolist() == pytest.approx((counts / out.numel() * 100).tolist(), abs=0.2)
+        assert any(f"std {out.std(correction=0):.2f}" in text for text in texts(figure))
+    assert sum("\ndead units" in text for text in texts(figure)) == 3
+
+
+def test_batchnorm_shows_running_statistics_and_those_of_the_contexts() -> None:
+    """Against the inputs of each layer by hand; with the lecture's bug a black line for each position."""
+    for name, black in (("hierarchical", 1), ("hierarchical-bug", 4)):
+        network = network_plan(name, 8, 5, 7).build(9, Generator().manual_seed(1))
+        X = contexts(9, 8, 200)
+        for _ in range(30):
+            network(X)  # the running statistics move
+        figure = draw_batchnorm(network, X)
+        norm = network.layers[3]
+        with network.evaluating():
+            x = network.layers[2](network.layers[1](network.layers[0](X))).double()
+        order = norm.running_mean.view(-1, 7).double().mean(0).argsort()
+        lines = [a for a in figure.axes[0].lines if (a.get_gid() or "").startswith("running")]
+        assert len(lines) == black
+        for line, mean in zip(lines, norm.running_mean.view(-1, 7), strict=True):
+            assert list(line.get_ydata()) == pytest.approx(mean[order].tolist())
+        for axes, statistic in ((figure.axes[0], x.mean(0)), (figure.axes[1], x.std(0, correction=0))):
+            for t in range(4):
+                (line,) = [a for a in axes.lines if a.get_gid() == f"position {t}"]
+                assert list(line.get_ydata()) == pytest.approx(statistic[t][order].tolist(), abs=1e-4)
+    with pytest.raises(UsageError, match="has no BatchNorm to draw"):
+        draw_batchnorm(own_network(9), contexts(9, 4))
+
+
+def test_the_plane_of_largest_variance_keeps_what_it_can_of_distances() -> None:
+    table = torch.randn(30, 6, generator=Generator().manual_seed(1))
+    table *= torch.tensor([5, 0.1, 3, 0.1, 0.1, 0.1])
+    points, shares = principal_components(table)
+    assert sum(shares) > 0.99
+    apart, apart_before = torch.cdist(points, points), torch.cdist(table, table).double()
+    torch.testing.assert_close(apart, apart_before, atol=0.5, rtol=0)
+    assert points.T.cov()[0, 1].abs() < 1e-9
+    points, shares = principal_components(torch.ones(3, 1))
+    assert shares == [0, 0]
+    assert points.tolist() == [[0, 0]] * 3
+
+
+def test_probabilities_are_the_networks_along_the_word(small_model: Model) -> None:
+    network, vocabulary = small_model.network, small_model.vocabulary
+    figure = draw_probabilities(network, vocabulary, "emma")
+    image = torch.tensor(figure.axes[0].images[0].get_array().data)  # (V, T)
+    for t in range(5):
+        context = [0] * (8 - t) + vocabulary.encode("emma"[:t])
+        with network.evaluating():
+            torch.testing.assert_close(image[:, t].float(), F.softmax(network(torch.tensor([context])), 1)[0])
+    rings = artist(figure, "word").get_offsets().tolist()
+    assert rings == [[t, ix] for t, ix in enumerate([*vocabulary.encode("emma"), 0])]
+    nats = -sum(math.log(image[int(y), int(x)]) for x, y in rings) / 5
+    assert figure.get_suptitle() == f"“emma”: what comes next, {nats:.3f} nats per character"
+    with pytest.raises(UsageError, match="201 characters cannot be drawn: 200 is the most"):
+        draw_probabilities(network, vocabulary, "a" * 201)
+    with pytest.raises(DataError, match="'!' is not in the vocabulary"):
+        draw_probabilities(network, vocabulary, "a!")
+
+
+def test_the_tree_has_every_channel_of_every_node(small_model: Model) -> None:
+    network, vocabulary = small_model.network, small_model.vocabulary
+    figure = draw_tree(network, vocabulary, "emma")
+    context = torch.tensor([[0] * 4 + vocabulary.encode("emma")])
+    observed = {o.name: o.out[0] for o in observe(network, context)}
+    rows = ["0 Embedding", "4 Tanh", "8 Tanh", "12 Tanh", "13 Linear"]
+    for name in rows:
+        out = observed[name].view(-1, observed[name].shape[-1])
+        image = torch.tensor(artist(figure, f"nodes {name}").get_array().filled(math.nan)).view(
+            -1, len(out), artist(figure, f"nodes {name}").get_array().shape[1] // len(out)
+        )
+        for t, node in enumerate(out):
+            box = image[:, t].flatten()
+            torch.testing.assert_close(box[~box.isnan()].float(), node)
+    bars = [patch.get_height() for patch in figure.axes[0].patches]
+    torch.testing.assert_close(torch.tensor(bars).float(), F.softmax(observed["13 Linear"], 0))
+    below = [label.get_text() for label in figure.axes[len(rows)].get_xticklabels()]
+    assert "".join(below) == "....emma"
+
+
+def records(network: Sequential) -> list[Record]:
+    return [
+        Record(step, name, 2.0, 0.5 / (step + 1), 0.01)
+        for step in (0, 10)
+        for name, _ in network.named_parameters()
+    ]
+
+
+def test_gradients_and_ratios_by_parameter() -> None:
+    network = own_network(9)
+    figure = draw_gradients(records(network), network)
+    for name, p in network.named_parameters():
+        left, right = figure.findobj(lambda a, name=name: a.get_gid() == name)
+        assert (list(left.get_xdata()), list(left.get_ydata())) == ([0, 10], [0.5, 0.5 / 11])
+        assert list(right.get_ydata()) == [0.005, 0.005]
+        assert left.get_label().startswith(name) == (p.ndim == 2)
+    labels = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert labels == ["others", "0.weight, Embedding", "1.inner.0.weight, Linear", "3.0.weight, Linear"]
+    with pytest.raises(UsageError, match=r"another network's: this has no 7\.weight"):
+        draw_gradients([Record(0, "7.weight", 1, 1, 1)], network)
+    with pytest.raises(UsageError, match="no gradients were recorded"):
+        draw_gradients([], network)
+
+
+MANY = "".join(map(chr, range(0x4E00, 0x4E00 + 4980)))
+ODD = "ab$_^{}\\é \u0301日\u202e😀"
+
+
+def odd_model(characters: str, name: str, word: str) -> Subject:
+    vocabulary = Vocabulary(characters)
+    plan = network_plan(name, None if name == "mlp" else 8, 4, 6)
+    network = plan.build(len(vocabulary), Generator().manual_seed(1)).eval()
+    return Subject(Model(plan, vocabulary, network), word)
+
+
+@pytest.mark.parametrize(
+    ("characters", "word", "name", "pictures"),
+    [
+        ("abcd", "", "hierarchical-bug", ["tree", "probabilities", "embedding", "activations", "batchnorm"]),
+        (ODD, ODD, "hierarchical", ["tree", "probabilities", "embedding", "nodes"]),
+        (MANY + ODD, ODD, "mlp", ["tree", "probabilities", "embedding"]),
+    ],
+    ids=["5 symbols", "odd ones", "5,000 symbols"],
+)
+def test_any_alphabet_as_text_within_the_picture(
+    characters: str, word: str, name: str, pictures: list[str]
+) -> None:
+    """No mathematics, no missing glyph (both would be warnings, which are errors here), nothing cut off."""
+    subject = odd_model(characters, name, word)
+    for what in pictures:
+        figure = MAKERS[what](subject)
+        FigureCanvasAgg(figure).draw()
+        axes = [axis for panel in figure.axes for axis in (panel.xaxis, panel.yaxis)]
+        ticks = [label for axis in axes for label in axis.get_ticklabels(which="both")]
+        for text in figure.findobj(Text):
+            if text.get_text() and text not in ticks and not text.get_text().startswith(r"$\mathdefault"):
+                box = text.get_window_extent()
+                assert box.x0 >= -1 and box.x1 <= figure.bbox.x1 + 1, (what, text.get_text())  # noqa: PT018
+                assert box.y0 >= -1 and box.y1 <= figure.bbox.y1 + 1, (what, text.get_text())  # noqa: PT018
+
+
+def test_every_picture_says_what_to_look_for_and_has_a_maker() -> None:
+    assert list(MAKERS) == list(PICTURES)
+    subject, network = odd_model("abc", "mlp", "ab"), own_network(3)
+    for what, make in MAKERS.items():
+        figure = draw_gradients(records(network), network) if what == "gradients" else make(subject)
+        if what != "nodes":
+            assert figure.get_suptitle()
+            assert figure.get_supxlabel()
+            assert "What to look for:" in getattr(makemore, f"draw_{what}").__doc__
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_every_network_of_the_log_by_every_picture(name: str) -> None:
+    vocabulary = Vocabulary("abc")
+    network = network_plan(name, None, 4, 6).build(4, Generator().manual_seed(1)).eval()
+    draw_activations(network, contexts(4, network_plan(name).block_size))
+    draw_probabilities(network, vocabulary, "ab")
+    draw_tree(network, vocabulary, "ab")
+
+
+def test_pictures_need_no_display_and_leave_pyplot_alone() -> None:
+    code = """
+import io, sys
+from torch import Generator
+from makemore import Vocabulary, draw_tree, network_plan
+file = io.BytesIO()
+draw_tree(network_plan("mlp", n_hidden=5).build(3, Generator()), Vocabulary("ab"), "ab").savefig(file)
+assert file.getvalue().startswith(b"\\x89PNG") and "matplotlib.pyplot" not in sys.modules
+"""
+    hidden = {k: v for k, v in os.environ.items() if k not in ("DISPLAY", "WAYLAND_DISPLAY", "MPLBACKEND")}
+    subprocess.run([sys.executable, "-c", code], check=True, env=hidden)
