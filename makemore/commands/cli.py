@@ -115,10 +115,15 @@ def train_main(argv: Sequence[str] | None = None) -> int:
 FILTERS = """\
 At each character the flags above work in this order: --temperature, --min-length (no end before
 it), --top-k, --top-p, --max-length (ends the word there). Then whole words are passed over:
---novel, --unique; the number counts the words that are left. --with-score tells the likelihood
-under the model itself, without any of these. The seed fixes the words.
+--novel, --unique; the number counts the words that are left, --draws those before. --with-score
+tells the likelihood under the model itself, without any of these. The seed fixes the words.
+
+In eight processes, here by GNU parallel, the words of one, in their order:
+  parallel -k makemore-sample --number 1000000 --seed 1 --shard {}/8 ::: $(seq 8) > words.txt
 """
 
+SHORT = {"number": ["-n"], "output": ["-o"]}
+"""The short names of flags of ``makemore-sample``."""
 
 DEFAULT_MODEL = "default: out/model.safetensors, or without one the network that ships with makemore"
 
@@ -132,8 +137,9 @@ def sample_parser() -> Parser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("model", nargs="?", type=Path, help=DEFAULT_MODEL)
-    for knob in SampleSettings.knobs().values():
-        add_flag(parser, knob, *["-n"] * (knob.name == "number"))
+    how_many = parser.add_mutually_exclusive_group()
+    for name, knob in SampleSettings.knobs().items():
+        add_flag(how_many if name in ("number", "draws") else parser, knob, *SHORT.get(name, ()))
     return parser
 
 

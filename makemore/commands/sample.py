@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+import io
 import itertools
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO
 
 import torch
 from torch import Generator
-from tqdm import tqdm
 
 from makemore.commands.guards import resolve_device
+from makemore.commands.lines import (
+    CHUNK,
+    number_of_lines,
+    part_of,
+    reading,
+    skip_lines,
+    write_lines,
+    writing,
+)
 from makemore.commands.models import Opened, known_words, open_model
 from makemore.commands.settings import SampleSettings
 from makemore.convolution import Filters, Sample, generate, generate_scored, log_likelihoods
@@ -20,14 +28,8 @@ from makemore.convolution.forms import form_of
 from makemore.errors import MakemoreError, UsageError
 from makemore.model_file import Model
 
-CHUNK = 8192
-"""Words that are scored at a time."""
-
 FRUITLESS = 100_000
 """Words in a row that may be drawn in vain before the search for an allowed one ends."""
-
-BAR_FROM = 20_000
-"""Words from which on a progress bar is shown."""
 
 REPORTED = 10
 """Words with unknown characters that are reported one by one."""
@@ -49,60 +51,80 @@ def sample(path: Path | None, wanted: SampleSettings) -> None:
     opened = open_model(path, "makemore-sample")
     model = opened.model
     model.network.to(device)
-    if wanted.score == "-":
-        write_scores(model, sys.stdin.buffer, "stdin")
-    elif wanted.score is not None:
-        try:
-            file = open(wanted.score, "rb")  # noqa: SIM115
-        except OSError as error:
-            raise UsageError(f"cannot read {wanted.score}: {error.strerror}") from error
-        with file:
-            write_scores(model, file, wanted.score)
+    if wanted.score is not None:
+        write_scores(model, wanted)
     elif len(wanted.prefix) > wanted.max_length:
         raise UsageError(f"--prefix {wanted.prefix!r} is longer than --max-length {wanted.max_length}")
     else:
         write_words(opened, wanted, filters)
 
 
-def write_words(opened: Opened, wanted: SampleSettings, filters: Filters) -> None:
-    """Write the wanted words to stdout, one a line, as they are drawn; a progress bar if they go elsewhere.
+def words_drawn(wanted: SampleSettings) -> tuple[int | None, range]:
+    """How many words are drawn, None if that depends on which come, and which of them are asked for.
 
-    Raises UsageError on another list than the training's, MakemoreError if the words wanted do not come.
+    Raises UsageError on a part that nobody can know without the parts before it.
+    """
+    number = wanted.draws
+    if number is None and not (wanted.unique or wanted.novel):
+        number = wanted.number
+    if wanted.shard is None:
+        return number, range(sys.maxsize if number is None else number)
+    part = part_of(number or 0, wanted.shard)
+    if wanted.seed is None:
+        raise UsageError("--shard needs --seed: without one, each part would be of other words")
+    if wanted.unique:
+        raise UsageError(
+            "--unique looks at all words, --shard draws a part: leave it to what joins the parts, say"
+            " awk '!seen[$0]++'"
+        )
+    if number is None:
+        raise UsageError(
+            "--shard with --novel needs --draws in place of --number: no part knows how many words the"
+            " parts before it pass over"
+        )
+    return number, part
+
+
+def write_words(opened: Opened, wanted: SampleSettings, filters: Filters) -> None:
+    """Write the wanted words, one a line, to stdout as they are drawn, or to a file.
+
+    Raises UsageError on another list than the training's, MakemoreError if the words wanted do not come,
+    WriteError.
     """
     model = opened.model
+    number, part = words_drawn(wanted)
     known = frozenset(known_words(opened, wanted.data).words if wanted.novel else ())
-    number = None if wanted.unique or wanted.novel else wanted.number
     generator = Generator()
     generator.manual_seed(generator.seed() if wanted.seed is None else wanted.seed)
     arguments = (model.network, model.vocabulary, generator, number, filters)
     if wanted.with_score:
-        samples = generate_scored(*arguments, prefix=wanted.prefix)
+        samples = generate_scored(*arguments, prefix=wanted.prefix, part=part)
     else:
-        samples = (Sample(word, 0.0) for word in generate(*arguments, prefix=wanted.prefix))
-    if number is None:
-        samples = allowed(samples, wanted, known)
-    silent = wanted.number < BAR_FROM or sys.stdout.isatty() or None
-    for word, score in tqdm(
-        samples, total=wanted.number, unit="word", unit_scale=True, disable=silent, leave=False
-    ):
-        sys.stdout.write(f"{word}\t{score:.4f}\n" if wanted.with_score else f"{word}\n")
+        samples = (Sample(word, 0.0) for word in generate(*arguments, prefix=wanted.prefix, part=part))
+    most = wanted.number if number is None else len(part)
+    if wanted.unique or wanted.novel:
+        samples = allowed(samples, wanted, known, most)
+    lines = (f"{word}\t{score:.4f}" if wanted.with_score else word for word, score in samples)
+    with writing(wanted.output) as file:
+        write_lines(lines, most, file)
 
 
-def allowed(samples: Iterator[Sample], wanted: SampleSettings, known: frozenset[str]) -> Iterator[Sample]:
-    """The first ``number`` samples that are unique, or novel, or both.
+def allowed(
+    samples: Iterator[Sample], wanted: SampleSettings, known: frozenset[str], most: int
+) -> Iterator[Sample]:
+    """The samples that are unique, or novel, or both; the first so many, if they are without end.
 
-    Raises MakemoreError once ``FRUITLESS`` in a row were not.
+    Raises MakemoreError once ``FRUITLESS`` in a row of them were not.
     """
     seen: set[str] = set()
     found = fruitless = 0
-    while found < wanted.number:
-        sample = next(samples)
+    while found < most and (sample := next(samples, None)):
         if sample.word in known or sample.word in seen:
             fruitless += 1
-            if fruitless == FRUITLESS:
+            if wanted.draws is None and fruitless == FRUITLESS:
                 kind = " and ".join(k for k in ("unique", "novel") if getattr(wanted, k))
                 raise MakemoreError(
-                    f"{found:,} of {wanted.number:,} words: none of the last {FRUITLESS:,} drawn was {kind};"
+                    f"{found:,} of {most:,} words: none of the last {FRUITLESS:,} drawn was {kind};"
                     " a higher --temperature or fewer filters may help"
                 )
             continue
@@ -113,32 +135,55 @@ def allowed(samples: Iterator[Sample], wanted: SampleSettings, known: frozenset[
         yield sample
 
 
-def write_scores(model: Model, file: BinaryIO, name: str) -> None:
+def write_scores(model: Model, wanted: SampleSettings) -> None:
     """Write the log-likelihood of every word of a file, one word a line, in nats and per character.
 
     The stop counts as a character, as in the loss. Blank lines are passed over. A word with a character the
-    model does not know gets nan, and is reported on stderr.
+    model does not know gets nan, and is reported on stderr. Raises UsageError, DataError and WriteError.
+    """
+    source = wanted.score or "-"
+    with writing(wanted.output) as target, reading(source) as file:
+        total = number_of_lines(file) if file.seekable() else None
+        part = range(sys.maxsize if total is None else total)
+        if wanted.shard is not None:
+            part = part_of(total or 0, wanted.shard)
+            if total is None:
+                raise UsageError("--shard counts the lines first: give --score a file, not a pipe")
+        lines = scores(model, file, part, "stdin" if source == "-" else source)
+        write_lines(lines, None if total is None else len(part), target)
+
+
+def scores(model: Model, file: io.BufferedReader, part: range, name: str) -> Iterator[str]:
+    """The lines to write for those lines of a file that are in the part.
+
+    Words are scored ``CHUNK`` lines at a time, counted from the top of the file, whatever the part: their
+    scores are then the same bits, however a BLAS adds.
     """
     form = form_of(model.network)
     known = set(model.vocabulary.characters)
     unknown = 0
-    numbered = enumerate(file, start=1)
-    while chunk := list(itertools.islice(numbered, CHUNK)):
+    start = part.start // CHUNK * CHUNK
+    skip_lines(file, start)
+    numbered = enumerate(file, start)
+    while start < part.stop and (chunk := list(itertools.islice(numbered, CHUNK))):
         lines = []
         for i, line in chunk:
             text = line.decode("utf-8", errors="replace")
-            word = (text.removeprefix("\ufeff") if i == 1 else text).strip()
+            word = (text.removeprefix("\ufeff") if i == 0 else text).strip()
             if word:
                 lines.append((i, word))
         fit = [word for _, word in lines if known.issuperset(word)]
-        scores = iter(log_likelihoods(form, model.vocabulary, fit).tolist())
+        found = iter(log_likelihoods(form, model.vocabulary, fit).tolist())
         for i, word in lines:
             strange = [ch for ch in word if ch not in known]
-            score = float("nan") if strange else next(scores)
-            sys.stdout.write(f"{word}\t{score:.4f}\t{score / (len(word) + 1):.4f}\n")
+            score = float("nan") if strange else next(found)
+            if i not in part:
+                continue
+            yield f"{word}\t{score:.4f}\t{score / (len(word) + 1):.4f}"
             if strange:
                 unknown += 1
                 if unknown <= REPORTED:
-                    print(f"{name}, line {i}: {strange[0]!r} is not in the vocabulary", file=sys.stderr)
+                    print(f"{name}, line {i + 1}: {strange[0]!r} is not in the vocabulary", file=sys.stderr)
+        start += CHUNK
     if unknown > REPORTED:
         print(f"{name}: {unknown:,} words in all have unknown characters", file=sys.stderr)

@@ -112,6 +112,7 @@ class SampleSettings(Knobs):
     """Which words ``makemore-sample`` is to draw or to score."""
 
     number: int = knob(20, "words", 0, 10**9)
+    draws: int | None = knob(None, "draw N words and print those that --novel and --unique leave", 0, 10**9)
     seed: int | None = knob(None, "the same words each time", 0, 2**63 - 1, otherwise="new ones")
     prefix: str = knob("", "how every word starts", metavar="TEXT")
     temperature: float = knob(
@@ -134,7 +135,18 @@ class SampleSettings(Knobs):
     score: str | None = knob(
         None,
         "draw nothing; print each word of a file (- for stdin) with its log-likelihood in nats,"
-        " and that per character",
+        " and that per character; unpacked if it ends in .gz",
+        metavar="FILE",
+    )
+    shard: str | None = knob(
+        None,
+        "the I-th of N parts of the words, drawn or scored: all parts, in a row, are the whole",
+        metavar="I/N",
+    )
+    output: str = knob(
+        "-",
+        "write a file, whole or not at all, packed if it ends in .gz",
+        otherwise="stdout",
         metavar="FILE",
     )
     device: str = knob("cpu", "auto, cpu, cuda or cuda:n", metavar="NAME")

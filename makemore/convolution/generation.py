@@ -15,6 +15,7 @@ Departures from the lecture's loop:
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -107,14 +108,18 @@ def draw(probs: Tensor, ids: Tensor, u: Tensor) -> Tensor:
     return torch.searchsorted(cumulative.index_select(0, ids), u.unsqueeze(1), right=True).squeeze(1)
 
 
+def seeds(generator: Generator, words: int) -> list[int]:
+    """The seeds of the next words, one for every ``SEEDED_WORDS``."""
+    return torch.randint(2**63 - 1, (-(-words // SEEDED_WORDS),), generator=generator).tolist()
+
+
 def draws(generator: Generator, words: int) -> Iterator[Tensor]:
     """Numbers in [0, 1) for that many words, (words,) in float64, position after position, without end.
 
     Every ``SEEDED_WORDS`` words have a generator of their own, seeded from the one given: what a word draws
     does not depend on the words it is drawn together with.
     """
-    seeds = torch.randint(2**63 - 1, (-(-words // SEEDED_WORDS),), generator=generator)
-    generators = [Generator().manual_seed(seed) for seed in seeds.tolist()]
+    generators = [Generator().manual_seed(seed) for seed in seeds(generator, words)]
     while True:
         u = [torch.rand(SEEDED_WORDS, dtype=torch.float64, generator=g) for g in generators]
         yield torch.cat(u)[:words]
@@ -128,14 +133,17 @@ def generate(
     filters: Filters = Filters(),
     *,
     prefix: str = "",
+    part: range | None = None,
     batch: int | None = None,
 ) -> Iterator[str]:
     """Yield ``number`` new words, or words without end, each starting with ``prefix``.
 
+    Of these only the ``part``, bit for bit, if one is given: a batch that has none of it is not drawn.
     ``batch`` words grow at a time, a multiple of ``SEEDED_WORDS``; it changes time and memory, not the words.
     Raises DataError on a prefix with a character the vocabulary lacks, ValueError on one too long.
     """
-    for words, _ in _batches(network, vocabulary, generator, number, filters, prefix, batch, scored=False):
+    arguments = (network, vocabulary, generator, number, filters, prefix, part, batch)
+    for words, _ in _batches(*arguments, scored=False):
         yield from words
 
 
@@ -147,12 +155,12 @@ def generate_scored(
     filters: Filters = Filters(),
     *,
     prefix: str = "",
+    part: range | None = None,
     batch: int | None = None,
 ) -> Iterator[Sample]:
     """The words of ``generate`` with their log-likelihoods, from the same nodes."""
-    for words, scores in _batches(
-        network, vocabulary, generator, number, filters, prefix, batch, scored=True
-    ):
+    arguments = (network, vocabulary, generator, number, filters, prefix, part, batch)
+    for words, scores in _batches(*arguments, scored=True):
         yield from map(Sample, words, scores.tolist())
 
 
@@ -163,6 +171,7 @@ def _batches(
     number: int | None,
     filters: Filters,
     prefix: str,
+    part: range | None,
     batch: int | None,
     *,
     scored: bool,
@@ -175,14 +184,21 @@ def _batches(
     # Who asks for words without end may want just a few: begin with a small batch.
     size = SEEDED_WORDS if number is None else batch
     growing = form.growing()
-    while number is None or number > 0:
-        size = size if number is None else min(size, number)
-        symbols, scores = _grow(growing, beginning, draws(generator, size), size, filters, scored)
-        yield vocabulary.decode_all(symbols), scores
+    wanted = range(sys.maxsize if number is None else number) if part is None else part
+    start = 0
+    while start < wanted.stop and (number is None or start < number):
+        size = size if number is None else min(size, number - start)
+        if start + size <= wanted.start:
+            seeds(generator, size)
+        else:
+            # A batch is drawn whole, whatever part of it is wanted: its words and scores are then the
+            # same bits, however a BLAS adds.
+            symbols, scores = _grow(growing, beginning, draws(generator, size), size, filters, scored)
+            rows = slice(max(0, wanted.start - start), wanted.stop - start)
+            yield vocabulary.decode_all(symbols)[rows], scores[rows]
+        start += size
         if number is None:
             size = min(2 * size, batch)
-        else:
-            number -= size
 
 
 @torch.no_grad()

@@ -86,7 +86,8 @@ def call(
     signal.setitimer(signal.ITIMER_REAL, LONGEST)
     try:
         with redirect_stdout(out), redirect_stderr(err), pytest.MonkeyPatch.context() as patch:
-            patch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin), encoding="utf-8"))
+            buffered = io.BufferedReader(io.BytesIO(stdin))  # type: ignore[arg-type]
+            patch.setattr(sys, "stdin", io.TextIOWrapper(buffered, encoding="utf-8"))
             code = main(argv)
     except SystemExit as stop:
         code = int(stop.code or 0)
@@ -443,7 +444,7 @@ def test_resuming_any_model_file(changes: Any) -> None:
 
 LARGEST = {
     **{"steps": 3, "batch_size": 64, "block_size": 16, "n_embd": 8, "n_hidden": 16, "samples": 2},
-    **{"number": 3, "max_length": 20},
+    **{"number": 3, "draws": 20, "max_length": 20},
 }
 """What asks for more real work than a case should have; without mention: 50."""
 
@@ -481,10 +482,12 @@ def given_flag(action: argparse.Action) -> SearchStrategy[list[str]]:
     words = re.findall(r"[\w:-]+", action.help or "") + [str(choice) for choice in action.choices or ()]
     numbers = [*map(str, range(21)), "0.0", "0.01", "0.5", "1.5", "1e-30", "1e30"]
     usual = words if action.type in (None, str, Path) else numbers
+    if action.dest == "shard":
+        usual = ["1/1", "1/2", "2/2", "3/4", "99/999999999", "0/2", "3/2", "1/0", "1", "/", "1/2/3", "-1/2"]
     usual = [text for text in usual if 0 <= work(action, text) <= 1]
     odd = odd_values.filter(lambda text: work(action, text) <= 1)
     values = st.one_of(st.sampled_from(usual), st.sampled_from(usual), st.sampled_from(usual), odd)
-    if action.dest == "out_dir":
+    if action.dest in ("out_dir", "output"):
         values = values.map(lambda text: "in/" + text.replace("..", "."))
     return st.one_of(
         st.tuples(options, values).map(list),
@@ -534,9 +537,14 @@ def test_any_flags_of_train(flags: list[str], recipe: str, state: str) -> None:
 @example(flags=["--top-k=--"])
 @example(flags=["--seed=--"])
 @example(flags=["--prefix", "\udcff"])
+@example(flags=["--shard", "2/3", "--seed", "1", "-o", "in/a.gz"])
+@example(flags=["--shard", "1/2", "--score", "words.txt", "--output", "in/\udcff"])
+@example(flags=["--score", "in/.gz", "--shard", "1/2"])
 def test_any_flags_of_sample(flags: list[str]) -> None:
     runs("modern")
+    Path("in").mkdir(exist_ok=True)
     case("flags of sample", sample_main, ["modern/model.safetensors", *SHORT, *flags])
+    shutil.rmtree("in", ignore_errors=True)
 
 
 def test_there_were_enough_cases_of_each_kind() -> None:
