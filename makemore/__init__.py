@@ -16,6 +16,7 @@ if TYPE_CHECKING:  # the same names, for editors and type checkers
     from makemore.model_file import *
     from makemore.modern.trainer import *
     from makemore.networks import *
+    from makemore.page import *
     from makemore.pictures.activations import *
     from makemore.pictures.batchnorm import *
     from makemore.pictures.embedding import *
@@ -37,6 +38,7 @@ _NAMES = {
     "model_file": "Model load_model save_model",
     "modern.trainer": "ModernTrainer",
     "networks": "NETWORKS Plan network_plan summary",
+    "page": "page_html",
     "pictures.activations": "draw_activations",
     "pictures.batchnorm": "draw_batchnorm",
     "pictures.embedding": "draw_embedding",

@@ -1,4 +1,4 @@
-"""``python -m makemore train``, ``sample`` or ``draw``."""
+"""``python -m makemore train``, ``sample``, ``draw`` or ``page``."""
 
 import sys
 

@@ -19,8 +19,8 @@ def test_public_names() -> None:
         "ModernRecipe", "ModernTrainer", "NETWORKS", "Plan", "Sequential", "Tanh", "Trainer", "Vocabulary",
         "WordList", "draw_activations", "draw_batchnorm", "draw_embedding", "draw_gradients", "draw_nodes",
         "draw_probabilities", "draw_tree", "generate", "generate_scored", "load_model", "load_words",
-        "log_likelihoods", "loss", "network_plan", "plot_losses", "read_words", "sample_word", "save_model",
-        "split_loss", "summary",
+        "log_likelihoods", "loss", "network_plan", "page_html", "plot_losses", "read_words", "sample_word",
+        "save_model", "split_loss", "summary",
     ]  # fmt: skip
     for name in makemore.__all__:
         assert getattr(makemore, name) is not None
@@ -35,7 +35,7 @@ def test_type_checkers_see_the_same_names() -> None:
     assert {n for n in starred if not n.startswith(("importlib", "typing"))} == set(makemore._NAMES)
 
 
-@pytest.mark.parametrize("command", ["train", "sample", "draw"])
+@pytest.mark.parametrize("command", ["train", "sample", "draw", "page"])
 @pytest.mark.parametrize("flag", ["--help", "--version"])
 def test_help_and_version_do_without_torch(command: str, flag: str) -> None:
     code = (
@@ -97,14 +97,14 @@ ROOMS = [
     {"plotting", "model_file"},
     {"convolution"},
     {"pictures"},
-    {"modern", "parallel"},
+    {"modern", "page", "parallel"},
     {"commands"},
     {"__init__", "__main__"},
 ]
 """From the ground floor up: a module imports from floors below its own, or from its own folder."""
 
 LECTURE = {"layers", "networks", "words", "evaluation", "sampling", "training", "recipes", "plotting"}
-FOLDERS = {"backprop", "convolution", "pictures", "modern", "parallel", "commands"}
+FOLDERS = {"backprop", "convolution", "pictures", "modern", "page", "parallel", "commands"}
 WITHOUT_TORCH = {"makemore.errors", "makemore.files", "makemore.recipes", "makemore.commands.settings"}
 
 

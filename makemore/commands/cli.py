@@ -1,4 +1,4 @@
-"""The commands ``makemore-train``, ``makemore-sample``, ``makemore-draw``. Only this module knows argparse.
+"""The commands, from ``makemore-train`` to ``makemore-page``. Only this module knows argparse.
 
 torch is imported after the arguments are parsed, so that ``--help`` answers at once. Mistakes end with
 one line on stderr: exit code 2 for wrong usage (flags, files, sizes), 1 for a run that failed.
@@ -197,13 +197,47 @@ def draw_main(argv: Sequence[str] | None = None) -> int:
     return answer(parser.prog, run)
 
 
-COMMANDS = {"train": train_main, "sample": sample_main, "draw": draw_main}
+def page_parser() -> Parser:
+    """The flags of ``makemore-page``."""
+    parser = Parser(
+        "makemore-page",
+        "Write a page to play with a network in a browser: one HTML file, without server or network.",
+    )
+    add, page = parser.add_argument, Path("page.html")
+    add("page", nargs="?", type=Path, default=page, help=f"HTML file to write (default: {page})")
+    add("--model", type=Path, metavar="FILE", help=DEFAULT_MODEL)
+    add("--data", metavar="PATH", help="where the training list lies now, if it was moved")
+    add(
+        "--without-words",
+        action="store_true",
+        help="leave the training list out: whoever has the page cannot read it there, and the page cannot"
+        " tell which words are new",
+    )
+    return parser
+
+
+def page_main(argv: Sequence[str] | None = None) -> int:
+    """``makemore-page``."""
+    parser = page_parser()
+    args = parser.parse(argv)
+    if args.data is not None and args.without_words:
+        parser.error("--without-words leaves the list of --data out: choose one")
+
+    def run() -> None:
+        from makemore.commands.page import page
+
+        page(args.page, args.model, args.data, args.without_words)
+
+    return answer(parser.prog, run)
+
+
+COMMANDS = {"train": train_main, "sample": sample_main, "draw": draw_main, "page": page_main}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """``python -m makemore``: each command by its name."""
     parser = Parser("python -m makemore", "One command for each thing that makemore does.")
-    parser.add_argument("command", choices=COMMANDS, help="makemore-train, makemore-sample or makemore-draw")
+    parser.add_argument("command", choices=COMMANDS, help="each is makemore-COMMAND as well")
     parser.add_argument("flags", nargs=argparse.REMAINDER, help="see --help of each command")
     args = parser.parse_args(argv)
     return COMMANDS[args.command](args.flags)

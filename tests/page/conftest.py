@@ -1,0 +1,85 @@
+"""A browser without a window, where there is one, and pages in it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tarfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pages import DRAWN
+
+from makemore.commands.cli import page_main
+
+AXE_VARIABLE = "MAKEMORE_AXE"
+"""Names the archive of axe-core that ``npm pack axe-core`` gets, for the check of accessibility."""
+
+
+@pytest.fixture(scope="session")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """Chromium, driven by Selenium. Both come from the system: nothing is downloaded for a test."""
+    webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed")
+    from selenium.webdriver.chrome.service import Service
+
+    chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    driver = shutil.which("chromedriver")
+    if not chromium or not driver:
+        pytest.skip("there is no browser: install chromium and its chromedriver")
+    options = webdriver.ChromeOptions()
+    options.binary_location = chromium
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    profile = tmp_path_factory.mktemp("profile")
+    quiet = "headless=new disable-gpu disable-quic no-first-run hide-scrollbars disable-sync".split()
+    quiet += ["disable-background-networking", "disable-component-update", f"user-data-dir={profile}"]
+    quiet += ["no-sandbox"] * (os.geteuid() == 0)  # Chromium has no sandbox for root
+    for flag in quiet:
+        options.add_argument(f"--{flag}")
+    chrome = webdriver.Chrome(options=options, service=Service(driver))
+    yield chrome
+    chrome.quit()
+
+
+@pytest.fixture(scope="session")
+def shipped_page(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The page of the network that ships with the package."""
+    path = tmp_path_factory.mktemp("page") / "page.html"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(path.parent)
+        assert page_main([str(path)]) == 0
+    return path
+
+
+@pytest.fixture
+def open_page(browser: Any) -> Iterator[Any]:
+    """A function that opens a page in a window of a size, light or dark; no page may log an error."""
+
+    def opened(path: Path, width: int = 1280, dark: bool = False, calm: bool = True) -> Any:
+        size = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": False}
+        browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+        media = {
+            "prefers-color-scheme": "dark" if dark else "light",
+            "prefers-reduced-motion": "reduce" if calm else "no-preference",
+        }
+        features = [{"name": name, "value": value} for name, value in media.items()]
+        browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})
+        browser.get(path.as_uri())
+        browser.execute_async_script(DRAWN)
+        return browser
+
+    browser.get_log("browser")
+    yield opened
+    assert browser.get_log("browser") == []
+
+
+@pytest.fixture(scope="session")
+def axe() -> str:
+    """The script of axe-core."""
+    if not os.environ.get(AXE_VARIABLE):
+        pytest.skip(f"axe-core is not at hand: npm pack axe-core, and set {AXE_VARIABLE} to that file")
+    with tarfile.open(os.environ[AXE_VARIABLE]) as archive:
+        script = archive.extractfile("package/axe.min.js")
+        assert script is not None
+        return script.read().decode()

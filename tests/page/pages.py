@@ -1,0 +1,32 @@
+"""What the tests of the page share: untrained models of any vocabulary, and a script that waits."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Generator
+
+from makemore.model_file import Model
+from makemore.networks import network_plan
+from makemore.words import Vocabulary
+
+ODD = "</script>\"'&<!--\u2028\u202e\u0301שלוםابج😀👩\u200d💻 $`\\é\ufe0f@"
+"""What might break out of a page: ends of scripts and comments, quotes, turned text, half characters."""
+
+DRAWN = """
+const done = arguments[0];
+const look = () => document.querySelectorAll("#drawn li").length === 12 ? done() : setTimeout(look, 5);
+look();
+"""
+"""Waits until the page has unpacked its list and drawn its first words."""
+
+
+def model_of(characters: str, name: str = "wavenet", **sizes: Any) -> Model:
+    """A network of the log with other last weights than it starts with."""
+    plan = network_plan(name, **({"n_embd": 5, "n_hidden": 12} | sizes))
+    vocabulary = Vocabulary(characters)
+    network = plan.build(len(vocabulary), Generator().manual_seed(1)).eval()
+    with torch.no_grad():
+        network.layers[-1].state_dict()["weight"].mul_(20)
+    return Model(plan, vocabulary, network)

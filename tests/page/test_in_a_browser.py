@@ -1,0 +1,391 @@
+"""The page in a browser: its figures against the package's, and all that a person does with it."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from pages import DRAWN, ODD, model_of
+from torch import Generator, Tensor
+
+from makemore import Filters, Model, generate, load_model, load_words, page_html
+from makemore.convolution.generation import draw
+from makemore.page.building import packed
+from makemore.sampling import next_symbol_probs
+
+WIDTHS = [360, 600, 959, 1440]
+
+
+def written(path: Path, model: Model, words: list[str] | None = None, source: str = "") -> Path:
+    path.write_text(page_html(model, words or [], source), encoding="utf-8")
+    return path
+
+
+def log_probs(model: Model, word: str) -> Tensor:
+    """The lecture's way: each context of the word through the layers, (len(word) + 1, vocab_size)."""
+    size = model.plan.block_size
+    symbols = [0] * size + model.vocabulary.encode(word)
+    contexts = [symbols[i : i + size] for i in range(len(word) + 1)]
+    with model.network.evaluating():
+        return torch.log_softmax(model.network(torch.tensor(contexts)).double(), dim=1)
+
+
+def its_log_probs(page: Any, words: list[str]) -> list[Tensor]:
+    """What the page says."""
+    told = page.execute_script(
+        "return arguments[0].map((word) => [...word, ''].map((_, i) => "
+        "makemore.logProbs([...word].slice(0, i).join(''))))",
+        words,
+    )
+    return [torch.tensor(rows, dtype=torch.float64) for rows in told]
+
+
+def likeliest(model: Model, prefix: str = "") -> str:
+    return next(
+        generate(model.network, model.vocabulary, Generator(), 1, Filters(temperature=0), prefix=prefix)
+    )
+
+
+def draw_again(page: Any) -> list[str]:
+    """Press the button; the words, once they are there."""
+    page.execute_script("document.getElementById('draw').click()")
+    page.execute_async_script(DRAWN)
+    return texts(page, "#drawn bdi")
+
+
+def texts(page: Any, selector: str) -> list[str]:
+    return page.execute_script(
+        "return [...document.querySelectorAll(arguments[0])].map((e) => e.textContent)", selector
+    )
+
+
+def test_log_probabilities_are_the_packages_on_200_words(open_page: Any, shipped_page: Path) -> None:
+    model = load_model()
+    page = open_page(shipped_page)
+    drawn = list(generate(model.network, model.vocabulary, Generator().manual_seed(7), 99))
+    words = [*load_words().words[::447][:100], *drawn, "abcdefghijklmnopqrstuvwxyz"]
+    assert len(words) == 200
+    for word, told in zip(words, its_log_probs(page, words), strict=True):
+        torch.testing.assert_close(told, log_probs(model, word), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize(
+    "sizes",
+    [
+        {"block_size": 2},
+        {"block_size": 16},
+        {"name": "mlp"},
+        {"name": "mlp", "block_size": 1},
+        {"name": "mlp-8", "n_hidden": 7},
+    ],
+)
+def test_other_networks(sizes: dict[str, Any], open_page: Any, shipped_page: Path) -> None:
+    model = model_of("abc$é😀", **sizes)
+    content = page_html(model).split('id="content">')[1].split("</script>")[0]
+    told = open_page(shipped_page).execute_script(
+        "const other = new makemore.network.constructor(JSON.parse(arguments[0]));"
+        "return arguments[1].map((word) => [...word, ''].map((_, i) => "
+        "Array.from(other.logProbs(other.encode([...word].slice(0, i).join(''))))))",
+        content,
+        words := ["", "ab", "é😀$abcabcabcé😀", "c" * 40],
+    )
+    for word, rows in zip(words, told, strict=True):
+        torch.testing.assert_close(
+            torch.tensor(rows, dtype=torch.float64), log_probs(model, word), atol=1e-5, rtol=0
+        )
+
+
+def test_filters_and_draws_are_those_of_makemore_sample(open_page: Any, shipped_page: Path) -> None:
+    page = open_page(shipped_page)
+    logits = torch.randn(6, 9, generator=Generator().manual_seed(1), dtype=torch.float64) * 3
+    logits[0, 3:6] = logits[0].max()  # equally likely ones
+    logs = logits.log_softmax(dim=1)
+    u = [0.0, 0.2, 0.5, 0.999, 1 - 2**-53]
+    for temperature, top_k in [(1, 9), (0, 9), (0.3, 9), (2, 3), (1, 1), (1e-3, 4), (0.7, 100)]:
+        probs = next_symbol_probs(logs, temperature, top_k)
+        told = page.execute_script(
+            "const [logs, t, k, u] = arguments;"
+            "const probs = logs.map((row) => makemore.filtered(row, t, k));"
+            "return [probs, probs.map((row) => u.map((x) => makemore.pick(row, x)))]",
+            logs.tolist(), temperature, top_k, u,
+        )  # fmt: skip
+        torch.testing.assert_close(torch.tensor(told[0], dtype=torch.float64), probs, atol=1e-12, rtol=0)
+        for row, symbols in zip(probs, told[1], strict=True):
+            ids, numbers = torch.zeros(len(u), dtype=torch.int64), torch.tensor(u, dtype=torch.float64)
+            assert symbols == draw(row[None], ids, numbers).tolist()
+
+
+def test_words_drawn_without_chance_are_the_packages(open_page: Any, shipped_page: Path) -> None:
+    model, page = load_model(), open_page(shipped_page)
+    for prefix in ("", "ma", "xq"):
+        told = page.execute_script("return makemore.draw(arguments[0], {temperature: 0})", prefix)
+        assert told == likeliest(model, prefix)
+
+
+def test_the_list_comes_along_whole(open_page: Any, shipped_page: Path) -> None:
+    page = open_page(shipped_page)
+    words = ["", "a", "ab", "é", "e\u0301", "😀", "😀a", "\u202ex", "x" * 200]
+    told = page.execute_async_script(
+        "makemore.unpackWords(arguments[0]).then((words) => arguments[1]([...words]))", packed(sorted(words))
+    )
+    assert sorted(told) == sorted(words)
+    listed = load_words().words
+    assert page.execute_script("return arguments[0].every(makemore.isKnown)", listed[::100])
+    assert not page.execute_script("return ['', 'zzzz', 'emm'].some(makemore.isKnown)")
+
+
+def percents(page: Any, selector: str) -> list[float]:
+    return [float(text.removesuffix(" %").removeprefix("<")) / 100 for text in texts(page, selector)]
+
+
+def test_typing_moves_the_probabilities_and_the_tree(open_page: Any, shipped_page: Path) -> None:
+    page, model = open_page(shipped_page), load_model()
+    box = page.switch_to.active_element
+    page.execute_script("document.getElementById('word').focus()")
+    box = page.switch_to.active_element
+    page.execute_script("document.getElementById('word').select()")
+    pictures = "return [...document.querySelectorAll('canvas')].map((c) => c.toDataURL())"
+    seen = set()
+    for i, ch in enumerate("Émma", start=1):  # é and capitals are understood as far as may be
+        box.send_keys(ch)
+        word = "mma"[: i - 1]
+        assert page.execute_script("return document.getElementById('word').value") == word
+        expected = log_probs(model, word)[-1].exp()
+        told = percents(page, "#next .how")
+        assert told == pytest.approx([*expected[1:].tolist(), expected[0].item()], abs=6e-4)
+        seen.add(tuple(page.execute_script(pictures)))
+        context = [*"." * (8 - len(word)), *word]
+        assert texts(page, ".leaf") == context
+    assert len(seen) == 4
+    assert len(next(iter(seen))) == 8 + 4 + 2 + 1 + 1
+    assert texts(page, "#note") == [""]
+    box.send_keys("é7")
+    assert page.execute_script("return document.getElementById('word').value") == "mma"
+    assert texts(page, "#note") == ["The network does not know 7: it has 26 characters."]
+
+
+def test_every_tile_shows_what_the_layers_compute(open_page: Any, shipped_page: Path) -> None:
+    page, model = open_page(shipped_page), load_model()
+    told = page.execute_script(
+        "const [member] = makemore.network.members;"
+        "return member.nodes(makemore.network.context(makemore.network.encode('emma')))"
+        ".map((row) => row.map((node) => Array.from(node)))"
+    )
+    context = torch.tensor([[0] * 4 + model.vocabulary.encode("emma")])
+    with model.network.evaluating():
+        model.network(context)
+    shown = [layer.out for layer in model.network.layers if type(layer).__name__ in ("Embedding", "Tanh")]
+    for row, out in zip(told, [*shown, model.network.layers[-1].out], strict=True):
+        torch.testing.assert_close(torch.tensor(row), out.view(len(row), -1), atol=1e-5, rtol=0)
+
+
+def test_a_click_on_a_drawn_word_shows_where_it_came_from(open_page: Any, shipped_page: Path) -> None:
+    page, model = open_page(shipped_page), load_model()
+    word = texts(page, "#drawn bdi")[4]
+    page.execute_script("document.querySelectorAll('#drawn button')[4].click()")
+    symbols = [*model.vocabulary.encode(word), 0]
+    logs = log_probs(model, word)
+    own = [logs[i, symbol].exp().item() for i, symbol in enumerate(symbols)]
+    assert texts(page, "#steps .char") == [*word, "end"]
+    assert percents(page, "#steps .how") == pytest.approx(own, abs=6e-4)
+    nats = -sum(map(math.log, own))
+    assert f"{nats:.2f} nats" in texts(page, "#fact")[0]
+    assert page.execute_script("return document.activeElement === document.querySelector('.step')")
+    page.execute_script("document.getElementById('as-table').open = true")
+    page.execute_async_script("setTimeout(arguments[0], 20)")
+    rows = texts(page, "#table tr")
+    assert len(rows) == len(symbols)
+    for i, row in enumerate(rows):
+        ranks = logs[i].argsort(descending=True).tolist()
+        context = ("." * 8 + word)[i : i + 8]
+        ch = [*word, ". (the end)"][i]
+        assert row == f"{context}{ch}{100 * own[i]:.1f} %{1 + ranks.index(symbols[i])}"
+
+
+def press(page: Any, *keys: str) -> None:
+    for key in keys:
+        page.switch_to.active_element.send_keys(key)
+
+
+def label(page: Any) -> str:
+    return page.execute_script("return document.activeElement.ariaLabel || document.activeElement.id")
+
+
+def test_all_of_it_by_keyboard(open_page: Any, shipped_page: Path) -> None:
+    keys = pytest.importorskip("selenium.webdriver.common.keys").Keys
+    page = open_page(shipped_page)
+    page.execute_script("document.getElementById('word').focus()")
+    page.switch_to.active_element.send_keys(keys.CONTROL, "a")
+    press(page, "e", "m")
+    order = []
+    for _ in range(14):
+        press(page, keys.TAB)
+        order.append(label(page))
+    assert order[:3] == ["finish", "clear", "play"]
+    assert order[3].startswith("? next, character 3")
+    assert order[4] == ""  # the summary of the table
+    assert order[5].startswith("Embedding 1 of 8, has seen: start")
+    assert order[6].startswith("a ")
+    assert order[7:12] == ["temperature", "top-k", "begin", "novel", "draw"]
+    assert page.switch_to.active_element.tag_name == "button"
+
+    page.execute_script("document.querySelector('#tree [tabindex=\"0\"]').focus()")
+    press(page, keys.END, keys.ARROW_DOWN, keys.ARROW_DOWN)
+    assert label(page) == "Layer 2, node 2 of 2, has seen: start start e m"
+    assert texts(page, ".leaf.seen") == [".", ".", "e", "m"]
+    assert texts(page, "#node")[0].startswith("Layer 2, node 2 of 2 has seen ..em: 128 numbers from -")
+    press(page, keys.ARROW_LEFT, keys.ARROW_DOWN)
+    assert label(page).startswith("Layer 3, node 1 of 1")
+
+    page.execute_script("document.querySelector('#next [tabindex=\"0\"]').focus()")
+    press(page, keys.ARROW_DOWN, keys.ARROW_RIGHT)
+    assert label(page).startswith("c ")
+    press(page, keys.ENTER)
+    assert page.execute_script("return document.getElementById('word').value") == "emc"
+    press(page, keys.END, keys.ENTER)
+    assert texts(page, "#steps .char")[-1] == "end"
+    page.execute_script("document.querySelector('.step').focus()")
+    press(page, keys.ARROW_RIGHT, keys.ENTER)
+    assert texts(page, "#after")[0].startswith("after “e” came m (")
+    page.execute_async_script("setTimeout(arguments[0], 700)")
+    assert texts(page, "#status")[0].startswith("Likeliest next: ")
+
+
+def test_settings_change_what_is_drawn(open_page: Any, shipped_page: Path) -> None:
+    page = open_page(shipped_page)
+    set_ = (
+        "const field = document.getElementById(arguments[0]); field.value = arguments[1];"
+        "field.dispatchEvent(new Event('input', {bubbles: true}))"
+    )
+    page.execute_script(set_, "temperature", "0")
+    assert texts(page, "#temperature-value") == ["0.00"]
+    always = [likeliest(load_model())] * 12
+    assert draw_again(page) == always
+    page.execute_script(set_, "temperature", "1")
+    page.execute_script(set_, "top-k", "1")
+    assert draw_again(page) == always
+    page.execute_script(set_, "top-k", "")
+    page.execute_script("document.getElementById('begin').click(); document.getElementById('novel').click()")
+    page.execute_script(set_, "word", "mar")
+    words = draw_again(page)
+    assert all(word.startswith("mar") for word in words)
+    assert not set(words) & set(load_words().words)
+
+
+def test_a_network_that_knows_nothing_new_says_so(open_page: Any, tmp_path: Path) -> None:
+    model = model_of("ab", "mlp", block_size=1)
+    with torch.no_grad():
+        weights = model.network.layers[-1].state_dict()
+        weights["weight"].zero_()
+        weights["bias"].copy_(torch.tensor([50.0, 0.0, 0.0]))  # always the end
+    page = open_page(written(tmp_path / "page.html", model, ["", "a"]))
+    page.execute_script("document.getElementById('novel').click(); document.getElementById('draw').click()")
+    page.execute_async_script(
+        "const look = () => document.getElementById('drawn-note').textContent ? arguments[0]()"
+        " : setTimeout(look, 5); look()"
+    )
+    assert texts(page, "#drawn-note") == ["0 of 12: none of the last 2,000 drawn was new."]
+
+
+def test_nothing_breaks_out_of_the_page(open_page: Any, tmp_path: Path) -> None:
+    model = model_of(ODD)
+    source = "</title><script>window.broken = 1</script><img src=x onerror='window.broken = 1'>.txt"
+    path = written(tmp_path / "page.html", model, [ODD[:9], "<b>", "\u202e"], source)
+    page = open_page(path)
+    assert page.title == f"makemore: wavenet, trained on {source}"
+    for number in range(12):
+        page.execute_script("document.querySelectorAll('#drawn button')[arguments[0]].click()", number)
+    page.execute_script("document.getElementById('as-table').open = true")
+    page.execute_async_script("setTimeout(arguments[0], 20)")
+    tags = page.execute_script("return [...document.querySelectorAll('*')].map((e) => e.localName)")
+    assert tags.count("script") == 2
+    assert not {"b", "img"} & set(tags)
+    shown = texts(page, "#next .char")
+    assert "space" in shown
+    assert {"U+2028", "U+202E", "U+200D", "U+FE0F", "◌\u0301", "😀", "ש", "<"} <= set(shown)
+    words = ["", ODD[::-1], ODD, "\u202e" * 9]
+    for word, told in zip(words, its_log_probs(page, words), strict=True):
+        torch.testing.assert_close(told, log_probs(model, word), atol=1e-5, rtol=0)
+    assert page.execute_script("return performance.getEntriesByType('resource').length") == 0
+    page.execute_script(
+        "const script = document.createElement('script'); script.textContent = 'window.broken = 1';"
+        "document.body.append(script); document.body.insertAdjacentHTML('beforeend', arguments[0])",
+        "<img src='data:,' onerror='window.broken = 1'>",
+    )
+    page.execute_async_script("setTimeout(arguments[0], 50)")
+    refused = [entry["message"] for entry in page.get_log("browser")]
+    assert len(refused) >= 2
+    assert all("Content Security Policy" in message for message in refused)
+    assert page.execute_script("return window.broken") is None
+
+
+@pytest.mark.parametrize("characters", ["abcd", "".join(map(chr, range(0x4E00, 0x4E00 + 4999)))])
+def test_few_and_many_symbols(characters: str, open_page: Any, tmp_path: Path) -> None:
+    model = model_of(characters)
+    page = open_page(written(tmp_path / "page.html", model, [characters[:3]]), 360)
+    word = characters[1] + characters[0]
+    page.execute_script(
+        "const box = document.getElementById('word'); box.value = arguments[0];"
+        "box.dispatchEvent(new Event('input'))",
+        word,
+    )
+    expected = log_probs(model, word)[-1].exp()
+    if len(characters) < 64:
+        order = [*range(1, 5), 0]
+        assert texts(page, "#others") == [""]
+    else:
+        order = expected.argsort(descending=True)[:40].tolist()
+        assert texts(page, "#others")[0].startswith("The likeliest 40 of 5,000; all others together: ")
+    assert percents(page, "#next .how") == pytest.approx(expected[order].tolist(), abs=6e-4)
+    assert page.execute_script("return document.documentElement.scrollWidth") == 360
+
+
+STICKS_OUT = """
+return [...document.querySelectorAll("button, input, canvas, p, h2, .char")].filter((e) => {
+  const box = e.getBoundingClientRect();
+  if (box.width <= 1 || e.closest(".unseen")) return false;
+  const cut = e.scrollWidth > e.clientWidth + 1 && getComputedStyle(e).display !== "inline";
+  return box.right > innerWidth || box.left < 0 || (cut && e.localName !== "input");
+}).map((e) => e.outerHTML.slice(0, 90));
+"""
+"""What is not wholly in the window, or has a text that is not wholly in it."""
+
+
+def brightness(color: str) -> int:
+    """Of "rgb(r, g, b)", from 0 to 765."""
+    return sum(map(int, color.removeprefix("rgb(").removesuffix(")").split(",")))
+
+
+@pytest.mark.parametrize("dark", [False, True])
+def test_every_width_light_and_dark(dark: bool, open_page: Any, shipped_page: Path) -> None:
+    for width in WIDTHS:
+        page = open_page(shipped_page, width, dark)
+        assert page.execute_script("return document.documentElement.scrollWidth") == width
+        assert page.execute_script(STICKS_OUT) == []
+    paper, ink = (
+        page.execute_script("return getComputedStyle(document.body)[arguments[0]]", name)
+        for name in ("backgroundColor", "color")
+    )
+    assert (brightness(paper) < 150 and brightness(ink) > 600) == dark
+
+
+def test_motion_is_left_out_where_it_is_not_wanted(open_page: Any, shipped_page: Path) -> None:
+    moving = "document.getElementById('clear').click(); return document.getAnimations().length"
+    assert open_page(shipped_page, calm=True).execute_script(moving) == 0
+    assert open_page(shipped_page, calm=False).execute_script(moving) > 0
+
+
+@pytest.mark.parametrize("dark", [False, True])
+def test_accessibility_by_axe(dark: bool, axe: str, open_page: Any, shipped_page: Path) -> None:
+    page = open_page(shipped_page, 1280, dark)
+    page.execute_script("document.getElementById('as-table').open = true")
+    page.execute_script("document.querySelector('#drawn button').click()")
+    page.execute_script(axe)
+    rules = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"]
+    found = page.execute_async_script("axe.run({runOnly: arguments[0]}).then(arguments[1])", rules)
+    violations = [(v["id"], [node["html"][:200] for node in v["nodes"]]) for v in found["violations"]]
+    assert violations == []
+    assert len(found["passes"]) > 30

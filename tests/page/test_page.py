@@ -1,0 +1,199 @@
+"""The page as a file: what is in it, what is left out, what is refused; the command that writes it."""
+
+from __future__ import annotations
+
+import base64
+import json
+import re
+import zlib
+from dataclasses import replace
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+from pages import ODD, model_of
+from torch import Generator
+
+import makemore.page.building
+from makemore import Embedding, Linear, Sequential, load_model, load_words, network_plan, page_html
+from makemore.commands.cli import page_main
+from makemore.errors import UsageError
+from makemore.layers import Layer
+from makemore.model_file import Model, save_model
+from makemore.page.building import packed
+
+
+class Parts(HTMLParser):
+    """The tags of a page, and what stands in its title and its scripts."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.tags: list[str] = []
+        self.inside = ""
+        self.texts: dict[str, list[str]] = {"title": [], "script": [], "style": []}
+        self.feed(page)
+
+    def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.inside = tag
+        self.texts.get(tag, []).append("")
+
+    def handle_endtag(self, tag: str) -> None:
+        self.inside = ""
+
+    def handle_data(self, data: str) -> None:
+        if self.inside in self.texts:
+            self.texts[self.inside][-1] += data
+
+
+def content_of(page: str) -> dict[str, object]:
+    content = json.loads(Parts(page).texts["script"][0])
+    assert isinstance(content, dict)
+    return content
+
+
+def unpacked(text: str) -> list[str]:
+    """What the page makes of a packed list."""
+    words, before = [], ""
+    for line in zlib.decompress(base64.b64decode(text), wbits=-15).decode().split("\n"):
+        before = before[: ord(line[0]) - ord("0")] + line[1:]
+        words.append(before)
+    return words
+
+
+def test_the_default_page_is_one_file_of_less_than_a_megabyte(shipped_page: Path) -> None:
+    page = shipped_page.read_text(encoding="utf-8")
+    assert len(page.encode()) < 1_000_000
+    tags = Parts(page).tags
+    assert not {"link", "img", "iframe", "object", "embed"} & set(tags)
+    assert (tags.count("script"), tags.count("style")) == (2, 1)
+    assert "src=" not in page.split("<script")[0]
+    assert re.findall(r"https?://[^\s\"']+", page) == [
+        "https://www.youtube.com/watch?v=t3YJ5hKiMQ0",
+        *["http://www.w3.org/2000/svg"] * page.count("http://www.w3.org/2000/svg"),
+    ]
+    content = content_of(page)
+    assert content["parameters"] == 76_579
+    assert content["source"] == "names.txt"
+    words = content["words"]
+    assert isinstance(words, dict)
+    assert unpacked(words["packed"]) == sorted(load_words().words)
+
+
+def test_no_word_no_character_and_no_name_is_markup() -> None:
+    model = model_of(ODD)
+    plain = Parts(page_html(model_of("abc"))).tags
+    page = page_html(model, ["<b>", "</script><script>alert(1)", "\u2028"], "</title><script>.txt")
+    parts = Parts(page)
+    assert parts.tags == plain
+    assert parts.texts["title"] == ["makemore: wavenet, trained on </title><script>.txt"]
+    assert content_of(page)["characters"] == model.vocabulary.characters
+    assert "<" not in parts.texts["script"][0]
+    assert parts.texts["script"][0].isascii()
+
+
+def test_what_looks_like_a_place_to_fill_is_left_alone() -> None:
+    page = page_html(model_of("@abc"), ["@@policy@@"] * 3, "@@script@@")
+    assert content_of(page)["source"] == "@@script@@"
+    assert Parts(page).texts["title"] == ["makemore: wavenet, trained on @@script@@"]
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["a"],
+        ["", "a", "ab", "abc", "b"],
+        ["x" * 200, "x" * 200 + "y"],
+        sorted(["é", "e\u0301", "😀", "😀a", "\u202e"]),
+    ],
+)
+def test_packing(words: list[str]) -> None:
+    assert unpacked(packed(words)) == words
+
+
+def test_a_list_too_long_is_left_out_and_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(makemore.page.building, "LARGEST_LIST", 20)
+    words = [f"{i:04d}" for i in range(100)]
+    assert content_of(page_html(model_of("0123456789"), words))["words"] == {"number": 100, "packed": None}
+    assert content_of(page_html(model_of("abc")))["words"] is None
+
+
+class Doubled(Layer):
+    """A layer that declares nothing."""
+
+
+class Stepwise(Layer):
+    """A layer that acts on each position alone, but is not known to the page."""
+
+    acts_per_position = True
+
+
+def test_networks_that_are_refused() -> None:
+    bug = network_plan("hierarchical-bug", n_hidden=4).build(4, Generator().manual_seed(1))
+    model = model_of("abc")
+    for network, message in [
+        (bug, "no page can be made of this network: .* has other statistics at each of 4 positions"),
+        (Sequential([Embedding(4, 2), Doubled()]), "no page .* of the layer Doubled"),
+        (Sequential([Embedding(4, 2), Stepwise(), Linear(2, 4)]), "a page cannot compute the layer Stepwise"),
+        (Sequential([Linear(4, 4)]), "begins with an Embedding"),
+    ]:
+        with pytest.raises(UsageError, match=message):
+            page_html(replace(model, network=network))
+
+
+def test_the_command(
+    small_model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert page_main([]) == 0
+    out, err = capsys.readouterr()
+    assert re.fullmatch(r"wrote page\.html, \d{3} KB: open it in a browser\n", out)
+    assert err.startswith("makemore-page: no run in out/")
+    assert content_of(Path("page.html").read_text())["parameters"] == 76_579
+
+    assert page_main(["bare.html", "--without-words"]) == 0
+    assert content_of(Path("bare.html").read_text())["words"] is None
+
+    capsys.readouterr()
+    save_model(small_model, "small")
+    assert page_main(["--model", "small"]) == 0
+    assert "cannot tell which words are new: the model file names no word list" in capsys.readouterr().err
+    content = content_of(Path("page.html").read_text())
+    assert (content["words"], content["source"], content["network"]) == (None, "", "hierarchical")
+
+
+@pytest.mark.parametrize(
+    ("flags", "code", "message"),
+    [
+        (["--model", "none"], 2, "makemore-page: cannot read none: No such file"),
+        (["none/page.html"], 1, "makemore-page: cannot write none/page.html: No such file"),
+        (["/"], 1, "makemore-page: cannot write /: Is a directory"),
+        (["--data", "none"], 2, "makemore-page: cannot read the word list none"),
+        (["--data", "other", "--without-words"], 2, "choose one"),
+        (["--data", "other"], 2, "are not those the model was trained on"),
+        (["--model", "bug"], 2, "makemore-page: no page can be made of this network"),
+    ],
+)
+def test_mistakes_are_one_line(
+    flags: list[str],
+    code: int,
+    message: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("other").write_text("a\nb\nc\nd\ne\nf\n")
+    save_model(model_of("abc", "hierarchical-bug"), "bug")
+    save_model(load_model(), "shipped")
+    try:
+        ended = page_main(flags)
+    except SystemExit as stop:
+        ended = int(stop.code or 0)
+    out, err = capsys.readouterr()
+    assert ended == code
+    told = [line for line in err.splitlines() if "no run in out/" not in line and "cannot tell" not in line]
+    assert len(told) == 1
+    assert message in told[0]
+    assert out == ""
+    assert not Path("page.html").exists()
