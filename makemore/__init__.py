@@ -34,7 +34,8 @@ _NAMES = {
     "convolution": "Convolution Filters generate generate_scored log_likelihoods loss",
     "convolution.drawing": "draw_nodes",
     "evaluation": "split_loss",
-    "layers": "BatchNorm1d Embedding FlattenConsecutive HistoricBatchNorm1d Layer Linear Sequential Tanh",
+    "layers": "BatchNorm1d Embedding FlattenConsecutive FlattenDilated GatedActivation HistoricBatchNorm1d"
+    " Layer Linear Newest ReLU RMSNorm ResidualBlock Sequential SkipConnections Tanh",
     "model_file": "Model load_model save_model",
     "modern.trainer": "ModernTrainer",
     "networks": "NETWORKS Plan network_plan summary",

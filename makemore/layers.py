@@ -1,4 +1,4 @@
-"""The lecture's layers as plain classes on torch tensors (lecture cell 7).
+"""The lecture's layers as plain classes on torch tensors (lecture cell 7), and those of its paper.
 
 Every layer has ``__call__``, ``parameters()`` and ``out``, its last output. Batches come first and
 channels last: (B, C) or (B, T, C), for batch size B, sequence length T and channel count C.
@@ -12,6 +12,10 @@ Departures from the lecture, each without effect on its figures:
 * Shapes that cannot work raise an error that says what to do; the lecture gives nan, broadcasts, or
   fails while unpacking a shape.
 * Initial values are drawn from a ``torch.Generator`` if one is handed in, else from torch's own.
+
+Beyond the lecture, from the paper that it is after (van den Oord et al. 2016, arXiv:1609.03499):
+``GatedActivation``, ``ReLU``, ``FlattenDilated``, ``Newest``, ``ResidualBlock`` and ``SkipConnections``; and
+``RMSNorm``, which the paper has not. A 1x1 convolution is a ``Linear``.
 """
 
 from __future__ import annotations
@@ -19,7 +23,7 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, NamedTuple, Self
 
 import torch
 from torch import Generator, Tensor
@@ -33,10 +37,12 @@ class Layer:
 
     What other rooms must know of a layer, its class declares, see ``declared``:
 
-    * ``positions_fused(layer)``: how many consecutive positions become one;
+    * ``looks_at(layer)``: which positions become one, see ``Looks``;
     * ``acts_per_position = True``: an output depends on its own position alone, in no affine way;
     * ``affine(layer)``: in evaluation the layer is x * scale + shift, or x @ scale + shift for a 2-d scale;
-    * ``bounds = (low, high)``: its outputs lie between, and next to a bound its gradient is next to none.
+    * ``bounds = (low, high)``: its outputs lie between, and next to a bound its gradient is next to none;
+    * ``made_of_layers = True``: all that ``__call__`` does is to call layers that are attributes, or in a
+      list that is one, and to add up what they give; so whoever knows these knows it, see ``wiring.py``.
     """
 
     PARAMETERS: ClassVar[tuple[str, ...]] = ()
@@ -137,6 +143,24 @@ def declared(layer: Layer, name: str) -> Any:
     A subclass inherits no declaration, since it may compute something else.
     """
     return vars(type(layer)).get(name)
+
+
+class Looks(NamedTuple):
+    """Which positions become one: output p is made of the inputs at stride * p + offset for each offset.
+
+    The oldest comes first, side by side along the channels.
+    """
+
+    stride: int
+    offsets: tuple[int, ...]
+
+    def needed(self, positions: int) -> int:
+        """How many input positions give that many output positions.
+
+        >>> Looks(2, (0, 1)).needed(4), Looks(1, (0, 4)).needed(4)
+        (8, 8)
+        """
+        return self.stride * (positions - 1) + self.offsets[-1] + 1
 
 
 class Linear(Layer):
@@ -284,6 +308,60 @@ class Tanh(Layer):
         return self.out
 
 
+class ReLU(Layer):
+    """The larger of every element and 0: (...) -> (...)."""
+
+    acts_per_position = True
+
+    def __call__(self, x: Tensor) -> Tensor:
+        self.out = torch.relu(x)
+        return self.out
+
+
+class GatedActivation(Layer):
+    """The paper's gated activation unit, tanh of the one half of the channels times sigmoid of the other.
+
+    (..., 2*C) -> (..., C). Behind a Linear with 2*C outputs, W_f and W_g side by side, it is
+    tanh(W_f x) * sigmoid(W_g x) (paper eq. 2). Raises ValueError on an odd number of channels.
+    """
+
+    acts_per_position = True
+    bounds = (-1.0, 1.0)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        if x.ndim == 0 or x.shape[-1] % 2 != 0:
+            raise ValueError(f"{self} needs an even number of channels, got {tuple(x.shape)}")
+        f, g = x.chunk(2, dim=-1)  # (..., 2*C) -> (..., C) twice
+        self.out = torch.tanh(f) * torch.sigmoid(g)
+        return self.out
+
+
+class RMSNorm(Layer):
+    """Divides the channels of each position by their root mean square (Zhang and Sennrich 2019).
+
+    (..., dim) -> (..., dim): gamma * x / sqrt(mean(x**2) + eps), with ``gamma``, (dim,), ones at first. It
+    knows no batch: in training and in evaluation it does the same. Raises ValueError on another channel
+    count.
+    """
+
+    PARAMETERS = ("gamma",)
+    acts_per_position = True
+
+    def __init__(self, dim: int, eps: float = 1e-5) -> None:
+        self.eps = eps
+        self.gamma = torch.ones(dim)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        if x.ndim == 0 or x.shape[-1] != len(self.gamma):
+            raise ValueError(f"{self} needs (..., {len(self.gamma)}), got {tuple(x.shape)}")
+        mean_square = (x**2).mean(dim=-1, keepdim=True)  # (..., dim) -> (..., 1)
+        self.out = self.gamma * (x / torch.sqrt(mean_square + self.eps))
+        return self.out
+
+    def __repr__(self) -> str:
+        return f"RMSNorm({len(self.gamma)})"
+
+
 class Embedding(Layer):
     """A row of the table for each index: (...) -> (..., embedding_dim).
 
@@ -327,16 +405,12 @@ class FlattenConsecutive(Layer):
             raise ValueError(f"FlattenConsecutive needs n of 1 or more, got {n}")
         self.n = n
 
-    def positions_fused(self) -> int:
-        """How many consecutive positions become one."""
-        return self.n
+    def looks_at(self) -> Looks:
+        """Every n-th window of n neighbours."""
+        return Looks(self.n, tuple(range(self.n)))
 
     def __call__(self, x: Tensor) -> Tensor:
-        if x.ndim != 3:
-            raise ValueError(
-                f"{self} needs (B, T, C), got {tuple(x.shape)}"
-                + (": the positions are already fused into one" if x.ndim == 2 else "")
-            )
+        require_positions(self, x)
         B, T, C = x.shape
         if T == 0 or T % self.n != 0:
             raise ValueError(f"{self} needs a length divisible by {self.n}, got {T}")
@@ -348,8 +422,74 @@ class FlattenConsecutive(Layer):
         return f"FlattenConsecutive({self.n})"
 
 
+class FlattenDilated(Layer):
+    """Concatenates the channels of n positions that lie ``dilation`` apart, for every position that has them.
+
+    (B, T, C) -> (B, T - (n-1)*dilation, C*n), and (B, C*n) where one position is left; n = 2 with dilation 4
+    is ``torch.cat([x[:, :-4], x[:, 4:]], dim=2)``. With a Linear behind it this is the paper's dilated causal
+    convolution (section 2.1). Raises ValueError on an input with too few positions.
+    """
+
+    def __init__(self, n: int, dilation: int) -> None:
+        if n < 1 or dilation < 1:
+            raise ValueError(f"FlattenDilated needs n and dilation of 1 or more, got {n} and {dilation}")
+        self.n = n
+        self.dilation = dilation
+
+    def looks_at(self) -> Looks:
+        """At every position n that lie ``dilation`` apart, itself the newest."""
+        return Looks(1, tuple(j * self.dilation for j in range(self.n)))
+
+    def __call__(self, x: Tensor) -> Tensor:
+        require_positions(self, x)
+        T = x.shape[1] - (self.n - 1) * self.dilation
+        if T < 1:
+            needed = (self.n - 1) * self.dilation + 1
+            raise ValueError(f"{self} needs a length of {needed} or more, got {x.shape[1]}")
+        parts = [x[:, j * self.dilation :][:, :T] for j in range(self.n)]
+        self.out = torch.cat(parts, dim=2).squeeze(1)  # (B, T, C) -> (B, T - (n-1)*dilation, C*n)
+        return self.out
+
+    def __repr__(self) -> str:
+        return f"FlattenDilated({self.n}, {self.dilation})"
+
+
+class Newest(Layer):
+    """The newest of every n positions, as a view; the first ``skipped`` positions are left out before.
+
+    (B, T, C) -> (B, (T-skipped)//n, C), and (B, C) where one position is left. The positions that a
+    ``FlattenConsecutive(n)`` makes one have their newest in ``Newest(n)``; those of a
+    ``FlattenDilated(n, dilation)`` in ``Newest(1, skipped=(n-1)*dilation)``. Raises ValueError on a length
+    that does not fit.
+    """
+
+    def __init__(self, n: int, skipped: int = 0) -> None:
+        if n < 1 or skipped < 0:
+            raise ValueError(f"Newest needs n of 1 or more, skipped of 0 or more, got {n} and {skipped}")
+        self.n = n
+        self.skipped = skipped
+
+    def looks_at(self) -> Looks:
+        """At every n-th position."""
+        return Looks(self.n, (self.skipped + self.n - 1,))
+
+    def __call__(self, x: Tensor) -> Tensor:
+        require_positions(self, x)
+        T = x.shape[1] - self.skipped
+        if T < 1 or T % self.n != 0:
+            behind = f" behind the first {self.skipped}" if self.skipped else ""
+            raise ValueError(f"{self} needs a length divisible by {self.n}{behind}, got {x.shape[1]}")
+        self.out = x[:, self.skipped + self.n - 1 :: self.n].squeeze(1)  # (B, T, C) -> (B, T//n, C)
+        return self.out
+
+    def __repr__(self) -> str:
+        return f"Newest({self.n}{f', skipped={self.skipped}' if self.skipped else ''})"
+
+
 class Sequential(Layer):
     """The layers one after another; itself a layer."""
+
+    made_of_layers = True
 
     def __init__(self, layers: Sequence[Layer]) -> None:
         self.layers = list(layers)
@@ -373,8 +513,96 @@ class Sequential(Layer):
         return [layer for group in nested for layer in group]
 
     def __repr__(self) -> str:
-        rows = "".join(f"{layer},\n" for layer in self.layers)
-        return "Sequential([\n" + textwrap.indent(rows, "    ") + "])"
+        return _nested("Sequential", self.layers)
+
+
+class ResidualBlock(Layer):
+    """Fuses positions by some layers, and adds what they find to what was there (paper fig. 4).
+
+    (B, T, C) -> (B, T', C): ``fuse``, a FlattenConsecutive or FlattenDilated, then ``layers``, as a rule
+    Linear, norm and GatedActivation, give ``z``, (B, T', H); ``residual``, as a rule Linear(H, C), a 1x1
+    convolution, maps it back to C channels:
+
+        out = newest(x) + residual(z)
+
+    What is the residual of a node that fuses two? In the paper's causal convolution the output at time t is
+    added to the input at time t. The newest character that a node sees is its time, and of the two nodes
+    that it fuses the right one, the newer, has the same; so that one is its residual. The left one reaches
+    it through ``z`` alone. The block behind which nobody looks at the residual has None: there out is ``z``.
+    """
+
+    made_of_layers = True
+    z: Tensor
+
+    def __init__(self, fuse: Layer, layers: Sequence[Layer], residual: Layer | None) -> None:
+        looks: Looks = declared(fuse, "looks_at")(fuse)
+        self.gated = Sequential([fuse, *layers])
+        self.newest = Newest(looks.stride, looks.offsets[-1] - looks.stride + 1)
+        self.residual = residual
+
+    def __call__(self, x: Tensor) -> Tensor:
+        self.z = self.out = self.gated(x)  # (B, T, C) -> (B, T', H)
+        if self.residual is not None:
+            self.out = self.newest(x) + self.residual(self.z)  # (B, T', H) -> (B, T', C)
+        return self.out
+
+    def named_children(self) -> Iterator[tuple[str, Layer]]:
+        yield "gated", self.gated
+        if self.residual is not None:
+            yield "newest", self.newest
+            yield "residual", self.residual
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in super().__getstate__().items() if name != "z"}
+
+    def __repr__(self) -> str:
+        return _nested("ResidualBlock", [child for _, child in self.named_children()])
+
+
+class SkipConnections(Layer):
+    """Blocks one after another, and the sum of what each has to say at once (paper fig. 4).
+
+    (B, T, C) -> (B, S): the ``z`` of each block goes through its layer in ``skips``, as a rule a 1x1
+    convolution, Linear(H, S). The output of the network belongs to one time, that of the newest character, so
+    only the newest node of a block is asked; where a block gives more, its skip begins with a ``Newest``.
+    """
+
+    made_of_layers = True
+
+    def __init__(self, blocks: Sequence[ResidualBlock], skips: Sequence[Layer]) -> None:
+        if not blocks or len(blocks) != len(skips):
+            raise ValueError(f"SkipConnections need a skip for each block, got {len(blocks)}, {len(skips)}")
+        self.blocks = list(blocks)
+        self.skips = list(skips)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        for i, (block, skip) in enumerate(zip(self.blocks, self.skips, strict=True)):
+            x = block(x)  # (B, T, C) -> (B, T', C)
+            own = skip(block.z)  # (B, T', H) -> (B, S)
+            self.out = own if i == 0 else self.out + own
+        return self.out
+
+    def named_children(self) -> Iterator[tuple[str, Layer]]:
+        for i, (block, skip) in enumerate(zip(self.blocks, self.skips, strict=True)):
+            yield f"blocks.{i}", block
+            yield f"skips.{i}", skip
+
+    def __repr__(self) -> str:
+        return _nested("SkipConnections", [child for _, child in self.named_children()])
+
+
+def _nested(name: str, layers: Sequence[object]) -> str:
+    """A layer made of others, each on lines of its own."""
+    return f"{name}([\n" + "".join(textwrap.indent(f"{layer},\n", "    ") for layer in layers) + "])"
+
+
+def require_positions(layer: Layer, x: Tensor) -> None:
+    """Raise ValueError unless the input has positions, (B, T, C)."""
+    if x.ndim != 3:
+        raise ValueError(
+            f"{layer} needs (B, T, C), got {tuple(x.shape)}"
+            + (": the positions are already fused into one" if x.ndim == 2 else "")
+        )
 
 
 def index_outside(IX: Tensor, size: int) -> int | None:

@@ -42,7 +42,7 @@ VERSION = 2
 
 NO_DIGEST = "0" * 64
 
-LARGEST = {"block_size": 2**12, "n_embd": 2**20, "n_hidden": 2**20}
+LARGEST = {"block_size": 2**12, "n_embd": 2**20, "n_hidden": 2**20, "stacks": 2**8}
 """Sizes that a plan may have. A long context takes hardly any room in the file, but much in use."""
 
 
@@ -213,6 +213,7 @@ def _model_of(content: Mapping[str, Any], tensors: Mapping[str, Tensor], size: i
 
 def _plan_of(sizes: Mapping[str, Any]) -> Plan:
     """The plan of that name and those sizes."""
+    sizes = {"stacks": 1, **sizes} if isinstance(sizes, dict) else {}
     _require_keys(sizes, "name", *LARGEST)
     for name, largest in LARGEST.items():
         size = sizes[name]

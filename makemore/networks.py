@@ -1,13 +1,15 @@
-"""The networks of the lecture's performance log, by name (lecture cells 9 and 14).
+"""The networks of the lecture's performance log, by name (lecture cells 9 and 14), and those of its paper.
 
 A flat network looks at all characters at once; a hierarchical one fuses them pair by pair, for a
 context of eight 8 -> 4 -> 2 -> 1. The last layer's weight is multiplied by 0.1 after construction, so
 that an untrained network is not confident of anything.
+
+Beyond the lecture: ``gated`` is its tree with gates in place of Tanh, and ``wavenet-paper`` is the network of
+van den Oord et al. 2016 (arXiv:1609.03499), see ``paper_layers``.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
@@ -22,21 +24,28 @@ from makemore.layers import (
     BatchNorm1d,
     Embedding,
     FlattenConsecutive,
+    FlattenDilated,
+    GatedActivation,
     HistoricBatchNorm1d,
     Layer,
     Linear,
+    Newest,
+    ReLU,
+    ResidualBlock,
     Sequential,
+    SkipConnections,
     Tanh,
-    declared,
 )
+from makemore.wiring import positions_of, wires_of
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What a network is made from: a name, three sizes, and the function that makes its layers.
+    """What a network is made from: a name, its sizes, and the function that makes its layers.
 
     ``block_size`` characters of context, ``n_embd`` channels a character, ``n_hidden`` channels a hidden
-    layer; ``layers(plan, vocab_size, generator)`` draws the initial values in the order of the layers.
+    layer, ``stacks`` of layers that each double their dilations from 1 up;
+    ``layers(plan, vocab_size, generator)`` draws the initial values in the order of the layers.
     Raises UsageError on sizes below 1, and on those that ``layers`` refuses.
     """
 
@@ -45,9 +54,10 @@ class Plan:
     n_embd: int
     n_hidden: int
     layers: Callable[[Plan, int, Generator | None], list[Layer]]
+    stacks: int = 1
 
     def __post_init__(self) -> None:
-        for field in ("block_size", "n_embd", "n_hidden"):
+        for field in ("block_size", "n_embd", "n_hidden", "stacks"):
             if getattr(self, field) < 1:
                 raise UsageError(f"{field} must be 1 or more, got {getattr(self, field)}")
         self.value_count(1)
@@ -64,8 +74,9 @@ class Plan:
         return network
 
     def sizes(self) -> dict[str, Any]:
-        """Name and sizes: what ``network_plan`` takes to make the same plan."""
-        return {name: getattr(self, name) for name in ("name", "block_size", "n_embd", "n_hidden")}
+        """Name and sizes: what ``network_plan`` takes to make the same plan. One stack is not mentioned."""
+        names = ("name", "block_size", "n_embd", "n_hidden", *["stacks"] * (self.stacks != 1))
+        return {name: getattr(self, name) for name in names}
 
     def value_count(self, vocab_size: int) -> int:
         """The number of values in all tensors of the network; no memory is taken for them."""
@@ -84,16 +95,14 @@ class _ShapesAlone(TorchFunctionMode):
         return args[0] if func is Tensor.div else func(*args, **(kwargs or {}))
 
 
-def tree_layers(
-    plan: Plan, vocab_size: int, generator: Generator | None, historic_batchnorm: bool = False
-) -> list[Layer]:
+def tree_layers(plan: Plan, vocab_size: int, generator: Generator | None, **kind: bool) -> list[Layer]:
     """Pairs are fused until one position is left. Raises UsageError unless they come out even."""
     if plan.block_size < 2 or plan.block_size.bit_count() != 1:
         raise UsageError(
             f"network {plan.name} fuses pairs: its block size must be a power of two"
             f" from 2 up (2, 4, 8, 16, ...), got {plan.block_size}"
         )
-    return _fusing_layers(plan, vocab_size, generator, 2, historic_batchnorm)
+    return _fusing_layers(plan, vocab_size, generator, 2, **kind)
 
 
 def flat_layers(plan: Plan, vocab_size: int, generator: Generator | None) -> list[Layer]:
@@ -102,28 +111,76 @@ def flat_layers(plan: Plan, vocab_size: int, generator: Generator | None) -> lis
 
 
 def _fusing_layers(
-    plan: Plan, vocab_size: int, generator: Generator | None, n: int, historic_batchnorm: bool = False
+    plan: Plan,
+    vocab_size: int,
+    generator: Generator | None,
+    n: int,
+    historic_batchnorm: bool = False,
+    gated: bool = False,
 ) -> list[Layer]:
     """Every n positions become one, time and again."""
+    if plan.stacks != 1:
+        raise UsageError(f"network {plan.name} has one stack, got {plan.stacks}")
     layers: list[Layer] = [Embedding(vocab_size, plan.n_embd, generator=generator)]
     channels, positions = plan.n_embd, plan.block_size
+    width = 2 * plan.n_hidden if gated else plan.n_hidden
     while positions > 1 or len(layers) == 1:
         positions //= n
-        norm = (
-            HistoricBatchNorm1d(plan.n_hidden, positions)
-            if historic_batchnorm
-            else BatchNorm1d(plan.n_hidden)
-        )
         layers += [
             FlattenConsecutive(n),
-            Linear(channels * n, plan.n_hidden, bias=False, generator=generator),
-            norm,
-            Tanh(),
+            Linear(channels * n, width, bias=False, generator=generator),
+            HistoricBatchNorm1d(width, positions) if historic_batchnorm else BatchNorm1d(width),
+            GatedActivation() if gated else Tanh(),
         ]
         channels = plan.n_hidden
+    return [*layers, _output(channels, vocab_size, generator)]
+
+
+def _output(channels: int, vocab_size: int, generator: Generator | None) -> Linear:
+    """The layer that gives the logits."""
     output = Linear(channels, vocab_size, generator=generator)
     output.weight *= 0.1  # less confident
-    return [*layers, output]
+    return output
+
+
+def paper_layers(plan: Plan, vocab_size: int, generator: Generator | None) -> list[Layer]:
+    """The paper's network (fig. 4): gated residual blocks, the sum of their skips, ReLU, 1x1, ReLU, 1x1.
+
+    Dilations are 1, 2, 4, ... and then 1, 2, 4, ... again, ``stacks`` times (section 2.1). The residual
+    stream is ``n_embd`` wide, the gates, the skips and the output's 1x1 are ``n_hidden`` wide. The last stack
+    fuses pairs as the lecture's tree does; the stacks below it have a node at every position, since the
+    windows that one tree over their outputs looks at overlap: the 15 characters of two stacks of dilations
+    1, 2, 4 have 14, 12, 8 nodes in the first and 4, 2, 1 in the second.
+
+    Departures from the paper: an Embedding in place of its first convolution of one-hot rows; BatchNorm in
+    front of the gates. Raises UsageError unless the dilations of the stacks come to the context.
+    """
+    E, H = plan.n_embd, plan.n_hidden
+    reach, rest = divmod(plan.block_size - 1, plan.stacks)  # how far back one stack looks
+    if rest or reach < 1 or (reach + 1).bit_count() != 1:
+        sizes = ", ".join(str(1 + plan.stacks * (2**k - 1)) for k in range(1, 5))
+        stacks = f"{plan.stacks} stacks" if plan.stacks > 1 else "a stack"
+        raise UsageError(
+            f"network {plan.name} with {stacks} of dilations 1, 2, 4, ... has a block size of"
+            f" {sizes}, ..., got {plan.block_size}"
+        )
+    embedding = Embedding(vocab_size, E, generator=generator)
+    blocks, skips, positions = list[ResidualBlock](), list[Layer](), plan.block_size
+    for i in range(plan.stacks):
+        for k in range((reach + 1).bit_length() - 1):
+            last_stack = i == plan.stacks - 1
+            fuse = FlattenConsecutive(2) if last_stack else FlattenDilated(2, 2**k)
+            positions = positions // 2 if last_stack else positions - 2**k
+            gates = [Linear(2 * E, 2 * H, bias=False, generator=generator), BatchNorm1d(2 * H)]
+            residual = Linear(H, E, generator=generator) if positions > 1 else None
+            blocks.append(ResidualBlock(fuse, [*gates, GatedActivation()], residual))
+            skip = Linear(H, H, generator=generator)
+            skips.append(Sequential([Newest(positions), skip]) if positions > 1 else skip)
+    return [
+        embedding,
+        SkipConnections(blocks, skips),
+        *[ReLU(), Linear(H, H, generator=generator), ReLU(), _output(H, vocab_size, generator)],
+    ]
 
 
 NETWORKS = {
@@ -134,9 +191,11 @@ NETWORKS = {
         Plan("hierarchical-bug", 8, 10, 68, partial(tree_layers, historic_batchnorm=True)),
         Plan("hierarchical", 8, 10, 68, tree_layers),
         Plan("wavenet", 8, 24, 128, tree_layers),
+        Plan("gated", 8, 24, 89, partial(tree_layers, gated=True)),
+        Plan("wavenet-paper", 8, 48, 64, paper_layers),
     )
 }
-"""The performance log, from its first row to its last."""
+"""The performance log, from its first row to its last, and two networks beyond it."""
 
 DEFAULT_NETWORK = "wavenet"
 
@@ -146,42 +205,56 @@ def network_plan(
     block_size: int | None = None,
     n_embd: int | None = None,
     n_hidden: int | None = None,
+    stacks: int | None = None,
 ) -> Plan:
-    """The plan of that name, with sizes replaced where given. Raises UsageError on an unknown name."""
+    """The plan of that name, with sizes replaced where given. Raises UsageError on an unknown name.
+
+    With more stacks and no block size given, each stack looks as far back as the plan's own does.
+    """
     if name not in NETWORKS:
         raise UsageError(f"unknown network {name!r}: choose from {', '.join(NETWORKS)}")
-    sizes: dict[str, Any] = {"block_size": block_size, "n_embd": n_embd, "n_hidden": n_hidden}
+    if stacks is not None and block_size is None:
+        block_size = 1 + stacks * (NETWORKS[name].block_size - 1)
+    sizes: dict[str, Any] = {
+        "block_size": block_size,
+        "n_embd": n_embd,
+        "n_hidden": n_hidden,
+        "stacks": stacks,
+    }
     return replace(NETWORKS[name], **{field: size for field, size in sizes.items() if size is not None})
 
 
 def block_size(network: Sequential) -> int:
-    """The context length a network takes: the product of what its layers fuse."""
-    return math.prod(positions_fused(layer) for layer in network.flattened())
+    """The context length a network takes: what its layers need for one position at the end.
 
-
-def positions_fused(layer: Layer) -> int:
-    """How many consecutive positions the layer makes one; 1 if it declares nothing."""
-    fused = declared(layer, "positions_fused")
-    return 1 if fused is None else int(fused(layer))
+    Raises ValueError if two layers need different lengths of one output.
+    """
+    return positions_of(wires_of(network))[1]
 
 
 def summary(network: Sequential, batch_size: int = 32) -> str:
-    """A table of the layers: output shape for a batch of that size, and number of parameters."""
+    """A table of the layers: output shape for a batch of that size, and number of parameters.
+
+    What lies within a layer that is no Sequential stands below it, further to the right.
+    """
     device = network.parameters()[0].device
     with network.evaluating():  # one context: many long ones would take gigabytes
         network(torch.zeros((1, block_size(network)), dtype=torch.int64, device=device))
-    layers = network.flattened()
-    rows = [
-        (
-            str(layer),
-            str((batch_size, *layer.out.shape[1:])),
-            f"{sum(p.numel() for p in layer.parameters()):,}",
-        )
-        for layer in layers
-    ]
-    total = sum(p.numel() for p in network.parameters())
-    rows = [("layer", "output", "parameters"), *rows, ("total", "", f"{total:,}")]
+    rows = [("layer", "output", "parameters"), *_rows(network, batch_size)]
+    rows.append(("total", "", f"{sum(p.numel() for p in network.parameters()):,}"))
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return "\n".join(
         f"{layer:<{widths[0]}}  {shape:<{widths[1]}}  {count:>{widths[2]}}" for layer, shape, count in rows
     )
+
+
+def _rows(layer: Layer, batch_size: int, indent: str = "") -> list[tuple[str, str, str]]:
+    """Description, output shape and number of parameters of a layer, or of those within it."""
+    children = [child for _, child in layer.named_children()]
+    shape = str((batch_size, *layer.out.shape[1:]))
+    if not children:
+        return [(f"{indent}{layer}", shape, f"{sum(p.numel() for p in layer.parameters()):,}")]
+    if type(layer) is Sequential:
+        return [row for child in children for row in _rows(child, batch_size, indent)]
+    below = [row for child in children for row in _rows(child, batch_size, indent + "  ")]
+    return [(f"{indent}{type(layer).__name__}", shape, ""), *below]

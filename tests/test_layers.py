@@ -4,18 +4,29 @@ from __future__ import annotations
 
 import copy
 import pickle
+from collections.abc import Callable
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from makemore.layers import (
     BatchNorm1d,
     Embedding,
     FlattenConsecutive,
+    FlattenDilated,
+    GatedActivation,
     HistoricBatchNorm1d,
+    Layer,
     Linear,
+    Looks,
+    Newest,
+    ReLU,
+    ResidualBlock,
+    RMSNorm,
     Sequential,
+    SkipConnections,
     Tanh,
     declared,
 )
@@ -131,6 +142,96 @@ def test_tanh_equals_torch() -> None:
     assert_all_close(gradients(layer.out, x), gradients(nn.Tanh()(x), x))
 
 
+def test_relu_equals_torch() -> None:
+    x = torch.randn(4, 3, requires_grad=True)
+    layer = ReLU()
+    assert_all_close(layer(x), nn.ReLU()(x))
+    assert_all_close(gradients(layer.out, x), gradients(nn.ReLU()(x), x))
+
+
+@pytest.mark.parametrize("shape", [(10,), (4, 6), (4, 3, 2)])
+def test_gated_activation_is_torchs_glu_behind_tanh(shape: tuple[int, ...]) -> None:
+    x = torch.randn(shape, requires_grad=True)
+    f, g = x.chunk(2, dim=-1)
+    layer, twin = GatedActivation(), F.glu(torch.cat([f.tanh(), g], dim=-1), dim=-1)
+    assert_all_close(layer(x), twin)
+    assert_all_close(gradients(layer.out, x), gradients(twin, x))
+
+
+def test_a_linear_and_a_gate_are_the_papers_equation_2() -> None:
+    """tanh(W_f * x) * sigmoid(W_g * x), with convolutions of kernel 2 and dilation 4, by torch's conv1d."""
+    x, linear = torch.randn(3, 9, 5), Linear(10, 14, bias=False)
+    W_f, W_g = (W.view(2, 5, 7).permute(2, 1, 0) for W in linear.weight.chunk(2, dim=1))  # (7, 5, 2)
+    convolved = [F.conv1d(x.mT, W, dilation=4).mT for W in (W_f, W_g)]  # conv1d takes (B, C, L)
+    z = GatedActivation()(linear(FlattenDilated(2, 4)(x)))
+    assert_all_close(z, convolved[0].tanh() * convolved[1].sigmoid())
+
+
+@pytest.mark.parametrize("shape", [(6,), (4, 6), (4, 3, 6)])
+def test_rms_norm_equals_torch(shape: tuple[int, ...]) -> None:
+    ours, theirs = RMSNorm(6), nn.RMSNorm(6, eps=1e-5)
+    assert torch.equal(ours.gamma, theirs.weight)
+    ours.gamma = torch.randn(6, requires_grad=True)
+    theirs.weight.data = ours.gamma.detach().clone()
+    x = torch.randn(shape, requires_grad=True)
+    assert_all_close(ours(x), theirs(x))
+    assert_all_close(gradients(ours.out, x, ours.gamma), gradients(theirs(x), x, theirs.weight))
+
+
+@pytest.mark.parametrize(("n", "dilation", "T"), [(2, 1, 8), (2, 4, 8), (3, 2, 5), (1, 3, 4)])
+def test_flatten_dilated_is_torchs_unfold(n: int, dilation: int, T: int) -> None:
+    x = torch.randn(3, T, 5, requires_grad=True)
+    out = FlattenDilated(n, dilation)(x)
+    windows = F.unfold(x.mT.unsqueeze(-1), (n, 1), dilation=(dilation, 1))  # (B, C*n, T'), channels first
+    twin = windows.view(3, 5, n, -1).permute(0, 3, 2, 1).flatten(2).squeeze(1)  # (B, T', n*C)
+    assert torch.equal(out, twin)
+    assert_all_close(gradients(out, x), gradients(twin, x))
+
+
+def test_newest_is_what_the_fusing_layers_have_last() -> None:
+    x = torch.randn(3, 12, 5)
+    for n in (1, 2, 4, 12):
+        fused = FlattenConsecutive(n)(x)
+        assert torch.equal(Newest(n)(x), fused[..., -5:])
+        assert Newest(n)(x).data_ptr() == x[:, n - 1].data_ptr(), "a view, not a copy"
+    assert torch.equal(Newest(1, skipped=8)(x), FlattenDilated(3, 4)(x)[..., -5:])
+
+
+def small_block(residual: bool = True) -> ResidualBlock:
+    gates = [Linear(10, 8), BatchNorm1d(8), GatedActivation()]
+    return ResidualBlock(FlattenConsecutive(2), gates, Linear(4, 5) if residual else None)
+
+
+def test_residual_block_by_hand() -> None:
+    x, block = torch.randn(3, 6, 5), small_block().eval()
+    _, linear, _, _ = block.gated.layers
+    pairs = torch.cat([x[:, 0::2], x[:, 1::2]], dim=2)  # (3, 3, 10)
+    f, g = ((pairs @ linear.weight + linear.bias) / (1 + 1e-5) ** 0.5).chunk(2, dim=2)
+    z = f.tanh() * g.sigmoid()
+    assert_all_close(block(x), x[:, 1::2] + z @ block.residual.weight + block.residual.bias)
+    assert_all_close(block.z, z)
+    last = small_block(residual=False).eval()
+    assert torch.equal(last(x), last.z)
+    assert [name for name, _ in last.named_parameters()] == [
+        *("gated.1.weight", "gated.1.bias", "gated.2.gamma", "gated.2.beta"),
+    ]
+
+
+def test_skip_connections_add_up_what_each_block_has_at_its_newest_node() -> None:
+    blocks, skips = [small_block(), small_block(residual=False)], [Linear(4, 7), Linear(4, 7)]
+    layer = SkipConnections(blocks, [Sequential([Newest(2), skips[0]]), skips[1]]).eval()
+    x = torch.randn(3, 4, 5)
+    first, second = blocks[0](x), blocks[1](blocks[0](x))
+    expected = skips[0](blocks[0].z[:, -1]) + skips[1](second)
+    assert first.shape == (3, 2, 5)
+    assert_all_close(layer(x), expected)
+    assert len(list(layer.named_parameters())) == 4 + 2 + 2 + 4 + 2
+    copied = pickle.loads(pickle.dumps(layer))
+    assert_all_close(copied(x), expected)
+    with pytest.raises(ValueError, match="a skip for each block, got 2, 1"):
+        SkipConnections(blocks, skips[:1])
+
+
 @pytest.mark.parametrize("dtype", [torch.int32, torch.int64])
 def test_embedding_equals_torch(dtype: torch.dtype) -> None:
     ours, theirs = Embedding(9, 4), nn.Embedding(9, 4)
@@ -226,6 +327,13 @@ def test_load_copies_by_name_and_refuses_the_rest() -> None:
         (FlattenConsecutive(2), torch.randn(4, 7, 3), ValueError, "divisible by 2, got 7"),
         (FlattenConsecutive(2), torch.randn(4, 0, 3), ValueError, "divisible by 2, got 0"),
         (FlattenConsecutive(2), torch.randn(4, 6), ValueError, "already fused into one"),
+        (FlattenDilated(2, 4), torch.randn(4, 4, 3), ValueError, "a length of 5 or more, got 4"),
+        (FlattenDilated(2, 4), torch.randn(4, 6), ValueError, "already fused into one"),
+        (Newest(2), torch.randn(4, 7, 3), ValueError, "divisible by 2, got 7"),
+        (Newest(2, skipped=4), torch.randn(4, 4, 3), ValueError, "behind the first 4, got 4"),
+        (Newest(2), torch.randn(4, 6), ValueError, "already fused into one"),
+        (GatedActivation(), torch.randn(4, 3), ValueError, r"even number of channels, got \(4, 3\)"),
+        (RMSNorm(3), torch.randn(4, 1), ValueError, r"needs \(..., 3\), got \(4, 1\)"),
         (Embedding(5, 2), torch.tensor([4, 5]), IndexError, "rows 0 to 4, got index 5"),
         (Embedding(5, 2), torch.tensor([4, -1]), IndexError, "rows 0 to 4, got index -1"),
         (Embedding(5, 2), torch.tensor([1.0]), TypeError, "int64"),
@@ -237,9 +345,14 @@ def test_what_cannot_work_says_so(layer: object, x: Tensor, error: type, message
         layer(x)
 
 
-def test_flatten_consecutive_refuses_n_below_1() -> None:
-    with pytest.raises(ValueError, match="n of 1 or more"):
-        FlattenConsecutive(0)
+@pytest.mark.parametrize(
+    "make", [lambda: FlattenConsecutive(0), lambda: FlattenDilated(0, 1), lambda: FlattenDilated(2, 0)]
+)
+def test_layers_that_fuse_nothing_are_refused(make: Callable[[], Layer]) -> None:
+    with pytest.raises(ValueError, match="1 or more, got"):
+        make()
+    with pytest.raises(ValueError, match="Newest needs n of 1 or more, skipped of 0 or more, got 1 and -1"):
+        Newest(1, skipped=-1)
 
 
 def test_copies_and_pickles_at_any_time() -> None:
@@ -285,7 +398,8 @@ def test_a_subclass_inherits_no_declaration() -> None:
     assert declared(Linear(2, 2), "affine") is not None
     assert declared(Shifted(2, 2), "affine") is None
     assert declared(Tanh(), "acts_per_position")
-    assert declared(FlattenConsecutive(3), "positions_fused")(FlattenConsecutive(3)) == 3
+    assert declared(FlattenConsecutive(3), "looks_at")(FlattenConsecutive(3)) == Looks(3, (0, 1, 2))
+    assert declared(Sequential([]), "made_of_layers")
 
 
 def test_names_are_those_of_torch() -> None:

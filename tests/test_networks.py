@@ -9,8 +9,10 @@ from makemore.layers import (
     BatchNorm1d,
     Embedding,
     FlattenConsecutive,
+    FlattenDilated,
     HistoricBatchNorm1d,
     Linear,
+    ResidualBlock,
     Sequential,
 )
 from makemore.networks import NETWORKS, block_size, network_plan, summary
@@ -21,8 +23,10 @@ PARAMETERS = {
     "hierarchical-bug": 22_397,
     "hierarchical": 22_397,
     "wavenet": 76_579,
+    "gated": 76_058,
+    "wavenet-paper": 63_563,
 }
-"""The lecture's performance log, and the counts its cells print."""
+"""The lecture's performance log, and the counts its cells print; and two networks beyond it."""
 
 
 def test_parameter_counts_of_the_performance_log() -> None:
@@ -79,6 +83,67 @@ def test_historic_network_has_statistics_for_each_position() -> None:
     network(torch.randint(0, 27, (4, 8)))
     shapes = [tuple(t.shape) for name, t in network.state_dict().items() if "mean" in name]
     assert shapes == [(4, 68), (2, 68), (68,)]
+
+
+@pytest.mark.parametrize("size", [2, 8, 1024])
+@pytest.mark.parametrize("name", ["gated", "wavenet-paper"])
+def test_the_papers_networks_at_any_size(name: str, size: int) -> None:
+    plan = network_plan(name, size, 3, 5)
+    network = plan.build(11)
+    assert network(torch.randint(0, 11, (3, size))).shape == (3, 11)
+    assert block_size(network) == size
+    assert plan.value_count(11) == sum(t.numel() for t in network.state_dict().values())
+    assert network_plan(**plan.sizes()) == plan
+
+
+@pytest.mark.parametrize(("stacks", "depth"), [(1, 3), (2, 3), (3, 2), (4, 1)])
+def test_repeated_stacks_see_all_of_their_context_and_no_more(stacks: int, depth: int) -> None:
+    """Dilations 1, 2, 4, 1, 2, 4 look 14 characters back: the gradient reaches each of the 15."""
+    plan = network_plan("wavenet-paper", 1 + stacks * (2**depth - 1), 4, 6, stacks=stacks)
+    assert network_plan(**plan.sizes()) == plan
+    network = plan.build(9, torch.Generator().manual_seed(1)).eval()
+    assert block_size(network) == plan.block_size
+    fuses = [layer for layer in network.modules() if isinstance(layer, FlattenDilated | FlattenConsecutive)]
+    assert [f.dilation for f in fuses if isinstance(f, FlattenDilated)] == [
+        *[2**k for k in range(depth)] * (stacks - 1)
+    ]
+    assert len(fuses) == stacks * depth
+    embedding, *rest = network.layers
+    x = embedding(torch.randint(0, 9, (1, plan.block_size))).detach().requires_grad_()
+    out = x
+    for layer in rest:
+        out = layer(out)
+    (grad,) = torch.autograd.grad(out.sum(), x)
+    assert (grad.abs().sum(2) > 0).all()
+
+
+def test_a_network_of_the_paper_has_no_parameter_that_nothing_depends_on() -> None:
+    network = network_plan("wavenet-paper", stacks=2).build(27)
+    network(torch.randint(0, 27, (4, 15))).sum().backward()
+    assert all(p.grad is not None for p in network.parameters())
+    blocks = [layer for layer in network.modules() if isinstance(layer, ResidualBlock)]
+    assert [block.residual is None for block in blocks] == [False] * 5 + [True]
+
+
+def test_stacks_that_cannot_be_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"with 2 stacks of dilations .* size of 3, 7, 15, 31, ..., got 8"):
+        network_plan("wavenet-paper", 8, stacks=2)
+    with pytest.raises(ValueError, match=r"with a stack of dilations .* size of 2, 4, 8, 16, ..., got 9"):
+        network_plan("wavenet-paper", 9)
+    with pytest.raises(ValueError, match="network wavenet has one stack, got 2"):
+        network_plan("wavenet", 16, stacks=2)
+    with pytest.raises(ValueError, match="stacks must be 1 or more, got 0"):
+        network_plan("wavenet-paper", stacks=0)
+
+
+def test_summary_indents_what_lies_within_a_layer() -> None:
+    lines = summary(network_plan("wavenet-paper").build(27), batch_size=5).splitlines()
+    assert [line.split()[0].split("(")[0] for line in lines[1:6]] == [
+        *("Embedding", "SkipConnections", "ResidualBlock", "FlattenConsecutive", "Linear"),
+    ]
+    assert lines[2].split() == ["SkipConnections", "(5,", "64)"]
+    assert lines[5].startswith("    Linear(96, 128, bias=False)  (5, 4, 128)      12,288")
+    assert lines[-1].split() == ["total", "63,563"]
 
 
 @pytest.mark.parametrize("size", [0, 1, 6, 12, -8])

@@ -15,8 +15,9 @@ import makemore
 def test_public_names() -> None:
     assert sorted(makemore.__all__) == [
         "AutogradEngine", "BackpropEngine", "BatchNorm1d", "Convolution", "Data", "Embedding", "Examples",
-        "Filters", "FlattenConsecutive", "HistoricBatchNorm1d", "Layer", "LectureRecipe", "Linear", "Model",
-        "ModernRecipe", "ModernTrainer", "NETWORKS", "Plan", "Sequential", "Tanh", "Trainer", "Vocabulary",
+        "Filters", "FlattenConsecutive", "FlattenDilated", "GatedActivation", "HistoricBatchNorm1d", "Layer",
+        "LectureRecipe", "Linear", "Model", "ModernRecipe", "ModernTrainer", "NETWORKS", "Newest", "Plan",
+        "RMSNorm", "ReLU", "ResidualBlock", "Sequential", "SkipConnections", "Tanh", "Trainer", "Vocabulary",
         "WordList", "draw_activations", "draw_batchnorm", "draw_embedding", "draw_gradients", "draw_nodes",
         "draw_probabilities", "draw_tree", "generate", "generate_scored", "load_model", "load_words",
         "log_likelihoods", "loss", "network_plan", "page_html", "plot_losses", "read_words", "sample_word",
@@ -91,7 +92,8 @@ assert "torch" in sys.modules and gc.isenabled() and gc.get_freeze_count() > 100
 ROOMS = [
     {"distinct", "errors", "files", "layers"},
     {"recipes"},
-    {"networks", "words"},
+    {"wiring", "words"},
+    {"networks"},
     {"backprop", "evaluation", "sampling"},
     {"training"},
     {"plotting", "model_file"},

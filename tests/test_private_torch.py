@@ -15,6 +15,8 @@ import makemore
 PRIVATE = {
     "torch.ops.aten.native_batch_norm_backward.default",
     "torch.ops.aten.tanh_backward.grad_input",
+    "torch.ops.aten.sigmoid_backward.grad_input",
+    "torch.ops.aten.threshold_backward.grad_input",
     "torch._log_softmax_backward_data",
     "torch._foreach_zero_",
 }
@@ -56,6 +58,15 @@ def test_backward_of_tanh_in_place() -> None:
     expected = (1 - y * y) * dy
     torch.ops.aten.tanh_backward.grad_input(dy, y, grad_input=dy)
     torch.testing.assert_close(dy, expected)
+
+
+def test_backward_of_sigmoid_and_relu_in_place() -> None:
+    y, dy = torch.rand(2, 4)
+    expected = y * (1 - y) * dy, dy * (y - 0.5 > 0)
+    found = dy.clone(), dy.clone()
+    torch.ops.aten.sigmoid_backward.grad_input(found[0], y, grad_input=found[0])
+    torch.ops.aten.threshold_backward.grad_input(found[1], y - 0.5, 0, grad_input=found[1])
+    torch.testing.assert_close(found, expected)
 
 
 def test_backward_of_log_softmax_is_linear_in_the_targets() -> None:

@@ -1,17 +1,18 @@
 """The derivative of each kind of layer, its formula above the code (beyond the lecture: its part 4).
 
-Inside, every tensor is 2-d, (rows, channels), with rows = B*T. dy stands for the derivative of the loss by y.
-To give a layer of your own a derivative, write a class like those below and put it in ``DERIVATIVES``.
+Inside, every tensor is 2-d, (rows, channels), with rows = B*T; only a layer that looks at other positions is
+given (B, T, channels). dy stands for the derivative of the loss by y. To give a layer of your own a
+derivative, write a class like those below and put it in ``DERIVATIVES``. A layer made of others needs none.
 
 Departures from the lecture, equal up to rounding:
 
-* A FlattenConsecutive is a change of view.
+* A FlattenConsecutive is a change of view, and so is a Newest.
 * A parameter's derivative is added straight where it is wanted: ``into(p)`` is ``p`` itself for a step of
   SGD and ``p.grad``, zeroed before, for gradients. All derivatives are linear in that of the loss by the
   logits, which has the factor, ``-lr`` or 1, from the start.
 * BatchNorm runs on torch's fused kernels, which normalise by the biased variance; see its derivative.
 * The embedding's derivative is a product with one-hot rows.
-* tanh x is computed as 2 sigmoid(2x) - 1; see ``TanhDerivative``.
+* tanh x is computed as 2 sigmoid(2x) - 1; see ``TanhDerivative``. So it is in a GatedActivation.
 """
 
 from __future__ import annotations
@@ -27,9 +28,14 @@ from makemore.layers import (
     BatchNorm1d,
     Embedding,
     FlattenConsecutive,
+    FlattenDilated,
+    GatedActivation,
     HistoricBatchNorm1d,
     Layer,
     Linear,
+    Newest,
+    ReLU,
+    RMSNorm,
     Tanh,
 )
 
@@ -39,6 +45,8 @@ ONEHOT_SYMBOLS = 128
 # No Python function of torch's own takes these.
 _batch_norm_backward = torch.ops.aten.native_batch_norm_backward.default
 _tanh_backward = torch.ops.aten.tanh_backward.grad_input
+_sigmoid_backward = torch.ops.aten.sigmoid_backward.grad_input
+_relu_backward = torch.ops.aten.threshold_backward.grad_input
 
 Into = Callable[[Tensor], Tensor]
 """Where the derivative of a parameter is added to."""
@@ -52,12 +60,14 @@ class Derivative(Protocol):
 
     ``forward`` holds the kernels that fill the buffer ``y``; ``backward`` takes the derivative of the loss by
     ``y``, adds those by the parameters where they go, and returns the one by ``x``. It may overwrite what it
-    is given. ``needs_output`` says that it reads ``y``, which the layer behind it must then leave as it is.
+    is given, unless ``overwrites`` says that it does not. ``needs_output`` says that it reads ``y``, which
+    the layer behind it must then leave as it is.
     """
 
     y: Tensor
     forward: list[Kernel]
     needs_output: bool
+    overwrites: bool = True
 
     def __init__(self, layer: Any, x: Tensor, into: Into, may_overwrite: bool) -> None:
         """``may_overwrite`` allows ``y`` to lie in the memory of ``x``."""
@@ -69,6 +79,7 @@ class LinearDerivative(Derivative):
     """(rows, fan_in) -> (rows, fan_out)."""
 
     needs_output = False
+    overwrites = False
 
     def __init__(self, layer: Linear, x: Tensor, into: Into, may_overwrite: bool) -> None:
         W, b = layer.weight, layer.bias
@@ -103,6 +114,7 @@ class BatchNormDerivative(Derivative):
     """
 
     needs_output = False
+    overwrites = False
 
     def __init__(self, layer: BatchNorm1d, x: Tensor, into: Into, may_overwrite: bool) -> None:
         gamma, beta = layer.gamma, layer.beta
@@ -150,6 +162,7 @@ class TotalBatchNormDerivative(Derivative):
     """
 
     needs_output = False
+    overwrites = False
 
     def __init__(self, layer: BatchNorm1d, x: Tensor, into: Into, may_overwrite: bool) -> None:
         assert layer.total is not None
@@ -213,18 +226,166 @@ class TanhDerivative(Derivative):
         return dy
 
 
+class ReLUDerivative(Derivative):
+    """(rows, C) -> the same."""
+
+    needs_output = True
+
+    def __init__(self, layer: ReLU, x: Tensor, into: Into, may_overwrite: bool) -> None:
+        self.y = x if may_overwrite else torch.empty_like(x)
+        self.forward = [partial(torch.clamp_min, x, 0, out=self.y)]
+
+    # y = max(x, 0):   dx = dy where y > 0, else 0
+    def backward(self, dy: Tensor) -> Tensor:
+        _relu_backward(dy, self.y, 0, grad_input=dy)
+        return dy
+
+
+class GatedActivationDerivative(Derivative):
+    """(rows, 2*C) -> (rows, C). One sigmoid for all channels: a = tanh f = 2 sigmoid(2f) - 1."""
+
+    needs_output = False
+    overwrites = False
+
+    def __init__(self, layer: GatedActivation, x: Tensor, into: Into, may_overwrite: bool) -> None:
+        rows, channels = x.shape
+        inner = x if may_overwrite else torch.empty_like(x)
+        self.dx = x.new_empty(x.shape)
+        (self.a, self.s), (self.df, self.dg) = inner.chunk(2, dim=1), self.dx.chunk(2, dim=1)
+        self.y = x.new_empty(rows, channels // 2)  # (rows, 2*C) -> (rows, C)
+        factors, minus_1 = x.new_ones(channels), x.new_tensor(-1.0)
+        factors[: channels // 2] = 2
+        self.forward = [
+            partial(torch.mul, x, factors, out=inner),
+            inner.sigmoid_,
+            partial(torch.add, minus_1, self.a, alpha=2, out=self.a),
+            partial(torch.mul, self.a, self.s, out=self.y),
+        ]
+
+    # y = a s, a = tanh f, s = sigmoid g:   df = (1 - a^2) s dy   dg = s (1 - s) a dy
+    def backward(self, dy: Tensor) -> Tensor:
+        torch.mul(dy, self.s, out=self.df)
+        torch.mul(dy, self.a, out=self.dg)
+        _tanh_backward(self.df, self.a, grad_input=self.df)
+        _sigmoid_backward(self.dg, self.s, grad_input=self.dg)
+        return self.dx
+
+
+class RMSNormDerivative(Derivative):
+    """(rows, dim) -> the same, row by row."""
+
+    needs_output = False
+    overwrites = False
+
+    def __init__(self, layer: RMSNorm, x: Tensor, into: Into, may_overwrite: bool) -> None:
+        self.gamma, self.into_gamma = layer.gamma, into(layer.gamma)
+        self.y, self.xhat, self.dx = (x.new_empty(x.shape) for _ in range(3))
+        self.r = x.new_empty(len(x), 1)
+        self.forward = [
+            partial(torch.mul, x, x, out=self.xhat),
+            partial(torch.mean, self.xhat, 1, keepdim=True, out=self.r),
+            partial(self.r.add_, layer.eps),
+            self.r.rsqrt_,
+            partial(torch.mul, x, self.r, out=self.xhat),
+            partial(torch.mul, self.xhat, layer.gamma, out=self.y),
+        ]
+
+    # y = gamma xhat, xhat = r x, r = 1 / sqrt(mean(x^2) + eps), means over the channels of a row:
+    #   dgamma = sum of the rows of dy xhat   dx = r (gamma dy - xhat mean(gamma dy xhat))
+    # dgamma comes late: gamma may be what it is added to.
+    def backward(self, dy: Tensor) -> Tensor:
+        product = torch.mul(dy, self.xhat, out=self.y)
+        mean = torch.mv(product, self.gamma).unsqueeze(1).div_(len(self.gamma))
+        torch.mul(dy, self.gamma, out=self.dx)
+        self.into_gamma.add_(product.sum(0))
+        return self.dx.addcmul_(self.xhat, mean, value=-1).mul_(self.r)
+
+
 class FlattenConsecutiveDerivative(Derivative):
-    """The same memory in another shape: (rows, C) -> (rows//n, C*n)."""
+    """The same memory in another shape: (B, T, C) -> (B*T//n, C*n)."""
 
     def __init__(self, layer: FlattenConsecutive, x: Tensor, into: Into, may_overwrite: bool) -> None:
-        self.shape = x.shape
-        self.y = x.view(len(x) // layer.n, -1)  # (rows, C) -> (rows//n, C*n)
+        B, T, C = x.shape
+        self.shape = B * T, C
+        windows = x.view(B, T // layer.n, layer.n, C)
         self.forward = []
-        self.needs_output = not may_overwrite  # its output is the output of the layer before
+        if x.is_contiguous():
+            self.y = x.view(-1, C * layer.n)  # (B, T, C) -> (B*T//n, C*n)
+            self.needs_output = not may_overwrite  # its output is the output of the layer before
+        else:
+            self.y, self.needs_output = x.new_empty(B * T // layer.n, C * layer.n), False
+            self.forward = [partial(self.y.view(windows.shape).copy_, windows)]
 
     # The same numbers in another shape.
     def backward(self, dy: Tensor) -> Tensor:
         return dy.view(self.shape)
+
+
+class FlattenDilatedDerivative(Derivative):
+    """Side by side what lies ``dilation`` apart: (B, T, C) -> (B*T', C*n), with T' = T - (n-1)*dilation."""
+
+    needs_output = False
+    overwrites = False
+
+    def __init__(self, layer: FlattenDilated, x: Tensor, into: Into, may_overwrite: bool) -> None:
+        B, T, C = x.shape
+        positions = T - (layer.n - 1) * layer.dilation
+        self.shape = B, positions, layer.n, C
+        self.y, self.dx = x.new_empty(B * positions, layer.n * C), x.new_empty(B * T, C)
+        starts = [j * layer.dilation for j in range(layer.n)]
+        parts = [x[:, start : start + positions] for start in starts]
+        places = self.y.view(self.shape).unbind(2)
+        self.forward = [partial(place.copy_, part) for place, part in zip(places, parts, strict=True)]
+        self.dparts = [self.dx.view(B, T, C)[:, start : start + positions] for start in starts]
+
+    # Each part of a row of dy is added to the position that it is of.
+    def backward(self, dy: Tensor) -> Tensor:
+        self.dx.zero_()
+        for dpart, part in zip(self.dparts, dy.view(self.shape).unbind(2), strict=True):
+            dpart.add_(part)
+        return self.dx
+
+
+class NewestDerivative(Derivative):
+    """Some positions of x, in its memory where they lie evenly: (B, T, C) -> (B*T', C)."""
+
+    overwrites = False
+
+    def __init__(self, layer: Newest, x: Tensor, into: Into, may_overwrite: bool) -> None:
+        B, T, C = x.shape
+        self.shape = B, T, C
+        self.positions = slice(layer.skipped + layer.n - 1, None, layer.n)
+        newest = x[:, self.positions]
+        self.forward = []
+        if layer.skipped == 0:
+            self.y, self.needs_output = newest.flatten(0, 1), not may_overwrite
+        else:
+            self.y, self.needs_output = x.new_empty(newest.shape).flatten(0, 1), False
+            self.forward = [partial(self.y.view(newest.shape).copy_, newest)]
+        self.dx = x.new_empty(B * T, C)
+
+    # dx is dy at these positions, 0 at the others. As a rule others read x as well, and have their own dx.
+    def backward(self, dy: Tensor) -> Tensor:
+        self.dx.zero_()
+        self.add_to(self.dx, dy)
+        return self.dx
+
+    def add_to(self, dx: Tensor, dy: Tensor) -> None:
+        """Add the derivative by x to what others have found of it."""
+        newest = dx.view(self.shape)[:, self.positions]
+        newest.add_(dy.view(newest.shape))
+
+
+class SumDerivative:
+    """y = a + b, of one shape: (rows, C). Both have the derivative dy."""
+
+    needs_output = False
+    overwrites = False
+
+    def __init__(self, a: Tensor, b: Tensor, may_overwrite_a: bool, may_overwrite_b: bool) -> None:
+        free = [t for t, may in ((a, may_overwrite_a), (b, may_overwrite_b)) if may and t.is_contiguous()]
+        self.y = free[0] if free else a.new_empty(a.shape)
+        self.forward: list[Kernel] = [partial(torch.add, a, b, out=self.y)]
 
 
 class EmbeddingDerivative(Derivative):
@@ -275,7 +436,12 @@ DERIVATIVES: dict[type[Layer], type[Derivative]] = {
     BatchNorm1d: BatchNormDerivative,
     HistoricBatchNorm1d: BatchNormDerivative,
     Tanh: TanhDerivative,
+    ReLU: ReLUDerivative,
+    GatedActivation: GatedActivationDerivative,
+    RMSNorm: RMSNormDerivative,
     FlattenConsecutive: FlattenConsecutiveDerivative,
+    FlattenDilated: FlattenDilatedDerivative,
+    Newest: NewestDerivative,
 }
 """By the exact kind: a subclass may compute something else."""
 

@@ -1,8 +1,8 @@
 """Steps and gradients of a whole network by hand (beyond the lecture).
 
-``BackpropEngine`` does what ``training.AutogradEngine`` does, for any ``Sequential`` of layers that have a
-derivative and start with an Embedding. At the lecture's sizes a step is mostly overhead; here it has no
-graph, few allocations, and as few kernels as the formulas allow.
+``BackpropEngine`` does what ``training.AutogradEngine`` does, for any network that starts with an Embedding,
+of layers that have a derivative or are made of such. At the lecture's sizes a step is mostly overhead; here
+it has no graph, few allocations, and as few kernels as the formulas allow.
 
 Departures from the lecture, beside those of the derivatives:
 
@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -22,12 +23,14 @@ from torch import Tensor
 from makemore.backprop.cuda_graph import Capture, capture_cuda_graph
 from makemore.backprop.derivatives import (
     DERIVATIVES,
-    Derivative,
     EmbeddingDerivative,
     Into,
+    Kernel,
+    SumDerivative,
     derivative_of,
 )
-from makemore.layers import BatchNorm1d, Embedding, Layer, Sequential, index_outside
+from makemore.layers import BatchNorm1d, Embedding, Layer, Sequential, declared, index_outside
+from makemore.wiring import INPUT, Wire, readers_of, wires_of
 
 KEPT_SHAPES = 8
 """Batch shapes whose buffers an engine keeps."""
@@ -46,18 +49,24 @@ class Step:
     note: str | None = None
 
     def __init__(self, network: Sequential, X: Tensor, Y: Tensor, drops: bool, into: Into) -> None:
-        layers = known_layers(network)
-        logits = logits_of(network, layers, X, Y)
-        embedding = layers[0]
+        wires = known_wires(network)
+        logits = logits_of(network, wires, X, Y)
+        embedding = wires[0].layer
         assert isinstance(embedding, Embedding)
         self.embedding = EmbeddingDerivative(embedding, X.flatten(), into, may_overwrite=False)
         self.keep = self.embedding.drop() if drops else None
-        parts: list[Derivative] = [self.embedding]
-        for layer in layers[1:]:
-            before = parts[-1]
-            parts.append(derivative_of(layer)(layer, before.y, into, not before.needs_output))
-        self.forward = [run for part in parts for run in part.forward]
-        self.backward = [part.backward for part in reversed(parts)]
+        readers = readers_of(wires)
+        parts: list[Any] = [self.embedding]
+        for layer, sources in wires[1:]:
+            read = [parts[source].y for source in sources]
+            may = [readers[source] == 1 and not parts[source].needs_output for source in sources]
+            if layer is None:
+                parts.append(SumDerivative(*read, *may))
+            else:
+                x = read[0].unflatten(0, (len(X), -1)) if declared(layer, "looks_at") else read[0]
+                parts.append(derivative_of(layer)(layer, x, into, may[0]))
+        self.forward: list[Kernel] = [run for part in parts for run in part.forward]
+        self.backward = Backward(wires, parts)
         self.logits = parts[-1].y.view(logits.shape)
         self.dlogits = torch.empty_like(self.logits)
 
@@ -70,9 +79,7 @@ class Step:
         self.embedding.x = X
         for run in self.forward:
             run()
-        dy = self.by_logits(self.logits, minus_Y, logprobs)
-        for backward in self.backward:
-            dy = backward(dy)
+        self.backward(self.by_logits(self.logits, minus_Y, logprobs))
 
     # loss = -sum over i and v of Y[i, v] log softmax(logits[i])[v]:
     #   dlogits[i] = softmax(logits[i]) * (sum over v of Y[i, v]) - Y[i]
@@ -85,32 +92,83 @@ class Step:
         return dlogits
 
 
-def known_layers(network: Sequential) -> list[Layer]:
-    """The layers with nested Sequentials opened. Raises ValueError on what the engine cannot do."""
-    layers = network.flattened()
-    for layer in layers:
+class Backward:
+    """The backward passes of all wires of a network, from the last one to the first.
+
+    What several wires have read has the sum of what they find as its derivative. A part with ``add_to``, a
+    ``Newest``, knows but few positions of it, which are added to what the others have found.
+    """
+
+    def __init__(self, wires: Sequence[Wire], parts: Sequence[Any]) -> None:
+        readers = readers_of(wires)
+        self.parts = list(parts)
+        self.sums = [len(wire.sources) == 2 for wire in wires]
+        self.sources = [wire.sources for wire in wires]
+        self.partial = [hasattr(part, "add_to") for part in parts]
+        # Of what a sum has read, each has the same derivative: a copy where it may be changed.
+        self.copies = [readers[i] > 1 or part.overwrites for i, part in enumerate(parts)]
+        self.late = [
+            [j for j, wire in enumerate(wires) if self.partial[j] and wire.sources == (i,)]
+            for i in range(len(wires))
+        ]
+
+    def __call__(self, dy: Tensor) -> None:
+        found: list[Any] = [None] * len(self.parts)
+        found[-1] = dy
+        for i in range(len(self.parts) - 1, -1, -1):
+            dy = found[i]
+            for j in self.late[i]:
+                if dy is None:
+                    dy = self.parts[j].backward(found[j])
+                else:
+                    self.parts[j].add_to(dy, found[j])
+            found[i] = dy
+            if self.partial[i]:
+                continue
+            if self.sums[i]:
+                for source in self.sources[i]:
+                    self._add(found, source, dy.clone() if self.copies[source] else dy)
+            else:
+                self._add(found, self.sources[i][0], self.parts[i].backward(dy))
+
+    @staticmethod
+    def _add(found: list[Any], source: int, dx: Tensor) -> None:
+        if source != INPUT:
+            found[source] = dx if found[source] is None else found[source].add_(dx)
+
+
+def known_wires(network: Sequential) -> list[Wire]:
+    """The wires of a network. Raises ValueError on a layer that the engine does not know."""
+    wires = wires_of(network)
+    for layer in layers_of(wires):
         if type(layer) not in DERIVATIVES:
             raise ValueError(f"backprop by hand knows no derivative of {layer}: train it by autograd")
-    return layers
+    return wires
 
 
-def is_shared(layers: Sequence[Layer]) -> bool:
+def layers_of(wires: Sequence[Wire]) -> list[Layer]:
+    """The layers that are not made of others, in the order in which they are called."""
+    return [wire.layer for wire in wires if wire.layer is not None]
+
+
+def is_shared(network: Sequential) -> bool:
     """Whether other processes have a part of each batch."""
-    return any(isinstance(layer, BatchNorm1d) and layer.total is not None for layer in layers)
+    return any(isinstance(layer, BatchNorm1d) and layer.total is not None for layer in network.modules())
 
 
-def logits_of(network: Sequential, layers: Sequence[Layer], X: Tensor, Y: Tensor) -> Tensor:
+def logits_of(network: Sequential, wires: Sequence[Wire], X: Tensor, Y: Tensor) -> Tensor:
     """The logits, by running the plain layers on a batch once.
 
     So that everything that they, or the loss, refuse is refused in their words. Beyond that raises
     ValueError on a network that does not start with its only Embedding, or has a parameter twice.
     """
-    if [i for i, layer in enumerate(layers) if isinstance(layer, Embedding)] != [0]:
+    first = [i for i, wire in enumerate(wires) if isinstance(wire.layer, Embedding) or INPUT in wire.sources]
+    if first != [0] or not isinstance(wires[0].layer, Embedding):
         raise ValueError("backprop by hand needs a network with one Embedding, as its first layer")
     parameters = network.parameters()
     if len({p.untyped_storage().data_ptr() for p in parameters}) < len(parameters):
         raise ValueError("backprop by hand needs each layer to have parameters of its own")
-    if is_shared(layers):  # what needs the other processes is not tried
+    if is_shared(network):  # what needs the other processes is not tried
         with network.evaluating():
             return network(X)
     before = [(tensor, tensor.clone()) for tensor in network.state_dict().values()]
@@ -150,11 +208,12 @@ class BackpropEngine:
     """
 
     def __init__(self, network: Sequential, capture: Capture | None = None) -> None:
-        known_layers(network)
+        known_wires(network)
         self.network = network
         self.note: str | None = None
         self._capture = capture
         self._built_for: object = None
+        self._first: Layer | None = None
         self._steps: dict[object, tuple[Step, Step | _Recorded]] = {}
         self._grads: list[Tensor] = []
 
@@ -216,15 +275,18 @@ class BackpropEngine:
 
         On CUDA nothing waits to look at the indices: the kernels have assertions of their own.
         """
-        layers = known_layers(self.network)
         tensors = [*self.network.named_parameters(), *self.network.named_buffers()]
-        built_for = [*layers, *((t.data_ptr(), t.dtype, t.shape, t.stride()) for _, t in tensors)]
+        built_for = [
+            *self.network.modules(),
+            *((t.data_ptr(), t.dtype, t.shape, t.stride()) for _, t in tensors),
+        ]
         if built_for != self._built_for:
+            self._first = known_wires(self.network)[0].layer
             self._steps = {}
             self._grads = [torch.zeros_like(p) for p in self.network.parameters()]
             self._built_for = built_for
         self.network.train()
-        first = layers[0]
+        first = self._first
         if isinstance(first, Embedding) and not X.is_cuda and index_outside(X, len(first.weight)) is not None:
             first(X)  # raises
 
@@ -250,7 +312,7 @@ class BackpropEngine:
     def _recorded(self, step: Step, X: Tensor) -> Step | _Recorded:
         """The step recorded, where steps are and if it can be."""
         capture = self._capture or (capture_cuda_graph if X.is_cuda else None)
-        if is_shared(known_layers(self.network)):
+        if is_shared(self.network):
             step.note = "no CUDA graph, the steps run kernel by kernel: they wait for other processes"
         elif capture is not None:
             try:

@@ -27,7 +27,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from makemore.backprop.derivatives import DERIVATIVES, Derivative, Into, LinearDerivative
-from makemore.backprop.engine import BackpropEngine, Step, known_layers, logits_of
+from makemore.backprop.engine import BackpropEngine, Step, known_wires, layers_of, logits_of
 from makemore.distinct import distinct
 from makemore.layers import (
     BatchNorm1d,
@@ -38,6 +38,7 @@ from makemore.layers import (
     Sequential,
     declared,
 )
+from makemore.wiring import wires_of
 
 LEAST_WORK = 4_000_000
 """Multiplications of a plain forward pass, for each fusing of positions, from which it is faster."""
@@ -303,7 +304,7 @@ class Stage(NamedTuple):
 def stages_of(network: Sequential) -> list[Stage]:
     """The layers behind the Embedding, those on single symbols first. FlattenConsecutive(1) is left out."""
     stages = [Stage(1, [])]
-    for layer in network.flattened()[1:]:
+    for layer in layers_of(wires_of(network))[1:]:
         if not isinstance(layer, FlattenConsecutive):
             stages[-1].layers.append(layer)
         elif layer.n > 1:
@@ -316,12 +317,12 @@ class WindowsStep(Step):
 
     def __init__(self, network: Sequential, X: Tensor, Y: Tensor, drops: bool, into: Into) -> None:
         rows = slice(2) if len(X) == len(Y) else slice(None)  # two are enough to see what does not fit
-        logits = logits_of(network, known_layers(network), X[rows], Y[rows])
+        logits = logits_of(network, known_wires(network), X[rows], Y[rows])
         self.logits = self.dlogits = logits.new_empty(len(X), logits.shape[1])
         self.keep = logits.new_ones(X.numel(), 1) if drops else None
         self.plain_step = partial(Step, network, X, Y, drops, into)
         self.plain: Step | None = None
-        embedding, (symbols, *stages) = network.flattened()[0], stages_of(network)
+        embedding, (symbols, *stages) = wires_of(network)[0].layer, stages_of(network)
         assert isinstance(embedding, Embedding)
         dtype = embedding.weight.dtype
         self.vocab_size = len(embedding.weight) + drops
@@ -400,12 +401,15 @@ class WindowsEngine(BackpropEngine):
 
     def _gains(self, X: Tensor) -> bool:
         """Whether steps for batches of that shape are faster on distinct windows, if these are few enough."""
+        wires = known_wires(self.network)
+        if any(wire.sources != (i - 1,) for i, wire in enumerate(wires)):
+            return False
         stages = stages_of(self.network)[1:]
         positions = math.prod(stage.fused for stage in stages)
         dtypes = {p.dtype for p in self.network.parameters()}
         if not stages or X.shape[1:] != (positions,) or X.is_cuda or not dtypes <= COUNTING_DTYPES:
             return False
-        if not all(_is_by_node(layer) for layer in known_layers(self.network)[1:]):
+        if not all(_is_by_node(layer) for layer in layers_of(wires)[1:]):
             return False
         windows, work = X.numel(), 0
         for n, layers in stages:

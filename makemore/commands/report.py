@@ -32,7 +32,7 @@ def describe(
         "data": f"{words.source}: {len(words.words):,} words, {len(data.vocabulary)} symbols",
         "examples": shapes,
         "network": f"{run.network}, block size {run.block_size}, n_embd {run.n_embd},"
-        f" n_hidden {run.n_hidden}",
+        f" n_hidden {run.n_hidden}" + (f", stacks {run.stacks}" if run.stacks > 1 else ""),
         "training": f"{run.recipe} recipe, {recipe.steps:,} steps of {recipe.batch_size:,} examples\n"
         + textwrap.fill(knobs, 90).replace("\xa0", " "),
         "engine": f"{run.engine} on {data.train.symbols.device}, CPU threads {run.threads}"

@@ -59,13 +59,17 @@ class RunSettings(Knobs):
     samples: int = knob(20, "new words at the end", 0, 10**6, group=FIRST, may_change=True)
     network: str = knob(
         "wavenet",
-        "mlp, mlp-8, hierarchical-bug, hierarchical, wavenet: the lecture's log, row by row",
+        "mlp, mlp-8, hierarchical-bug, hierarchical, wavenet: the lecture's log, row by row; gated: its last"
+        " one with gates; wavenet-paper: gates, residual and skip connections",
         group=NETWORK,
         metavar="NAME",
     )
     block_size: int | None = knob(None, "characters of context", 1, 1024, group=NETWORK)
     n_embd: int | None = knob(None, "channels of a character", 1, 4096, group=NETWORK)
     n_hidden: int | None = knob(None, "channels of a hidden layer", 1, 16_384, group=NETWORK)
+    stacks: int = knob(
+        1, "wavenet-paper: how often dilations 1, 2, 4, ... are repeated", 1, 256, group=NETWORK
+    )
     seed: int = knob(42, "seed of weights, batches and new words", 0, 2**63 - 1, group=TRAINING)
     engine: str = knob(
         "windows",

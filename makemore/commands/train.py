@@ -272,7 +272,7 @@ def new_job(given: Mapping[str, Any], out_dir: Path, processes: Processes) -> Jo
     run = checked(given)
     if run.data not in (None, "lecture"):
         given = {**given, "data": str(Path(str(run.data)).resolve())}
-    plan = network_plan(run.network, run.block_size, run.n_embd, run.n_hidden)
+    plan = network_plan(run.network, run.block_size, run.n_embd, run.n_hidden, run.stacks)
     torch.set_num_threads(run.threads)
     device = resolve_device(run.device)
     words = load_words(given.get("data"))

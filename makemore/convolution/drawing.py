@@ -23,8 +23,9 @@ from matplotlib.figure import Figure
 from makemore.convolution.stages import Convolution
 from makemore.errors import UsageError
 from makemore.layers import Sequential, declared
-from makemore.networks import positions_fused, summary
+from makemore.networks import summary
 from makemore.plotting import drawable
+from makemore.wiring import looks_at, wires_of
 
 SEEN, OUTPUT = "#0072B2", "#D55E00"  # of Okabe and Ito's palette, which the colour-blind tell apart
 FAINT, GREY = "#BDBDBD", "#6E6E6E"
@@ -113,10 +114,12 @@ def rows_of_nodes(network: Sequential) -> list[tuple[int, str]]:
             rows.append((fused, f"{label} ({channels})"))
             label, fused = "", 1
 
+    if any(wire.sources != (i - 1,) for i, wire in enumerate(wires_of(network))):
+        raise UsageError("a network with residual and skip connections cannot be drawn")
     for i, layer in enumerate(network.flattened()):
-        if declared(layer, "positions_fused"):
+        if looks := looks_at(layer):
             end_row()
-            fused *= positions_fused(layer)
+            fused *= len(looks.offsets)
         else:
             ends_here = i == 0 or declared(layer, "acts_per_position")
             plus = "" if not label else "\n+ " if ends_here else " + "

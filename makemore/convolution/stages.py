@@ -28,7 +28,7 @@ from torch import Tensor
 
 from makemore.distinct import distinct
 from makemore.layers import Embedding, Layer, Sequential, declared
-from makemore.networks import positions_fused
+from makemore.wiring import looks_at
 from makemore.words import STOP, Examples
 
 TILE = 256
@@ -144,10 +144,12 @@ class Convolution:
         for layer in layers:
             if declared(layer, "acts_per_position"):
                 end_stage(copy.deepcopy(layer).eval())
-            elif declared(layer, "positions_fused"):
+            elif looks := looks_at(layer):
+                if looks.offsets != tuple(range(looks.stride)):
+                    raise ValueError(f"cannot make a convolution of the layer {layer}")
                 if affine:
                     end_stage(None)
-                fused *= positions_fused(layer)
+                fused *= looks.stride
             else:
                 affine.append(layer)
         if affine or fused > 1 or not stages:

@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 
 import pytest
 import torch
+from random_graphs import random_graph
 from torch import Generator, Tensor
 
 from makemore.backprop.derivatives import ONEHOT_SYMBOLS
@@ -113,6 +114,27 @@ def test_random_networks_have_autograds_gradients(seed: int):
             plain.sgd_steps(X, Y, lrs).double(), engine.sgd_steps(X, Y, lrs), rtol=1e-6, atol=1e-6
         )
         assert_same(a, b, 1e-8)
+
+
+@pytest.mark.parametrize("seed", range(80))
+def test_random_blocks_and_skips_have_autograds_gradients(seed: int):
+    """Where a value is read twice, and others are added to it."""
+    rng = random.Random(seed)
+    torch.manual_seed(seed)
+    layers, T, V = random_graph(rng)
+    a, b = twins(layers)
+    X, Y = batches(3, rng.choice([3, 5, 32, 64]), T, V, seed)
+    keep = (torch.rand(X.shape, generator=Generator().manual_seed(seed)) < 0.7).double()
+    plain, engine = AutogradEngine(a), BackpropEngine(b)
+    for i, (x, y) in enumerate(zip(X, Y, strict=True)):
+        kept = keep[i] if seed % 2 else None
+        losses = plain.gradients(x, y, kept), engine.gradients(x, y, kept)
+        torch.testing.assert_close(*losses, rtol=1e-10, atol=1e-10)
+        scale = max(1.0, *(p.grad.abs().max().item() for p in a.parameters()))
+        assert_same(a, b, 1e-10 * scale, gradients=True)
+    losses = plain.sgd_steps(X[:1], Y[:1], [0.1]), engine.sgd_steps(X[:1], Y[:1], [0.1])
+    torch.testing.assert_close(*losses, rtol=1e-10, atol=1e-10)
+    assert_same(a, b, 1e-10 * scale)
 
 
 @pytest.mark.parametrize(("V", "C"), [(27, 3), (27, 14), (ONEHOT_SYMBOLS + 1, 3)])

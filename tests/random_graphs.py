@@ -1,0 +1,108 @@
+"""Networks at random whose values are read twice and added up: blocks, skips, and layers of one's own."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+
+from torch import Tensor
+
+from makemore.layers import (
+    BatchNorm1d,
+    Embedding,
+    FlattenConsecutive,
+    FlattenDilated,
+    GatedActivation,
+    Layer,
+    Linear,
+    Newest,
+    ReLU,
+    ResidualBlock,
+    RMSNorm,
+    Sequential,
+    SkipConnections,
+    Tanh,
+)
+
+
+class Twice(Layer):
+    """x + inner(x): what is read is added to as it is."""
+
+    made_of_layers = True
+
+    def __init__(self, inner: Layer) -> None:
+        self.inner = inner
+
+    def __call__(self, x: Tensor) -> Tensor:
+        self.out = x + self.inner(x)
+        return self.out
+
+    def named_children(self) -> Iterator[tuple[str, Layer]]:
+        yield "inner", self.inner
+
+
+class Thrice(Layer):
+    """Two layers' outputs and their input, added up, and one of them looked at once more."""
+
+    made_of_layers = True
+
+    def __init__(self, first: Layer, second: Layer, third: Layer) -> None:
+        self.layers = [first, second, third]
+
+    def __call__(self, x: Tensor) -> Tensor:
+        first, second, third = self.layers
+        a, b = first(x), second(x)
+        self.out = third(a + b) + (b + x)
+        return self.out
+
+    def named_children(self) -> Iterator[tuple[str, Layer]]:
+        for i, layer in enumerate(self.layers):
+            yield f"layers.{i}", layer
+
+
+def random_graph(rng: random.Random) -> tuple[list[Layer], int, int]:
+    """Layers for contexts of T symbols out of V, composed at random; T and V."""
+    V, C, H, S = rng.randint(2, 30), rng.randint(1, 6), rng.randint(1, 5), rng.randint(1, 5)
+    fused = rng.choice([[8], [2, 2, 2], [3, 2], [2, 1, 2], [2, 2]])
+    stack = [FlattenConsecutive(n) for n in fused]
+    dilated = rng.choice([[], [], [(2, 1), (2, 2)], [(3, 2)], [(2, 1), (2, 2), (2, 4), (2, 1)]])
+    fuses: list[Layer] = [*[FlattenDilated(n, d) for n, d in dilated], *stack]
+    ends, positions = [1], 1
+    for n in reversed(fused):
+        positions *= n
+        ends.insert(0, positions)
+    for n, d in reversed(dilated):
+        positions += (n - 1) * d
+        ends.insert(0, positions)
+    blocks, skips = [], list[Layer]()
+    for fuse, n, end in zip(fuses, [n for n, _ in dilated] + fused, ends[1:], strict=True):
+        layers = gate(rng, n * C, H)
+        residual = Linear(H, C, bias=rng.random() < 0.7)
+        if rng.random() < 0.2:
+            layers.insert(0, RMSNorm(n * C))
+        more = rng.choice([[], [], [BatchNorm1d(C)], [Tanh()], [ReLU()], [RMSNorm(C)]])
+        block = ResidualBlock(fuse, layers, Sequential([residual, *more]) if more else residual)
+        blocks.append(block)
+        skip: Layer = Sequential([Linear(H, S), *rng.choice([[], [], [Tanh()], [BatchNorm1d(S)]])])
+        skips.append(skip if end == 1 else Sequential([Newest(end), skip]))
+    blocks[-1].residual = None
+    before: list[Layer] = rng.choice([[], [BatchNorm1d(C)], [Tanh()], [Twice(Linear(C, C))]])
+    behind: list[Layer] = [Twice(Sequential([Linear(S, 2 * S), GatedActivation()]))]
+    behind.append(
+        Thrice(Linear(S, S), rng.choice([Tanh(), ReLU(), Linear(S, S)]), rng.choice([Tanh(), ReLU()]))
+    )
+    rng.shuffle(behind)
+    output = Linear(S, V)
+    whole = [*before, SkipConnections(blocks, skips), *behind[: rng.randint(0, 2)]]
+    if rng.random() < 0.3:
+        whole = [Sequential(whole)]
+    return [Embedding(V, C), *whole, output], positions, V
+
+
+def gate(rng: random.Random, fan_in: int, H: int) -> list[Layer]:
+    """A Linear, a norm or none, and what acts on each position, from ``fan_in`` to H channels."""
+    width, act = rng.choice(
+        [(2 * H, GatedActivation()), (2 * H, GatedActivation()), (H, Tanh()), (H, ReLU())]
+    )
+    norm: list[Layer] = rng.choice([[], [BatchNorm1d(width, eps=1e-3)], [RMSNorm(width)]])
+    return [Linear(fan_in, width, bias=rng.random() < 0.5), *norm, act]
