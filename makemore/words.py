@@ -7,18 +7,20 @@ that follows it: one for each character of a word and one for its stop.
 Departures from the lecture:
 
 * The contexts are not stored. The words of a split lie in one run of symbols, each with its stop, and
-  the contexts of a batch are gathered from it when the batch is drawn, by tensor operations. An
-  example takes 8 bytes instead of 72; order and values are the lecture's.
-* Any utf-8 list, one word a line, in any alphabet. A byte-order mark, Windows line ends and blanks
-  around a word are dropped, and so are blank lines; duplicates are kept. A ``.`` inside a word is a
-  character like any other.
+  the contexts of a batch are gathered from it when the batch is drawn, by tensor operations. An example
+  takes a byte, with up to 255 characters, instead of 72; order and values are the lecture's.
+* Words are read piece by piece (``reading.py``) and shuffled without a second copy (``shuffle.py``). None is
+  kept as a string: a list may have hundreds of millions.
+* Any utf-8 list, one word a line, in any alphabet, also packed or on stdin. A byte-order mark, Windows line
+  ends and blanks around a word are dropped, and so are blank lines; duplicates are kept. A ``.`` inside a
+  word is a character like any other.
 """
 
 from __future__ import annotations
 
 import hashlib
 import os
-import random
+import sys
 import urllib.request
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -29,6 +31,9 @@ import torch
 from torch import Tensor
 
 from makemore.errors import DataError
+from makemore.reading import named, texts
+from makemore.seen import KnownWords, found, hashes, kept
+from makemore.shuffle import places, shuffled
 
 STOP = 0
 """The symbol that starts and stops every word."""
@@ -36,6 +41,12 @@ STOP = 0
 LECTURE_URL = "https://raw.githubusercontent.com/karpathy/makemore/master/names.txt"
 LECTURE_SHA256 = "0a30b5557f192f32ab962680889aac5f6fda0f4cecf40a6d0b5694f58ea8cc4d"
 LECTURE_VARIABLE = "MAKEMORE_LECTURE_NAMES"
+
+SHUFFLE_SEED = 42
+"""Of the lecture's split."""
+
+SLAB = 2**25
+"""Symbols that are read into one piece of memory: so large that it goes back to the system when freed."""
 
 
 class Vocabulary:
@@ -70,9 +81,13 @@ class Vocabulary:
         return "".join(word)
 
     def encode_all(self, words: Sequence[str]) -> Tensor:
-        """All words in one run, each followed by its stop: int32, (total characters + words,)."""
+        """All words in one run, each followed by its stop: (total characters + words,).
+
+        Of the smallest type that holds the symbols: uint8 with up to 255 characters, int16, or int32.
+        """
+        dtype = symbol_dtype(len(self))
         if not words:
-            return torch.empty(0, dtype=torch.int32)
+            return torch.empty(0, dtype=dtype)
         text = "\n".join([*words, ""])
         points = _code_points(text)
         known = _code_points(self.characters)
@@ -83,11 +98,11 @@ class Vocabulary:
         if (symbols < 0).any() or text.count("\n") > len(words):
             for word in words:
                 self.encode(word)
-        return symbols
+        return symbols.to(dtype)
 
     def decode_all(self, symbols: Tensor) -> list[str]:
         """All words of one run in which each is followed by its stop; undoes ``encode_all``."""
-        points = _code_points("\n" + self.characters)[symbols.cpu()]
+        points = _code_points("\n" + self.characters)[symbols.cpu().long()]
         text = bytearray(4 * len(points))
         if text:
             torch.frombuffer(text, dtype=torch.int32).copy_(points)
@@ -98,20 +113,21 @@ def _code_points(text: str) -> Tensor:
     return torch.frombuffer(bytearray(text, "utf-32-le"), dtype=torch.int32)
 
 
+def symbol_dtype(number: int) -> torch.dtype:
+    """The smallest type that holds that many symbols."""
+    return torch.uint8 if number <= 2**8 else torch.int16 if number <= 2**15 else torch.int32
+
+
 class Examples:
     """The examples of some words, in their order.
 
-    ``symbols`` is the run of symbols, (N,), for N examples: example i is to predict ``symbols[i]``.
-    ``offsets``, (N,), is the number of characters between it and the start of its word.
+    ``symbols`` is the run of symbols, (N,), for N examples: example i is to predict ``symbols[i]``. Where its
+    word starts is seen from the stops.
     """
 
     def __init__(self, symbols: Tensor, block_size: int) -> None:
         self.symbols = symbols
         self.block_size = block_size
-        stops = torch.nonzero(symbols == STOP).flatten().int()
-        starts = torch.cat([stops.new_zeros(1), stops + 1])[:-1]
-        self.offsets = torch.arange(len(symbols), dtype=torch.int32)
-        self.offsets -= starts.repeat_interleave(stops + 1 - starts)
 
     def __len__(self) -> int:
         return len(self.symbols)
@@ -128,16 +144,15 @@ class Examples:
         if isinstance(index, slice):
             index = torch.arange(*index.indices(len(self)), device=self.symbols.device)
         back = torch.arange(-self.block_size, 0, device=index.device)
-        window = (index.unsqueeze(-1) + back).clamp_(min=0)  # (...) -> (..., block_size)
-        inside = self.offsets[index].unsqueeze(-1) >= -back
-        return (self.symbols[window] * inside).long(), self.symbols[index].long()
+        window = index.unsqueeze(-1) + back  # (...) -> (..., block_size)
+        X = self.symbols[window.clamp(min=0)].long()
+        inside = (X != STOP) & (window >= 0)
+        X *= inside.flip(-1).cumprod(-1).flip(-1)  # from the start of the word on
+        return X, self.symbols[index].long()
 
     def to(self, device: torch.device | str) -> Examples:
         """The same examples on another device."""
-        other = Examples.__new__(Examples)
-        other.block_size = self.block_size
-        other.symbols, other.offsets = self.symbols.to(device), self.offsets.to(device)
-        return other
+        return Examples(self.symbols.to(device), self.block_size)
 
 
 class Data(NamedTuple):
@@ -160,60 +175,128 @@ class Data(NamedTuple):
 
 @dataclass(frozen=True)
 class WordList:
-    """Words as read, where they came from, and the sha256 of the words joined by newlines."""
+    """A list of words as read: in the lecture's shuffled order, in one run of symbols, each with its stop.
 
-    words: list[str]
+    ``cuts`` are the numbers of symbols in front of val and of test, ``source`` is where the words came from,
+    ``fingerprint`` the sha256 of the words joined by newlines.
+    """
+
+    vocabulary: Vocabulary
+    symbols: Tensor
+    cuts: tuple[int, int]
+    number: int
     source: str
     fingerprint: str
 
-    def vocabulary(self) -> Vocabulary:
-        """The characters that occur in the words."""
-        return Vocabulary("".join(self.words))
+    @classmethod
+    def of(cls, words: Sequence[str], source: str = "words") -> WordList:
+        """The list that a file with these lines is. Raises DataError on fewer than 6 words."""
+        return _word_list(["\n".join(words)], source)
 
-    def split(self, seed: int = 42) -> tuple[list[str], list[str], list[str]]:
-        """Train, val and test words, shuffled and cut at 80 and 90 percent, as in the lecture."""
-        words = list(self.words)
-        random.Random(seed).shuffle(words)
-        n1, n2 = int(0.8 * len(words)), int(0.9 * len(words))
-        return words[:n1], words[n1:n2], words[n2:]
+    def __len__(self) -> int:
+        return self.number
+
+    @property
+    def words(self) -> list[str]:
+        """The words as strings, in the list's order, made when asked for."""
+        words = self.vocabulary.decode_all(self.symbols)
+        return [words[place] for place in places(self.number, SHUFFLE_SEED).tolist()]
+
+    def split(self) -> tuple[list[str], list[str], list[str]]:
+        """Train, val and test words as strings: shuffled and cut at 80 and 90 percent, as in the lecture."""
+        train, val, test = map(self.vocabulary.decode_all, self._runs())
+        return train, val, test
 
     def data(self, block_size: int) -> Data:
         """Vocabulary and examples of the splits, for contexts of ``block_size`` symbols."""
-        vocabulary = self.vocabulary()
-        train, val, test = self.split()
-        seen = set(train)
-        unseen = ([word for word in words if word not in seen] for words in (val, test))
-        splits = (Examples(vocabulary.encode_all(words), block_size) for words in (train, val, test, *unseen))
-        return Data(vocabulary, *splits)
+        train, val, test = self._runs()
+        bits = [torch.cat([*hashes(run, "looking at val and test words")]) for run in (val, test)]
+        seen = torch.split(found(torch.cat(bits), train), [len(b) for b in bits])
+        unseen = (kept(run, ~mask) for run, mask in zip((val, test), seen, strict=True))
+        runs = (train, val, test, *unseen)
+        return Data(self.vocabulary, *(Examples(run, block_size) for run in runs))
+
+    def known(self) -> KnownWords:
+        """What tells of a word whether it stands in the list."""
+        return KnownWords(self.symbols, self.vocabulary.stoi)
+
+    def number_in_training(self, words: Iterable[str]) -> int:
+        """How many of some words, each counted once, stand in the training split."""
+        run = self.vocabulary.encode_all([*dict.fromkeys(words)])
+        bits = torch.cat([*hashes(run, ""), torch.empty(0, dtype=torch.int64)])
+        return int(found(bits, self._runs()[0]).sum())
+
+    def _runs(self) -> tuple[Tensor, ...]:
+        return self.symbols.tensor_split(self.cuts)
+
+
+class _Encoder:
+    """Makes symbols of text as it comes: the characters are numbered in the order in which they come."""
+
+    def __init__(self) -> None:
+        self.characters = ""
+        self.slabs: list[Tensor] = []
+        self._codes = torch.full((sys.maxunicode + 1,), -1, dtype=torch.int32)
+        self._codes[ord("\n")] = STOP
+        self._used = 0
+
+    def append(self, text: str) -> None:
+        """The symbols of some words, each with a newline behind it."""
+        points = _code_points(text)
+        codes = self._codes[points]
+        if (codes < 0).any():
+            new = torch.unique(points[codes < 0])
+            self._codes[new] = torch.arange(len(new), dtype=torch.int32) + len(self.characters) + 1
+            self.characters += "".join(map(chr, new.tolist()))
+            codes = self._codes[points]
+        dtype = symbol_dtype(len(self.characters) + 1)
+        room = len(self.slabs[-1]) - self._used if self.slabs and self.slabs[-1].dtype == dtype else 0
+        if room < len(codes):
+            self._end_slab()
+            self.slabs.append(torch.empty(max(SLAB, len(codes)), dtype=dtype))
+        self.slabs[-1][self._used : self._used + len(codes)] = codes
+        self._used += len(codes)
+
+    def _end_slab(self) -> None:
+        if self.slabs:
+            self.slabs[-1] = self.slabs[-1][: self._used]
+        self._used = 0
+
+    def end(self) -> tuple[list[Tensor], Vocabulary, Tensor]:
+        """The slabs, the vocabulary, and a table that makes its symbols of the codes in the slabs."""
+        self._end_slab()
+        vocabulary = Vocabulary(self.characters)
+        symbols = [STOP, *vocabulary.encode(self.characters)]
+        return self.slabs, vocabulary, torch.tensor(symbols, dtype=symbol_dtype(len(symbols)))
+
+
+def _word_list(pieces: Iterable[str], source: str) -> WordList:
+    """The list in some pieces of text, which end at line ends."""
+    encoder, digest, number = _Encoder(), hashlib.sha256(), 0
+    for piece in pieces:
+        lines = piece.replace("\r\n", "\n").replace("\r", "\n").split("\n")
+        words = [word for line in lines if (word := line.strip())]
+        if words:
+            text = "\n".join(words)
+            digest.update(("\n" * (number > 0) + text).encode())
+            encoder.append(text + "\n")
+            number += len(words)
+    if number < 6:
+        raise DataError(
+            f"{source} holds {number} words; 6 is the least that can be split into train, val and test"
+        )
+    slabs, vocabulary, table = encoder.end()
+    n1, n2 = int(0.8 * number), int(0.9 * number)
+    symbols, (cut1, cut2) = shuffled(slabs, number, SHUFFLE_SEED, table, (n1, n2))
+    return WordList(vocabulary, symbols, (cut1, cut2), number, source, digest.hexdigest())
 
 
 def read_words(path: str | Path) -> WordList:
-    """Read a word list. Raises DataError if the file cannot be read or holds too few words."""
-    path = Path(path)
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise DataError(f"cannot read the word list {path}: {error.strerror}") from error
-    except ValueError as error:  # a NUL character
-        raise DataError(f"cannot read the word list {str(path)!r}: {error}") from error
-    try:
-        text = content.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = content[: error.start].count(b"\n") + 1
-        raise DataError(
-            f"{path} is not a utf-8 word list: line {line} holds the byte"
-            f" 0x{content[error.start]:02x}; save it as utf-8, one word a line"
-        ) from error
-    if "\0" in text:
-        raise DataError(f"{path} is a binary file, not a word list")
-    lines = text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
-    words = [word for line in lines if (word := line.strip())]
-    if len(words) < 6:
-        raise DataError(
-            f"{path} holds {len(words)} words; 6 is the least that can be split into train, val and test"
-        )
-    fingerprint = hashlib.sha256("\n".join(words).encode()).hexdigest()
-    return WordList(words, str(path), fingerprint)
+    """Read a word list, unpacked if its name ends in .gz, .bz2, .xz or .zst; ``-`` is stdin.
+
+    Raises DataError if it cannot be read, is no text, or holds too few words.
+    """
+    return _word_list(texts(str(path)), named(str(path)))
 
 
 def load_words(source: str | None = None) -> WordList:

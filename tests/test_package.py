@@ -90,8 +90,9 @@ assert "torch" in sys.modules and gc.isenabled() and gc.get_freeze_count() > 100
 
 
 ROOMS = [
-    {"distinct", "errors", "files", "layers"},
-    {"recipes"},
+    {"bars", "distinct", "errors", "files", "layers"},
+    {"recipes", "reading", "shuffle"},
+    {"seen"},
     {"wiring", "words"},
     {"networks"},
     {"backprop", "evaluation", "sampling"},

@@ -84,7 +84,7 @@ def test_reading_keeps_words_as_they_are(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("count", [6, 7, 9, 10, 11, 100])
 def test_every_split_has_words(count: int) -> None:
-    words = WordList([f"w{i}" for i in range(count)], "x", "")
+    words = WordList.of([f"w{i}" for i in range(count)])
     assert all(len(split) > 0 for split in words.split())
     assert sorted(itertools.chain(*words.split())) == sorted(words.words)
 

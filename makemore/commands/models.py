@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from makemore.errors import UsageError
 from makemore.model_file import MODEL_FILE, Model, load_model
+from makemore.reading import STDIN
 from makemore.words import WordList, load_words
 
 DEFAULT_RUN = Path("out")
@@ -48,6 +49,8 @@ def known_words(opened: Opened, data: str | None = None) -> WordList:
     else:
         progress = opened.model.progress
         fingerprint, place = progress.fingerprint, progress.settings.get("data")
+    if place == STDIN and data is None:
+        raise UsageError("the model's words came on stdin: give them again, by --data PATH or --data -")
     words = load_words(data or place)
     if words.fingerprint != fingerprint:
         raise UsageError(

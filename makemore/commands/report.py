@@ -29,7 +29,7 @@ def describe(
     # Names with values in lines that are broken between the pairs alone.
     knobs = recipe.describe().replace(" ", "\xa0").replace(",\xa0", ", ")
     rows = {
-        "data": f"{words.source}: {len(words.words):,} words, {len(data.vocabulary)} symbols",
+        "data": f"{words.source}: {len(words):,} words, {len(data.vocabulary)} symbols",
         "examples": shapes,
         "network": f"{run.network}, block size {run.block_size}, n_embd {run.n_embd},"
         f" n_hidden {run.n_hidden}" + (f", stacks {run.stacks}" if run.stacks > 1 else ""),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import itertools
 import sys
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from pathlib import Path
 
 import torch
@@ -93,7 +93,7 @@ def write_words(opened: Opened, wanted: SampleSettings, filters: Filters) -> Non
     """
     model = opened.model
     number, part = words_drawn(wanted)
-    known = frozenset(known_words(opened, wanted.data).words if wanted.novel else ())
+    known: Container[str] = known_words(opened, wanted.data).known() if wanted.novel else ()
     generator = Generator()
     generator.manual_seed(generator.seed() if wanted.seed is None else wanted.seed)
     arguments = (model.network, model.vocabulary, generator, number, filters)
@@ -110,7 +110,7 @@ def write_words(opened: Opened, wanted: SampleSettings, filters: Filters) -> Non
 
 
 def allowed(
-    samples: Iterator[Sample], wanted: SampleSettings, known: frozenset[str], most: int
+    samples: Iterator[Sample], wanted: SampleSettings, known: Container[str], most: int
 ) -> Iterator[Sample]:
     """The samples that are unique, or novel, or both; the first so many, if they are without end.
 

@@ -49,7 +49,8 @@ class RunSettings(Knobs):
 
     data: str | None = knob(
         None,
-        "word list, utf-8, one word a line; 'lecture' for the lecture's own, downloaded once",
+        "word list, utf-8, one word a line, also .gz, .bz2, .xz, .zst; - for stdin; 'lecture' for the"
+        " lecture's own, downloaded once",
         otherwise="the bundled names",
         group=FIRST,
         metavar="PATH",

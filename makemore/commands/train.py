@@ -40,6 +40,7 @@ from makemore.parallel.processes import Processes, joined, was_restarted
 from makemore.pictures.recorder import GRADIENTS_FILE
 from makemore.sampling import sample_word
 from makemore.training import Run, Trainer
+from makemore.reading import STDIN
 from makemore.words import Data, WordList, load_words
 
 LOSSES_FILE = "losses.csv"
@@ -250,7 +251,7 @@ class Job:
             print(f"\n{number} new words:")
             new = [sample_word(trainer.network, vocabulary, generator) for _ in range(number)]
             print("\n".join(new))
-            known = len(set(self.words.split()[0]).intersection(new))
+            known = self.words.number_in_training(new)
             print(f"({known} of them stand in the training split)")
         sys.stdout.flush()
         self.save(finished=True)
@@ -270,7 +271,8 @@ class Job:
 def new_job(given: Mapping[str, Any], out_dir: Path, processes: Processes) -> Job:
     """A run from its first step on."""
     run = checked(given)
-    if run.data not in (None, "lecture"):
+    check_stdin(given, processes)
+    if run.data not in (None, "lecture", STDIN):
         given = {**given, "data": str(Path(str(run.data)).resolve())}
     plan = network_plan(run.network, run.block_size, run.n_embd, run.n_hidden, run.stacks)
     torch.set_num_threads(run.threads)
@@ -302,6 +304,9 @@ def resumed_job(given: Mapping[str, Any], out_dir: Path, model: Model, processes
     if recipe.steps < progress.step or (recipe.steps == progress.step and progress.finished):
         state = "finished at" if progress.finished else "already at"
         raise UsageError(f"the run in {out_dir} is {state} step {progress.step:,}: give it more --steps")
+    if run.data == STDIN and "data" not in given:
+        raise UsageError("the words of the run came on stdin: give them again, by --data PATH or --data -")
+    check_stdin(given, processes)
     torch.set_num_threads(run.threads)
     device = resolve_device(run.device)
     words = load_words(run.data)
@@ -317,6 +322,12 @@ def resumed_job(given: Mapping[str, Any], out_dir: Path, model: Model, processes
     except (KeyError, TypeError, ValueError, RuntimeError, IndexError) as error:
         raise ModelFileError(f"{model_file} has an invalid training state") from error
     return Job(out_dir, settings, words, model, trainer, processes)
+
+
+def check_stdin(given: Mapping[str, Any], processes: Processes) -> None:
+    """Raise UsageError if many processes are to read one stdin."""
+    if given.get("data") == STDIN and processes.number > 1:
+        raise UsageError("each process reads the words by itself: give a file by --data in place of stdin")
 
 
 def make_trainer(

@@ -179,13 +179,12 @@ class Convolution:
         for start in range(0, len(examples), piece):
             # A word may have begun in the piece before: its last symbols are looked at once more.
             begin, end = max(0, start - self.block_size + 1), start + piece
-            offsets = examples.offsets[begin:end].long()
-            index = torch.arange(len(offsets), device=offsets.device)
-            offsets = torch.minimum(offsets, index)
             symbols = examples.symbols[begin:end].long()
             before = examples.symbols[max(0, begin - 1) : end - 1].long()
             if begin == 0:
                 before = F.pad(before, (1, 0), value=STOP)[: len(symbols)]
+            index = torch.arange(len(symbols), device=symbols.device)
+            offsets = index - (index * (before == STOP)).cummax(0).values  # from the start of the word
             nodes, ids = self.embedding, before
             for stage in self.stages:
                 # Symbols from before the word are 0, and so is the whole context of its first

@@ -25,8 +25,8 @@ class SoftTargets:
         self.vocab_size = vocab_size
         contexts = torch.zeros_like(examples.symbols, dtype=torch.int64)  # which distinct context, (N,)
         index = torch.arange(len(examples), device=contexts.device)
-        for lag in range(examples.block_size, 0, -1):
-            symbol = examples.symbols[(index - lag).clamp(min=0)] * (examples.offsets >= lag)
+        X, _ = examples[:]
+        for symbol in X.T:
             contexts = torch.unique(contexts * vocab_size + symbol, return_inverse=True)[1]
         pairs, counts = torch.unique(contexts * vocab_size + examples.symbols, return_counts=True)
         pair_contexts = pairs // vocab_size

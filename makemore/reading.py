@@ -1,0 +1,141 @@
+"""Word lists as they lie: plain or packed, in files or on stdin, read block by block (beyond the lecture)."""
+
+from __future__ import annotations
+
+import os
+import stat
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from importlib import import_module
+from pathlib import Path
+from typing import BinaryIO, cast
+
+from makemore.bars import bar
+from makemore.errors import DataError
+
+STDIN = "-"
+"""The name of the list that comes on stdin."""
+
+BLOCK = 2**20
+"""Bytes that are read at a time, and the most that a line may have."""
+
+PACKED = {
+    ".gz": [("gzip", "GzipFile")],
+    ".bz2": [("bz2", "BZ2File")],
+    ".xz": [("lzma", "LZMAFile")],
+    ".zst": [("compression.zstd", "ZstdFile"), ("backports.zstd", "ZstdFile")],
+}
+"""What unpacks a list, by the ending of its name: the first module and class that are there."""
+
+
+def texts(path: str) -> Iterator[str]:
+    """The text of a list in pieces that end at line ends, without its byte-order mark.
+
+    Raises DataError if it cannot be read, or is not utf-8.
+    """
+    lines, codec = 0, "utf-8-sig"
+    for block in blocks(path):
+        try:
+            text = block.decode(codec)
+        except UnicodeDecodeError as error:
+            line = lines + block[: error.start].count(b"\n") + 1
+            raise DataError(
+                f"{named(path)} is not a utf-8 word list: line {line:,} holds the byte"
+                f" 0x{block[error.start]:02x}; save it as utf-8, one word a line"
+            ) from error
+        if "\0" in text:
+            raise DataError(f"{named(path)} is a binary file, not a word list")
+        yield text
+        lines, codec = lines + block.count(b"\n"), "utf-8"
+
+
+def blocks(path: str) -> Iterator[bytes]:
+    """The bytes of a list, unpacked, in blocks that end at line ends. Raises DataError."""
+    lines, begun = 0, list[bytes]()
+    for block in _read(path):
+        first = block.find(b"\n")
+        if sum(map(len, begun)) + (first if first >= 0 else len(block)) > BLOCK:
+            raise DataError(
+                f"line {lines + 1:,} of {named(path)} has more than {BLOCK:,} bytes:"
+                " a word list has one word a line"
+            )
+        # After a lone carriage return a block may end too: what is left of "\r\n" is a blank line.
+        end = max(block.rfind(b"\n"), block.rfind(b"\r")) + 1
+        if end:
+            whole = b"".join([*begun, block[:end]])
+            yield whole
+            lines, begun = lines + whole.count(b"\n"), []
+        begun.append(block[end:])
+    if any(begun):
+        yield b"".join(begun)
+
+
+def _read(path: str) -> Iterator[bytes]:
+    """What a list's file holds, unpacked, with a bar that tells how far it is read."""
+    with _opened(path) as file:
+        size = _size(file)
+        unpacked = _unpacked(file, path)
+        with bar(size, "B", f"reading {Path(named(path)).name}") as shown:
+            while block := _block(unpacked, path):
+                yield block
+                at = shown.n + len(block) if size is None else file.tell()
+                shown.update(at - shown.n)
+                if size is not None and at > size:
+                    break
+        if size != _size(file):
+            raise DataError(f"{named(path)} changed while it was read: wait until it is whole")
+
+
+@contextmanager
+def _opened(path: str) -> Iterator[BinaryIO]:
+    try:
+        file = sys.stdin.buffer if path == STDIN else open(path, "rb")  # noqa: SIM115
+    except OSError as error:
+        raise DataError(f"cannot read the word list {path}: {error.strerror}") from error
+    except ValueError as error:  # a NUL character
+        raise DataError(f"cannot read the word list {path!r}: {error}") from error
+    with nullcontext(file) if path == STDIN else file:
+        yield file
+
+
+def _size(file: BinaryIO) -> int | None:
+    """The bytes of a file, None of a stream."""
+    try:
+        status = os.fstat(file.fileno())
+    except OSError:  # not of the system
+        return None
+    return status.st_size if stat.S_ISREG(status.st_mode) and file is not sys.stdin.buffer else None
+
+
+def _unpacked(file: BinaryIO, path: str) -> BinaryIO:
+    """What gives the bytes of a list, as the ending of its name asks."""
+    suffix = Path(path).suffix.lower()
+    if suffix not in PACKED:
+        return file
+    for module, kind in PACKED[suffix]:
+        try:
+            opener = getattr(import_module(module), kind)
+        except ImportError:
+            continue
+        return cast(BinaryIO, opener(file) if kind != "GzipFile" else opener(fileobj=file))
+    raise DataError(
+        f"to unpack {path} Python before 3.14 needs one more package: pip install backports.zstd;"
+        f" or unpack it in front: zstd -dc {path} | … --data -"
+    )
+
+
+def _block(unpacked: BinaryIO, path: str) -> bytes:
+    """The next block, empty at the end."""
+    try:
+        return unpacked.read(BLOCK)
+    except Exception as error:  # whatever the disk, or gzip and its like, make of it
+        if isinstance(error, OSError) and error.errno is not None:
+            raise DataError(f"cannot read the word list {named(path)}: {error.strerror}") from error
+        why = " ".join(str(error).split()) or type(error).__name__
+        raise DataError(f"{path} is broken or cut short, it cannot be unpacked: {why}") from error
+
+
+def named(path: str) -> str:
+    """What a list is called."""
+    return "stdin" if path == STDIN else path
