@@ -17,7 +17,7 @@ from makemore.errors import DataError
 STDIN = "-"
 """The name of the list that comes on stdin."""
 
-BLOCK = 2**20
+BLOCK = LONGEST_LINE = 2**20
 """Bytes that are read at a time, and the most that a line may have."""
 
 PACKED = {
@@ -55,9 +55,9 @@ def blocks(path: str) -> Iterator[bytes]:
     lines, begun = 0, list[bytes]()
     for block in _read(path):
         first = block.find(b"\n")
-        if sum(map(len, begun)) + (first if first >= 0 else len(block)) > BLOCK:
+        if sum(map(len, begun)) + (first if first >= 0 else len(block)) > LONGEST_LINE:
             raise DataError(
-                f"line {lines + 1:,} of {named(path)} has more than {BLOCK:,} bytes:"
+                f"line {lines + 1:,} of {named(path)} has more than {LONGEST_LINE:,} bytes:"
                 " a word list has one word a line"
             )
         # After a lone carriage return a block may end too: what is left of "\r\n" is a blank line.

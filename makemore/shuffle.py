@@ -94,6 +94,7 @@ def shuffled(
     place = places(number, seed)
     buckets = max(1, min(MOST_BUCKETS, -(-number // BUCKET_WORDS)))
     size = -(-number // buckets)  # words of a bucket
+    buckets = -(-number // size)
 
     # How many symbols each bucket gets, and lie in front of each cut.
     symbols = torch.zeros(buckets, dtype=torch.int64)

@@ -22,7 +22,7 @@ def test_its_losses() -> None:
 def test_it_is_the_default_network_on_the_bundled_list_and_no_more(tmp_path: Path) -> None:
     model = load_model()
     assert model.plan == network_plan()
-    assert model.vocabulary.characters == load_words().vocabulary().characters
+    assert model.vocabulary.characters == load_words().vocabulary.characters
     assert model.progress is None
     with safe_open(TRAINED, "pt") as file:
         assert all(name.startswith("network.") for name in file.keys())  # noqa: SIM118

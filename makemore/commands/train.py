@@ -38,9 +38,9 @@ from makemore.networks import network_plan, summary
 from makemore.parallel.engine import ParallelEngine, check_shareable
 from makemore.parallel.processes import Processes, joined, was_restarted
 from makemore.pictures.recorder import GRADIENTS_FILE
+from makemore.reading import STDIN
 from makemore.sampling import sample_word
 from makemore.training import Run, Trainer
-from makemore.reading import STDIN
 from makemore.words import Data, WordList, load_words
 
 LOSSES_FILE = "losses.csv"

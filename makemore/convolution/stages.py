@@ -181,8 +181,7 @@ class Convolution:
             begin, end = max(0, start - self.block_size + 1), start + piece
             symbols = examples.symbols[begin:end].long()
             before = examples.symbols[max(0, begin - 1) : end - 1].long()
-            if begin == 0:
-                before = F.pad(before, (1, 0), value=STOP)[: len(symbols)]
+            before = F.pad(before, (int(begin == 0), 0), value=STOP)[: len(symbols)]
             index = torch.arange(len(symbols), device=symbols.device)
             offsets = index - (index * (before == STOP)).cummax(0).values  # from the start of the word
             nodes, ids = self.embedding, before
