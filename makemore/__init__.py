@@ -11,6 +11,7 @@ if TYPE_CHECKING:  # the same names, for editors and type checkers
     from makemore.backprop import *
     from makemore.convolution import *
     from makemore.convolution.drawing import *
+    from makemore.ensemble import *
     from makemore.evaluation import *
     from makemore.layers import *
     from makemore.model_file import *
@@ -33,6 +34,7 @@ _NAMES = {
     "backprop": "BackpropEngine",
     "convolution": "Convolution Filters generate generate_scored log_likelihoods loss",
     "convolution.drawing": "draw_nodes",
+    "ensemble": "Ensemble EnsembleEngine",
     "evaluation": "split_loss",
     "layers": "BatchNorm1d Embedding FlattenConsecutive FlattenDilated GatedActivation HistoricBatchNorm1d"
     " Layer Linear Newest ReLU RMSNorm ResidualBlock Sequential SkipConnections Tanh",

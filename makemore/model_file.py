@@ -1,8 +1,9 @@
 """One self-contained file for a network, trained or in training (beyond the lecture).
 
 It holds the plan of the network, its tensors (running statistics too) and the vocabulary, so that new
-words need nothing else; and what a run needs to go on from where it stood, bit for bit: settings, step,
-losses, the state of the random generator and the fingerprint of the word list.
+words need nothing else; of an ensemble, the plan of its members and their number. And it holds what a run
+needs to go on from where it stood, bit for bit: settings, step, losses, the state of the random generator
+and the fingerprint of the word list.
 
 The file is a safetensors file, which any reader of that format opens and in which nothing can run. The
 metadata "makemore" is JSON: all that is no tensor, and first of all a sha256 of the whole file (taken with
@@ -24,6 +25,7 @@ import safetensors.torch
 import torch
 from torch import Generator, Tensor
 
+from makemore.ensemble import Ensemble, build
 from makemore.errors import ModelFileError, UsageError, WriteError
 from makemore.files import replacing
 from makemore.layers import Sequential
@@ -40,10 +42,16 @@ TRAINED = Path(__file__).with_name("trained.safetensors")
 VERSION = 2
 """Of the format. Version 1 was a pickled file, model.pt."""
 
+ENSEMBLE_VERSION = 3
+"""The same with the number of members: earlier versions of makemore could not read an ensemble."""
+
 NO_DIGEST = "0" * 64
 
 LARGEST = {"block_size": 2**12, "n_embd": 2**20, "n_hidden": 2**20, "stacks": 2**8}
 """Sizes that a plan may have. A long context takes hardly any room in the file, but much in use."""
+
+MOST_MEMBERS = 1000
+"""Members that an ensemble in a file may have."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +80,10 @@ class Progress:
 
 @dataclass(frozen=True)
 class Model:
-    """A network with what is needed to build, feed and read it, and the run it comes from."""
+    """A network with what is needed to build, feed and read it, and the run it comes from.
+
+    The network is one of the plan, or an ``Ensemble`` of such.
+    """
 
     plan: Plan
     vocabulary: Vocabulary
@@ -105,6 +116,8 @@ def save_model(model: Model, path: str | Path) -> None:
             "step": progress.step,
             "evaluations": [[_to_json(value) for value in astuple(e)] for e in progress.evaluations],
         }
+    if isinstance(model.network, Ensemble):
+        content |= {"version": ENSEMBLE_VERSION, "members": len(model.network.layers)}
     copies = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in tensors.items()}
     whole = safetensors.torch.save(copies, {"makemore": json.dumps(content, allow_nan=False)})
     digest = hashlib.sha256(whole).hexdigest()
@@ -157,13 +170,16 @@ def _content_of(whole: bytes) -> dict[str, Any]:
     content = _strict_json(metadata["makemore"])
     version, digest = content["version"], content["sha256"]
     _require(type(version) is int, "an invalid format version")
-    if version != VERSION:
-        raise ModelFileError(f"has format version {version}; this makemore reads {VERSION}: update it")
+    if version not in (VERSION, ENSEMBLE_VERSION):
+        raise ModelFileError(
+            f"has format version {version}; this makemore reads {VERSION} and {ENSEMBLE_VERSION}: update it"
+        )
     unsigned = whole.replace(digest.encode(), NO_DIGEST.encode(), 1)
     if hashlib.sha256(unsigned).hexdigest() != digest:
         raise ModelFileError("is damaged: its sha256 does not match")
     _require(len(metadata) == 1, "unknown metadata")
-    _require_keys(content, "sha256", "version", "plan", "characters", "progress")
+    more = ["members"] if version == ENSEMBLE_VERSION else []
+    _require_keys(content, "sha256", "version", "plan", "characters", "progress", *more)
     return content
 
 
@@ -190,9 +206,13 @@ def _model_of(content: Mapping[str, Any], tensors: Mapping[str, Tensor], size: i
     _require(vocabulary.characters == characters and "\n" not in characters, "an invalid vocabulary")
     characters.encode()  # raises on half a surrogate pair
 
+    members = content.get("members")
+    number = content.get("members", 1)
+    _require(type(number) is int and 1 <= number <= MOST_MEMBERS, "an invalid number of members")
+
     # Only a network that the file is large enough to hold is built.
-    _require(4 * plan.value_count(len(vocabulary)) <= size, "an invalid plan: it does not fit")
-    network = plan.build(len(vocabulary), Generator())
+    _require(4 * number * plan.value_count(len(vocabulary)) <= size, "an invalid plan: it does not fit")
+    network = build(plan, members, len(vocabulary), Generator())
     own, values, state = network.state_dict(), _group(tensors, "network"), _group(tensors, "state")
     others = {"losses", "generator"} | {f"state.{name}" for name in state} if progress is not None else set()
     _require(tensors.keys() == {f"network.{name}" for name in own} | others, "other tensors than it should")

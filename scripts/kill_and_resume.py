@@ -33,6 +33,9 @@ from makemore.words import load_words
 LONGEST = 1.2
 """How long a process lives at most, as a share of what the whole run takes."""
 
+KINDS = (("--recipe", "lecture"), ("--recipe", "modern"), ("--recipe", "modern", "--members", "2"))
+"""Flags of the runs, in turn."""
+
 
 @dataclass
 class Summary:
@@ -132,8 +135,8 @@ def survive(kills: int, argv: Sequence[str], seed: int = 0, report: Callable[[st
     with tempfile.TemporaryDirectory() as directory:
         here = Path(directory)
         while summary.kills < kills:
-            recipe = ("lecture", "modern")[summary.runs % 2]
-            run_argv = [*argv, "--seed", str(summary.runs), "--recipe", recipe]
+            kind = KINDS[summary.runs % len(KINDS)]
+            run_argv = [*argv, "--seed", str(summary.runs), *kind]
             began = time.monotonic()
             alone = start([*run_argv, "--overwrite", "--out-dir", str(here / "alone")], here / "alone.log")
             if wait(alone) != 0:

@@ -20,9 +20,10 @@ from forging import content_of, forged, signed, with_header
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from makemore.ensemble import Ensemble
 from makemore.errors import ModelFileError, WriteError
 from makemore.layers import Layer, Sequential
-from makemore.model_file import VERSION, Model, Progress, load_model, save_model
+from makemore.model_file import ENSEMBLE_VERSION, VERSION, Model, Progress, load_model, save_model
 from makemore.networks import NETWORKS, Plan, network_plan
 from makemore.training import Evaluation
 from makemore.words import Vocabulary
@@ -244,7 +245,9 @@ def test_headers_of_any_length_are_refused(saved: Path, length: int) -> None:
         (lambda c: c.update(version=float(VERSION)), "has an invalid format version"),
         (lambda c: c.update(extra=1), "has other fields than sha256, version"),
         (lambda c: c.update(sha256=""), "its sha256 does not match"),
-        (lambda c: c.update(version=VERSION + 1), f"has format version {VERSION + 1}; this makemore reads"),
+        (lambda c: c.update(version=4), "has format version 4; this makemore reads 2 and 3: update it"),
+        (lambda c: c.update(version=ENSEMBLE_VERSION), "has other fields than .*, members"),
+        (lambda c: c.update(members=1), "has other fields than sha256, version"),
         (lambda c: c["plan"].update(n_hidden=2**20), "has an invalid plan: it does not fit"),
         (lambda c: c["plan"].update(n_hidden=2**40), "its n_hidden cannot be used"),
         (lambda c: c["plan"].update(n_hidden=2**70), "its n_hidden cannot be used"),
@@ -309,6 +312,57 @@ def test_forged_content_is_refused(
 ) -> None:
     with pytest.raises(ModelFileError, match=message):
         load_model(rewritten(saved, change))
+
+
+@pytest.fixture
+def ensemble(small_model: Model, saved: Path) -> Path:
+    """The same, of three networks."""
+    networks = [small_model.plan.build(len(small_model.vocabulary)) for _ in range(3)]
+    save_model(replace(small_model, network=Ensemble(networks), progress=progress()), saved)
+    return saved
+
+
+def test_an_ensemble_comes_back(ensemble: Path, tmp_path: Path) -> None:
+    model = load_model(ensemble)
+    assert isinstance(model.network, Ensemble)
+    assert len(model.network.layers) == 3
+    assert not model.network.layers[2].training
+    save_model(model, tmp_path / "again")
+    assert (tmp_path / "again").read_bytes() == ensemble.read_bytes()
+    content = content_of(ensemble.read_bytes())
+    assert (content["version"], content["members"]) == (ENSEMBLE_VERSION, 3)
+    for name, tensor in model.network.layers[2].state_dict().items():
+        assert torch.equal(tensor, content["tensors"][f"network.2.{name}"])
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        *[
+            (lambda c, number=number: c.update(members=number), "has an invalid number of members")
+            for number in (0, -1, True, None, 3.0, "3", [3], 1001, 2**70)
+        ],
+        (lambda c: c.update(members=2), "has other tensors than it should"),
+        (lambda c: c.update(members=4), "has other tensors than it should"),
+        (lambda c: c.update(members=1000), "has an invalid plan: it does not fit"),
+        (lambda c: c["plan"].update(n_hidden=40), "has an invalid plan: it does not fit"),
+        (lambda c: c.pop("members"), "has other fields than .*, members"),
+        (lambda c: c.update(version=VERSION), "has other fields than sha256, version"),
+        (lambda c: c["tensors"].pop("network.2.3.gamma"), "has other tensors than it should"),
+        (lambda c: c["tensors"].update({"network.2.3.gamma": torch.ones(17)}), r"has an invalid 2\.3\.gamma"),
+    ],
+)
+def test_forged_ensembles_are_refused(
+    ensemble: Path, change: Callable[[dict[str, Any]], object], message: str
+) -> None:
+    with pytest.raises(ModelFileError, match=message):
+        load_model(rewritten(ensemble, change))
+
+
+def test_files_of_one_network_are_as_before(saved: Path) -> None:
+    content = content_of(saved.read_bytes())
+    assert content["version"] == VERSION == 2
+    assert "members" not in content
 
 
 names = st.sampled_from(["losses", "generator", "state.a", "network.0.weight", "network.3.running_var"])

@@ -14,10 +14,11 @@ import makemore
 
 def test_public_names() -> None:
     assert sorted(makemore.__all__) == [
-        "AutogradEngine", "BackpropEngine", "BatchNorm1d", "Convolution", "Data", "Embedding", "Examples",
-        "Filters", "FlattenConsecutive", "FlattenDilated", "GatedActivation", "HistoricBatchNorm1d", "Layer",
-        "LectureRecipe", "Linear", "Model", "ModernRecipe", "ModernTrainer", "NETWORKS", "Newest", "Plan",
-        "RMSNorm", "ReLU", "ResidualBlock", "Sequential", "SkipConnections", "Tanh", "Trainer", "Vocabulary",
+        "AutogradEngine", "BackpropEngine", "BatchNorm1d", "Convolution", "Data", "Embedding", "Ensemble",
+        "EnsembleEngine", "Examples", "Filters", "FlattenConsecutive", "FlattenDilated", "GatedActivation",
+        "HistoricBatchNorm1d", "Layer", "LectureRecipe", "Linear", "Model", "ModernRecipe", "ModernTrainer",
+        "NETWORKS", "Newest", "Plan", "RMSNorm", "ReLU", "ResidualBlock", "Sequential", "SkipConnections",
+        "Tanh", "Trainer", "Vocabulary",
         "WordList", "draw_activations", "draw_batchnorm", "draw_embedding", "draw_gradients", "draw_nodes",
         "draw_probabilities", "draw_tree", "generate", "generate_scored", "load_model", "load_words",
         "log_likelihoods", "loss", "network_plan", "page_html", "plot_losses", "read_words", "sample_word",
@@ -97,6 +98,7 @@ ROOMS = [
     {"networks"},
     {"backprop", "evaluation", "sampling"},
     {"training"},
+    {"ensemble"},
     {"plotting", "model_file"},
     {"convolution"},
     {"pictures"},

@@ -10,6 +10,9 @@ from pathlib import Path
 from torch import Tensor
 
 from makemore.commands.settings import Settings
+from makemore.ensemble import members_of
+from makemore.layers import Sequential
+from makemore.networks import summary
 from makemore.parallel.processes import Processes
 from makemore.training import Evaluation, Trainer
 from makemore.words import WordList
@@ -32,7 +35,9 @@ def describe(
         "data": f"{words.source}: {len(words):,} words, {len(data.vocabulary)} symbols",
         "examples": shapes,
         "network": f"{run.network}, block size {run.block_size}, n_embd {run.n_embd},"
-        f" n_hidden {run.n_hidden}" + (f", stacks {run.stacks}" if run.stacks > 1 else ""),
+        f" n_hidden {run.n_hidden}"
+        + (f", stacks {run.stacks}" if run.stacks > 1 else "")
+        + (f", {run.members} members" if run.members > 1 else ""),
         "training": f"{run.recipe} recipe, {recipe.steps:,} steps of {recipe.batch_size:,} examples\n"
         + textwrap.fill(knobs, 90).replace("\xa0", " "),
         "engine": f"{run.engine} on {data.train.symbols.device}, CPU threads {run.threads}"
@@ -44,6 +49,14 @@ def describe(
         rows["resumes"] = f"at step {trainer.step:,}"
     lines = (f"{name:<10}{value}" for name, value in rows.items())
     return "".join(line.replace("\n", "\n" + 10 * " ") + "\n" for line in lines)
+
+
+def network_summary(network: Sequential, batch_size: int) -> str:
+    """The table of the layers; of an ensemble that of its first member, and what all have together."""
+    first, *others = members_of(network)
+    total = sum(p.numel() for p in network.parameters())
+    more = f"\n{1 + len(others)} such networks, {total:,} parameters" if others else ""
+    return summary(first, batch_size) + more
 
 
 def report(losses: Evaluation) -> str:

@@ -57,6 +57,13 @@ class RunSettings(Knobs):
         may_change=True,
     )
     recipe: str = knob("modern", "lecture: the lecture's run, digit for digit", choices=RECIPES, group=FIRST)
+    members: int = knob(
+        1,
+        "networks whose probabilities are averaged, in one model file; 4: better, slower",
+        1,
+        1000,
+        group=FIRST,
+    )
     samples: int = knob(20, "new words at the end", 0, 10**6, group=FIRST, may_change=True)
     network: str = knob(
         "wavenet",

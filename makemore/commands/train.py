@@ -27,14 +27,15 @@ from tqdm import tqdm
 
 from makemore.commands.companions import Companion, Gradients
 from makemore.commands.guards import Signals, locked, make_directory, make_room, resolve_device
-from makemore.commands.report import SPLITS, describe, losses_csv, report
+from makemore.commands.report import SPLITS, describe, losses_csv, network_summary, report
 from makemore.commands.settings import ENGINES, RECIPES, Settings, checked, resolved, restored
 from makemore.convolution import loss
+from makemore.ensemble import Ensemble, EnsembleEngine, build
 from makemore.errors import DivergedError, Interrupted, ModelFileError, TrainingError, UsageError, WriteError
 from makemore.files import replacing
 from makemore.layers import Sequential
 from makemore.model_file import MODEL_FILE, Model, Progress, load_model, read_bytes, read_model, save_model
-from makemore.networks import network_plan, summary
+from makemore.networks import network_plan
 from makemore.parallel.engine import ParallelEngine, check_shareable
 from makemore.parallel.processes import Processes, joined, was_restarted
 from makemore.pictures.recorder import GRADIENTS_FILE
@@ -115,7 +116,7 @@ def _train(
         job.save()
         try:
             print(describe(job.settings, job.words, job.trainer, out_dir, processes))
-            print(summary(job.trainer.network, job.settings.recipe.batch_size), flush=True)
+            print(network_summary(job.trainer.network, job.settings.recipe.batch_size), flush=True)
             print()
             job.train(signals)
             if processes.is_first:
@@ -281,7 +282,8 @@ def new_job(given: Mapping[str, Any], out_dir: Path, processes: Processes) -> Jo
     data = words.data(plan.block_size)
     settings = resolved(given, plan.sizes(), len(data.train))
     generator = Generator().manual_seed(run.seed)
-    network = plan.build(len(data.vocabulary), generator).to(device)
+    members = run.members if run.members > 1 else None
+    network = build(plan, members, len(data.vocabulary), generator).to(device)
     model = Model(plan, data.vocabulary, network)
     trainer = make_trainer(settings, network, data.to(device), generator, processes)
     return Job(out_dir, settings, words, model, trainer, processes)
@@ -339,5 +341,7 @@ def make_trainer(
     if processes.number > 1:
         check_shareable(recipe, processes)
         engine = partial(ParallelEngine, make_engine=engine, processes=processes)
+    if isinstance(network, Ensemble):
+        engine = partial(EnsembleEngine, make_engine=engine)
     trainer: Trainer = make(network, data, recipe, generator, engine, loss)
     return trainer

@@ -21,6 +21,7 @@ from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 
 from makemore.convolution.stages import Convolution
+from makemore.ensemble import members_of
 from makemore.errors import UsageError
 from makemore.layers import Sequential, declared
 from makemore.networks import summary
@@ -49,8 +50,10 @@ def draw_nodes(network: Sequential, word: str = "diondre") -> Figure:
     If no convolution is equal to the network, only the tree, and why. The next characters are the
     word's own, not guesses. Gids name what is drawn: "tree", "all" or "seen", "nodes" or "lines", and the
     row, as in "seen nodes 0"; x is a place in the padded word. The figure is returned, not shown.
-    Raises UsageError on a word of more than ``LONGEST_WORD`` characters.
+    Of an ensemble the first member is drawn. Raises UsageError on a word of more than ``LONGEST_WORD``
+    characters.
     """
+    network = members_of(network)[0]
     if len(word) > LONGEST_WORD:
         raise UsageError(f"a word of {len(word):,} characters cannot be drawn: {LONGEST_WORD} is the most")
     fused, labels = zip(*rows_of_nodes(network), strict=True)

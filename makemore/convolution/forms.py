@@ -5,15 +5,17 @@ Both forms answer the same questions with the same figures, to rounding; ``form_
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import math
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from makemore.convolution.queues import Contexts, GrowingWords, Queues
+from makemore.convolution.queues import Contexts, GrowingWords, InEachMember, Queues
 from makemore.convolution.stages import Convolution
+from makemore.ensemble import Ensemble, members_of
 from makemore.evaluation import log_probs
 from makemore.layers import Sequential
 from makemore.networks import block_size
@@ -56,6 +58,25 @@ def plain_form(network: Sequential) -> Form:
     )
 
 
+def mean_form(members: Sequence[Form]) -> Form:
+    """The mean of the members' probabilities."""
+    return Form(
+        members[0].block_size,
+        members[0].device,
+        sum(form.width for form in members),
+        partial(_mean_log_probs, members),
+        lambda: InEachMember([form.growing() for form in members]),
+    )
+
+
+def _mean_log_probs(members: Sequence[Form], examples: Examples) -> Iterator[Tensor]:
+    """In one piece: the members may take the examples in pieces of several sizes."""
+    total = torch.full((len(examples),), -torch.inf, device=examples.symbols.device)
+    for form in members:
+        total = torch.logaddexp(total, torch.cat(list(form.log_probs(examples))))
+    yield total - math.log(len(members))
+
+
 AnyForm = Sequential | Convolution | Form
 """A network, or what was made of one already."""
 
@@ -66,6 +87,8 @@ def form_of(network: AnyForm) -> Form:
         return network
     if isinstance(network, Convolution):
         return fast_form(network)
+    if isinstance(network, Ensemble):
+        return mean_form([form_of(member) for member in members_of(network)])
     try:
         return fast_form(Convolution.from_network(network))
     except ValueError:  # the historic BatchNorm, say, computes something else at each position

@@ -7,6 +7,7 @@ the layers, for networks that no convolution equals.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Protocol
 
 import torch
@@ -14,6 +15,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from makemore.convolution.stages import TILE, Convolution
+from makemore.distinct import distinct
+from makemore.ensemble import mean_log_probs
 from makemore.layers import Sequential
 from makemore.networks import block_size
 
@@ -112,3 +115,25 @@ class Contexts(GrowingWords):
 
     def keep(self, index: Tensor) -> None:
         self.contexts = self.contexts.index_select(0, index)
+
+
+class InEachMember(GrowingWords):
+    """The same words in each member of an ensemble, whose probabilities are averaged."""
+
+    def __init__(self, members: Sequence[GrowingWords]) -> None:
+        self.members = members
+        self.device = members[0].device
+
+    def start(self, words: int) -> None:
+        for member in self.members:
+            member.start(words)
+
+    def append(self, symbols: Tensor) -> tuple[Tensor, Tensor]:
+        logits, ids = zip(*(member.append(symbols) for member in self.members), strict=True)
+        first, together, _ = distinct(ids, [len(each) for each in logits])
+        own = [each.index_select(0, of.index_select(0, first)) for each, of in zip(logits, ids, strict=True)]
+        return mean_log_probs(own), together
+
+    def keep(self, index: Tensor) -> None:
+        for member in self.members:
+            member.keep(index)

@@ -11,6 +11,7 @@ from torch import Generator, Tensor
 
 from makemore.backprop import BackpropEngine
 from makemore.convolution.scoring import loss
+from makemore.ensemble import members_of
 from makemore.layers import Linear, Sequential, require_like
 from makemore.modern.optimizers import AdamW, Muon
 from makemore.modern.soft_targets import SoftTargets
@@ -70,13 +71,14 @@ class ModernTrainer(Trainer):
         self._epoch_start = generator.get_state()
 
     def _make_optimizers(self) -> tuple[Muon, AdamW]:
-        """Muon for the weights of all Linears but the last, AdamW for all else."""
-        linears = [layer.weight for layer in self.network.modules() if isinstance(layer, Linear)]
+        """Muon for the weights of all Linears but a network's last, AdamW for all else."""
+        networks = [list(member.modules()) for member in members_of(self.network)]
+        linears = [[layer.weight for layer in layers if isinstance(layer, Linear)] for layers in networks]
         names = {id(p): name for name, p in self.network.named_parameters()}
-        hidden = {names.pop(id(weight)): weight for weight in linears[:-1]}
+        hidden = {names[id(weight)]: weight for weights in linears for weight in weights[:-1]}
         rest = {name: p for name, p in self.network.named_parameters() if name not in hidden}
         assert len(hidden) + len(rest) == len(self.network.parameters())
-        decays = {names[id(weight)]: self.recipe.weight_decay for weight in linears[-1:]}
+        decays = {names[id(w)]: self.recipe.weight_decay for weights in linears for w in weights[-1:]}
         return Muon(hidden), AdamW(rest, decays)
 
     def prepare(self, run: Run) -> None:

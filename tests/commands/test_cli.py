@@ -211,6 +211,29 @@ def test_modern_recipe_end_to_end(
     assert re.search(r"^\(\d+ of them stand in the training split\)$", printed, re.MULTILINE)
 
 
+def test_an_ensemble_end_to_end(word_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """What is printed at the end is the loss of the mean, and so are the scores."""
+    argv = ["--data", word_file, "--n-hidden", "16", "--steps", "60", "--members", "3", "--out-dir", tmp_path]
+    assert train(argv) == 0
+    printed = capsys.readouterr().out
+    assert "n_embd 24, n_hidden 16, 3 members" in printed
+    parameters = 27 * 24 + 48 * 16 + 2 * 32 * 16 + 3 * 32 + 16 * 27 + 27
+    assert f"3 such networks, {3 * parameters:,} parameters" in printed
+    model, splits = tmp_path / "model.safetensors", read_words(word_file).split()
+    ensemble = load_model(model).network
+    X, Y = read_words(word_file).data(8).val[:]
+    mean = sum(network(X).softmax(1) for network in ensemble.layers) / 3
+    val = -mean.log().gather(1, Y.unsqueeze(1)).mean().item()
+    assert float(re.search(r"^val +(\d\.\d+)", printed, re.MULTILINE)[1]) == pytest.approx(val, abs=1e-4)
+    (tmp_path / "val.txt").write_text("\n".join(splits[1]))
+    assert sample([model, "--score", tmp_path / "val.txt"]) == 0
+    scores = [float(line.split("\t")[1]) for line in capsys.readouterr().out.splitlines()]
+    assert -sum(scores) / len(X) == pytest.approx(val, abs=1e-4)
+    assert sample([model, "-n", "7", "--novel", "--unique", "--with-score", "--prefix", "an"]) == 0
+    assert len(re.findall(r"^an\w*\t-\d", capsys.readouterr().out, re.MULTILINE)) == 7
+    assert draw([tmp_path / "nodes.png", "--model", model]) == 0
+
+
 def test_model_file_is_enough(finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     alone = tmp_path / "elsewhere.pt"
     alone.write_bytes((finished / "model.safetensors").read_bytes())

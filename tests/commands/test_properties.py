@@ -55,6 +55,13 @@ TINY = [
     *("--network", "hierarchical", "--n-embd", "2", "--n-hidden", "2", "--block-size", "2"),
     *("--steps", "3", "--samples", "1", "--device", "cpu"),
 ]
+KINDS = {
+    "modern": ("--recipe", "modern"),
+    "lecture": ("--recipe", "lecture"),
+    "members": ("--recipe", "modern", "--members", "2"),
+}
+"""What the runs are that model files are taken from."""
+
 SHORT = ["-n", "2", "--max-length", "5"]
 WORDS = "emma\nava\nbob\nzoë\nann\nkim\nlee\nava\n"
 
@@ -176,7 +183,7 @@ def runs(recipe: str) -> tuple[bytes, bytes]:
     words, out = Path("words.txt").resolve(), Path(recipe).resolve()
     words.write_text(WORDS, encoding="utf-8")
     shutil.copy(words, words.with_name("words\udcff.txt"))
-    argv = [*TINY, "--recipe", recipe, "--save-every", "0", "--data", str(words), "--out-dir", str(out)]
+    argv = [*TINY, *KINDS[recipe], "--save-every", "0", "--data", str(words), "--out-dir", str(out)]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(os, "replace", kept)
         assert call(train_main, argv)[0] == 0
@@ -396,9 +403,7 @@ def made(recipe: str, how: str, bends: Sequence[Bend], forgeries: Sequence[Forge
     return b"".join(new for *_, new in bends)
 
 
-model_files = st.sampled_from(["modern", "lecture"]).flatmap(
-    lambda recipe: st.deferred(lambda: model_bytes(recipe))
-)
+model_files = st.sampled_from([*KINDS]).flatmap(lambda recipe: st.deferred(lambda: model_bytes(recipe)))
 
 
 def forgery(recipe: str, path: str, value: object) -> Any:
@@ -444,7 +449,7 @@ def test_resuming_any_model_file(changes: Any) -> None:
 
 LARGEST = {
     **{"steps": 3, "batch_size": 64, "block_size": 16, "n_embd": 8, "n_hidden": 16, "samples": 2},
-    **{"number": 3, "draws": 20, "max_length": 20},
+    **{"number": 3, "draws": 20, "max_length": 20, "members": 3},
 }
 """What asks for more real work than a case should have; without mention: 50."""
 
@@ -506,7 +511,7 @@ def flags_of(parser: argparse.ArgumentParser) -> SearchStrategy[list[str]]:
 @cases
 @given(
     flags=flags_of(train_parser()),
-    recipe=st.sampled_from(["modern", "lecture"]),
+    recipe=st.sampled_from([*KINDS]),
     state=st.sampled_from(["new", "new", "finished", "stopped", "stopped", "broken", "file"]),
 )
 @example(flags=["--l=\n"], recipe="modern", state="new")
@@ -517,7 +522,7 @@ def test_any_flags_of_train(flags: list[str], recipe: str, state: str) -> None:
     stopped, finished = runs(recipe)
     with tempfile.TemporaryDirectory() as directory:
         out = Path(directory, "out")
-        argv = [*TINY, "--recipe", recipe, "--data", str(Path("words.txt").resolve())]
+        argv = [*TINY, *KINDS[recipe], "--data", str(Path("words.txt").resolve())]
         if state == "file":
             out.write_bytes(finished)
         elif state != "new":

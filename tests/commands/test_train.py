@@ -137,13 +137,23 @@ def test_resuming_a_stopped_run_ends_as_if_never_stopped(word_file: Path, tmp_pa
     assert whole.progress.evaluations[-1] == resumed.progress.evaluations[-1]
 
 
-@pytest.mark.parametrize("engine", ["backprop", "autograd"])
-@pytest.mark.parametrize("recipe", ["lecture", "modern"])
+@pytest.mark.parametrize(
+    ("recipe", "engine", "members"),
+    [
+        ("lecture", "backprop", 1),
+        ("modern", "backprop", 1),
+        ("lecture", "autograd", 1),
+        ("modern", "autograd", 1),
+        ("lecture", "windows", 2),
+        ("modern", "windows", 3),
+    ],
+)
 def test_every_recipe_and_engine_resumes_bit_for_bit(
-    word_file: Path, tmp_path: Path, recipe: str, engine: str, start: Callable[..., int]
+    word_file: Path, tmp_path: Path, recipe: str, engine: str, members: int, start: Callable[..., int]
 ) -> None:
     """Stopped by a signal in the midst of an epoch."""
     flags = ["--recipe", recipe, "--engine", engine, "--steps", "150", "--eval-every", "40"]
+    flags += ["--members", str(members)]
     assert train_main(argv(word_file, tmp_path / "a", *flags)) == 0
     pid = start(argv(word_file, tmp_path / "b", *flags), tmp_path / "log")
     wait_for_line(tmp_path / "log", "     60/    150:")
@@ -198,6 +208,7 @@ def stopped(word_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str])
         ),
         (["--n-hidden", "13"], "2: makemore-train: --n-hidden was 12 .*cannot become 13"),
         (["--seed", "1"], "2: makemore-train: --seed was 42"),
+        (["--members", "2"], "2: makemore-train: --members was 1"),
         (["--batch-size", "64"], "--batch-size was 32"),
         ([], "2: makemore-train: the run in .* is finished at step 40: give it more --steps"),
         (["--steps", "30"], "finished at step 40: give it more --steps"),
@@ -210,6 +221,19 @@ def test_resume_refuses_what_may_not_change(
     code = train_main(["--resume", "--out-dir", str(stopped), *flags])
     assert_matches(message, error_of(capsys, code))
     assert (stopped / "model.safetensors").read_bytes() == before
+
+
+def test_a_run_of_before_there_were_ensembles_goes_on(word_file: Path, stopped: Path, tmp_path: Path) -> None:
+    path = stopped / "model.safetensors"
+    content = content_of(path.read_bytes())
+    del content["progress"]["settings"]["members"]
+    path.write_bytes(forged(content))
+    assert train_main(["--resume", "--out-dir", str(stopped), "--steps", "60"]) == 0
+    assert train_main(argv(word_file, tmp_path / "whole", "--steps", "60", "--lr-drop", "30")) == 0
+    resumed, whole = (
+        load_model(directory / path.name).progress for directory in (stopped, tmp_path / "whole")
+    )
+    assert torch.equal(resumed.losses, whole.losses)
 
 
 def test_resume_refuses_another_list(
