@@ -8,6 +8,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
+from makemore.errors import WriteError
+
 
 @contextmanager
 def replacing(path: str | Path) -> Iterator[BinaryIO]:
@@ -28,3 +30,15 @@ def replacing(path: str | Path) -> Iterator[BinaryIO]:
     except BaseException:
         part.unlink(missing_ok=True)
         raise
+
+
+@contextmanager
+def writing_whole(path: str | Path) -> Iterator[BinaryIO]:
+    """As ``replacing``. Raises WriteError."""
+    if not Path(path).name:
+        raise WriteError(f"cannot write {path}: Is a directory")
+    try:
+        with replacing(path) as file:
+            yield file
+    except OSError as error:
+        raise WriteError(f"cannot write {path}: {error.strerror or error}") from error

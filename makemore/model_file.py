@@ -26,8 +26,8 @@ import torch
 from torch import Generator, Tensor
 
 from makemore.ensemble import Ensemble, build
-from makemore.errors import ModelFileError, UsageError, WriteError
-from makemore.files import replacing
+from makemore.errors import ModelFileError, UsageError
+from makemore.files import writing_whole
 from makemore.layers import Sequential
 from makemore.networks import NETWORKS, Plan, network_plan
 from makemore.training import Evaluation, Trainer
@@ -121,11 +121,8 @@ def save_model(model: Model, path: str | Path) -> None:
     copies = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in tensors.items()}
     whole = safetensors.torch.save(copies, {"makemore": json.dumps(content, allow_nan=False)})
     digest = hashlib.sha256(whole).hexdigest()
-    try:
-        with replacing(path) as file:
-            file.write(whole.replace(NO_DIGEST.encode(), digest.encode(), 1))
-    except OSError as error:
-        raise WriteError(f"cannot write {path}: {error.strerror or error}") from error
+    with writing_whole(path) as file:
+        file.write(whole.replace(NO_DIGEST.encode(), digest.encode(), 1))
 
 
 def load_model(path: str | Path = TRAINED) -> Model:

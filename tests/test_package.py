@@ -84,14 +84,15 @@ def test_garbage_is_looked_for_again_once_torch_is_imported() -> None:
     code = """
 import gc, sys
 from makemore.commands.cli import answer
-assert answer("", lambda: None) == 0
+assert answer("", "builtins:int") == 0
 assert "torch" in sys.modules and gc.isenabled() and gc.get_freeze_count() > 100_000
 """
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
 ROOMS = [
-    {"bars", "distinct", "errors", "files", "layers"},
+    {"errors"},
+    {"bars", "distinct", "files", "layers"},
     {"recipes", "reading", "shuffle"},
     {"seen"},
     {"wiring", "words"},

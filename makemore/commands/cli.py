@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
+from pkgutil import resolve_name
 from typing import Any, NoReturn
 
 import makemore
@@ -103,13 +104,10 @@ def train_main(argv: Sequence[str] | None = None) -> int:
     args = parser.parse(argv)
     if args.resume and args.overwrite:
         parser.error("--resume goes on with a run, --overwrite replaces it: choose one")
-
-    def run() -> None:
-        from makemore.commands.train import train
-
-        train(given(args, flags()), args.out_dir, resume=args.resume, overwrite=args.overwrite)
-
-    return answer(parser.prog, run)
+    settings = given(args, flags())
+    return answer(
+        parser.prog, "makemore.commands.train:train", settings, args.out_dir, args.resume, args.overwrite
+    )
 
 
 FILTERS = """\
@@ -147,13 +145,8 @@ def sample_main(argv: Sequence[str] | None = None) -> int:
     """``makemore-sample``."""
     parser = sample_parser()
     args = parser.parse(argv)
-
-    def run() -> None:
-        from makemore.commands.sample import sample
-
-        sample(args.model, SampleSettings(**given(args, SampleSettings.knobs().values())))
-
-    return answer(parser.prog, run)
+    wanted = SampleSettings(**given(args, SampleSettings.knobs().values()))
+    return answer(parser.prog, "makemore.commands.sample:sample", args.model, wanted)
 
 
 def draw_parser() -> Parser:
@@ -188,13 +181,8 @@ def draw_main(argv: Sequence[str] | None = None) -> int:
         parser.error(f"unknown picture {what!r}: choose from {', '.join(PICTURES)}, all")
     if picture is None:
         picture = Path("pictures") if what == "all" else Path(f"{what}.png")
-
-    def run() -> None:
-        from makemore.commands.draw import draw
-
-        draw(what, picture, args.network, args.model, args.word)
-
-    return answer(parser.prog, run)
+    asked = (what, picture, args.network, args.model, args.word)
+    return answer(parser.prog, "makemore.commands.draw:draw", *asked)
 
 
 def page_parser() -> Parser:
@@ -222,13 +210,8 @@ def page_main(argv: Sequence[str] | None = None) -> int:
     args = parser.parse(argv)
     if args.data is not None and args.without_words:
         parser.error("--without-words leaves the list of --data out: choose one")
-
-    def run() -> None:
-        from makemore.commands.page import page
-
-        page(args.page, args.model, args.data, args.without_words)
-
-    return answer(parser.prog, run)
+    asked = (args.page, args.model, args.data, args.without_words)
+    return answer(parser.prog, "makemore.commands.page:page", *asked)
 
 
 COMMANDS = {"train": train_main, "sample": sample_main, "draw": draw_main, "page": page_main}
@@ -243,8 +226,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     return COMMANDS[args.command](args.flags)
 
 
-def answer(prog: str, run: Callable[[], None]) -> int:
-    """Run a command; turn its errors into one line on stderr and an exit code.
+def answer(prog: str, command: str, *asked: Any) -> int:
+    """Import a command's function and call it; turn its errors into one line on stderr and an exit code.
 
     A reader that closes the pipe early (``| head -1``) is no error.
     """
@@ -252,7 +235,7 @@ def answer(prog: str, run: Callable[[], None]) -> int:
         sys.stdout.reconfigure(encoding="utf-8", errors="backslashreplace")
     try:
         import_torch()
-        run()
+        resolve_name(command)(*asked)
         sys.stdout.flush()
         return 0
     except BrokenPipeError:

@@ -14,7 +14,7 @@ from makemore.commands.models import DEFAULT_RUN, open_model
 from makemore.convolution import generate
 from makemore.convolution.drawing import draw_nodes
 from makemore.errors import UsageError, WriteError
-from makemore.files import replacing
+from makemore.files import writing_whole
 from makemore.model_file import Model
 from makemore.networks import network_plan
 from makemore.pictures.activations import draw_activations
@@ -112,11 +112,6 @@ def draw(what: str, picture: Path, network: str | None, model: Path | None, word
 
 def write_picture(figure: Figure, path: Path) -> None:
     """Write a figure as PNG and say so. Raises WriteError."""
-    if not path.name:
-        raise WriteError(f"cannot write {path}: Is a directory")
-    try:
-        with replacing(path) as file:
-            save_figure(figure, file)
-    except OSError as error:
-        raise WriteError(f"cannot write {path}: {error.strerror or error}") from error
+    with writing_whole(path) as file:
+        save_figure(figure, file)
     print(f"wrote {path}")

@@ -14,8 +14,8 @@ from typing import BinaryIO, cast
 
 from tqdm import tqdm
 
-from makemore.errors import DataError, UsageError, WriteError
-from makemore.files import replacing
+from makemore.errors import DataError, UsageError
+from makemore.files import writing_whole
 
 CHUNK = 8192
 """Lines that are read, scored or written at a time."""
@@ -78,15 +78,12 @@ def writing(path: str) -> Iterator[BinaryIO]:
     target = Path(path)
     if not target.name or (target.exists() and not target.is_file()):
         raise UsageError(f"cannot write {path}: that is no file")
-    try:
-        with replacing(target) as file:
-            if path.endswith(".gz"):  # without name and time: the same lines are the same bytes
-                with gzip.GzipFile("", "wb", 6, file, mtime=0) as packed:
-                    yield packed  # type: ignore[misc]
-            else:
-                yield file
-    except OSError as error:
-        raise WriteError(f"cannot write {path}: {error.strerror or error}") from error
+    with writing_whole(target) as file:
+        if path.endswith(".gz"):  # without name and time: the same lines are the same bytes
+            with gzip.GzipFile("", "wb", 6, file, mtime=0) as packed:
+                yield packed  # type: ignore[misc]
+        else:
+            yield file
 
 
 def number_of_lines(file: io.BufferedReader) -> int:

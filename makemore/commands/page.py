@@ -6,8 +6,8 @@ import sys
 from pathlib import Path
 
 from makemore.commands.models import known_words, open_model
-from makemore.errors import DataError, UsageError, WriteError
-from makemore.files import replacing
+from makemore.errors import DataError, UsageError
+from makemore.files import writing_whole
 from makemore.page import page_html
 
 COMMAND = "makemore-page"
@@ -19,8 +19,6 @@ def page(target: Path, path: Path | None, data: str | None, without_words: bool)
     Without ``data``, a list that is not at hand any more is left out, which is told on stderr. Raises
     ModelFileError, UsageError on a network that no page can be made of, and WriteError.
     """
-    if not target.name:
-        raise WriteError(f"cannot write {target}: Is a directory")
     opened = open_model(path, COMMAND)
     words, source = list[str](), ""
     if not without_words:
@@ -32,9 +30,6 @@ def page(target: Path, path: Path | None, data: str | None, without_words: bool)
                 raise
             print(f"{COMMAND}: the page cannot tell which words are new: {error}", file=sys.stderr)
     content = page_html(opened.model, words, source).encode(errors="replace")
-    try:
-        with replacing(target) as file:
-            file.write(content)
-    except OSError as error:
-        raise WriteError(f"cannot write {target}: {error.strerror or error}") from error
+    with writing_whole(target) as file:
+        file.write(content)
     print(f"wrote {target}, {len(content) / 1000:,.0f} KB: open it in a browser")

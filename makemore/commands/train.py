@@ -58,7 +58,7 @@ NONSENSE = 1e4
 """A loss that only a network that diverged has, in nats."""
 
 
-def train(given: Mapping[str, Any], out_dir: Path, *, resume: bool = False, overwrite: bool = False) -> None:
+def train(given: Mapping[str, Any], out_dir: Path, resume: bool = False, overwrite: bool = False) -> None:
     """Do a run, printing as it goes: ``given`` are the settings that are not to have their defaults.
 
     With ``resume`` the run in ``out_dir`` goes on; with ``overwrite`` a finished one is replaced. Raises
