@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor
 
-from makemore.layers import Layer, Sequential
+from makemore.layers import Layer, Looks, Sequential
 from makemore.networks import Plan, block_size
 from makemore.training import Engine
 
@@ -39,9 +39,10 @@ class Ensemble(Sequential):
         """Itself: its layers do not follow one another."""
         return [self]
 
-    def positions_fused(self) -> int:
-        """The context of its members."""
-        return block_size(members_of(self)[0])
+    def looks_at(self) -> Looks:
+        """The whole context of its members."""
+        context = block_size(members_of(self)[0])
+        return Looks(context, tuple(range(context)))
 
     def __repr__(self) -> str:
         return f"Ensemble({len(self.layers)} networks)"
