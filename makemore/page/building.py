@@ -28,6 +28,7 @@ from torch import Tensor
 
 import makemore
 from makemore.convolution.stages import Convolution
+from makemore.ensemble import members_of
 from makemore.errors import UsageError
 from makemore.layers import Layer, Sequential, Tanh
 from makemore.model_file import Model
@@ -47,7 +48,7 @@ def page_html(model: Model, words: Iterable[str] = (), source: str = "") -> str:
     more than ``LARGEST_LIST`` characters is left out, as the page tells. Raises UsageError on a network that
     the page cannot compute.
     """
-    members = [describe(network) for network in (model.network,)]
+    members = [describe(network) for network in members_of(model.network)]
     values = torch.cat([tensor.flatten() for _, tensors in members for tensor in tensors])
     known = sorted(set(words))
     packing = packed(known)
