@@ -62,17 +62,19 @@ function logSoftmax(logits) {
   return logits.map((x) => x - total);
 }
 
+function bytesOf(base64) {
+  const text = atob(base64);
+  const bytes = new Uint8Array(text.length);
+  for (let i = 0; i < bytes.length; i++) bytes[i] = text.charCodeAt(i);
+  return bytes;
+}
+
 class Network {
   // One member, or several whose probabilities are averaged.
   constructor({ characters, members, weights }) {
-    const bytes = Uint8Array.from(atob(weights), (ch) => ch.charCodeAt(0));
-    const view = new DataView(bytes.buffer);
+    const values = new Float32Array(bytesOf(weights).buffer); // little-endian, as all that browsers run on
     let at = 0;
-    const takeValues = (number) => {
-      const values = Float32Array.from({ length: number }, (_, i) => view.getFloat32(at + 4 * i, true));
-      at += 4 * number;
-      return values;
-    };
+    const takeValues = (number) => values.subarray(at, (at += number));
     this.characters = [...characters];
     this.symbolOf = new Map(this.characters.map((ch, i) => [ch, i + 1]));
     this.size = this.characters.length + 1;
@@ -150,8 +152,7 @@ function pick(probs, u) {
 
 // The words of the list, from sorted ones that leave out what they share with the one before.
 async function unpackWords(packed) {
-  const bytes = Uint8Array.from(atob(packed), (ch) => ch.charCodeAt(0));
-  const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("deflate-raw"));
+  const stream = new Blob([bytesOf(packed)]).stream().pipeThrough(new DecompressionStream("deflate-raw"));
   const words = new Set();
   let before = [];
   for (const line of (await new Response(stream).text()).split("\n")) {

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from pages import DRAWN
+from pages import DRAWN, resize
 
 from makemore.commands.cli import page_main
 
@@ -57,8 +57,7 @@ def open_page(browser: Any) -> Iterator[Any]:
     """A function that opens a page in a window of a size, light or dark; no page may log an error."""
 
     def opened(path: Path, width: int = 1280, dark: bool = False, calm: bool = True) -> Any:
-        size = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": False}
-        browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+        resize(browser, width)
         media = {
             "prefers-color-scheme": "dark" if dark else "light",
             "prefers-reduced-motion": "reduce" if calm else "no-preference",

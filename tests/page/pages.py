@@ -1,4 +1,4 @@
-"""What the tests of the page share: untrained models of any vocabulary, and a script that waits."""
+"""What the tests of the page share: untrained models of any vocabulary, waiting, windows."""
 
 from __future__ import annotations
 
@@ -20,6 +20,12 @@ const look = () => document.querySelectorAll("#drawn li").length === 12 ? done()
 look();
 """
 """Waits until the page has unpacked its list and drawn its first words."""
+
+
+def resize(browser: Any, width: int) -> None:
+    """Give the window that width, in CSS pixels."""
+    size = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": False}
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
 
 
 def model_of(characters: str, name: str = "wavenet", **sizes: Any) -> Model:

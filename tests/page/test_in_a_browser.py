@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from pages import DRAWN, ODD, model_of
+from pages import DRAWN, ODD, model_of, resize
 from torch import Generator, Tensor
 
 from makemore import Filters, Model, generate, load_model, load_words, page_html
@@ -361,8 +361,9 @@ def brightness(color: str) -> int:
 
 @pytest.mark.parametrize("dark", [False, True])
 def test_every_width_light_and_dark(dark: bool, open_page: Any, shipped_page: Path) -> None:
+    page = open_page(shipped_page, WIDTHS[0], dark)
     for width in WIDTHS:
-        page = open_page(shipped_page, width, dark)
+        resize(page, width)
         assert page.execute_script("return document.documentElement.scrollWidth") == width
         assert page.execute_script(STICKS_OUT) == []
     paper, ink = (
