@@ -2,8 +2,8 @@
 
 The page computes what the model computes, in the browser: ``network.js`` is the forward pass, ``view.js``
 what is shown of it, and both lie beside this module with the page's frame and style. The numbers go along
-as base64, folded as in ``convolution.stages``: an embedding, then stages, each an affine map of some nodes
-with or without a tanh. A network that this does not describe is refused.
+as base64, folded as in ``convolution.stages``: an embedding, then stages, each an affine map of some nodes,
+with or without activations; of an ensemble, those of each member. What this does not describe is refused.
 
 Words and characters are anyone's, so nothing of them is markup: they are JSON in which every ``<`` is
 escaped, the scripts write them as text only, and the page's policy lets no other script run, nor anything
@@ -30,7 +30,7 @@ import makemore
 from makemore.convolution.stages import Convolution
 from makemore.ensemble import members_of
 from makemore.errors import UsageError
-from makemore.layers import Layer, Sequential, Tanh
+from makemore.layers import GatedActivation, Layer, ReLU, Sequential, Tanh
 from makemore.model_file import Model
 
 MOST_SHARED = 64
@@ -87,23 +87,31 @@ def describe(network: Sequential) -> tuple[dict[str, Any], list[Tensor]]:
         raise UsageError(f"no page can be made of this network: {error}") from error
     tensors = [convolution.embedding]
     stages = []
-    for stage in convolution.stages:
+    for i, stage in enumerate(convolution.stages):
         n, channels, out = stage.weight.shape
-        activation = activation_name(stage.activation)
         stages.append(
-            {"n": n, "dilation": stage.dilation, "from": channels, "to": out, "activation": activation}
+            {
+                **{"n": n, "dilation": stage.dilation, "from": channels, "to": out},
+                **{"source": i, "added": [], "activations": activation_names(stage.activation)},
+            }
         )
         tensors += [stage.weight, stage.bias]
     return {"embedding": list(convolution.embedding.shape), "stages": stages}, tensors
 
 
-def activation_name(layer: Layer | None) -> str | None:
-    """What the page calls it. Raises UsageError on one it cannot compute."""
+ACTIVATIONS: dict[type[Layer], str] = {Tanh: "tanh", ReLU: "relu", GatedActivation: "gate"}
+"""What the page can compute, and what it calls it."""
+
+
+def activation_names(layer: Layer | None) -> list[str]:
+    """What the page calls one or more activations. Raises UsageError on one it cannot compute."""
     if layer is None:
-        return None
-    if type(layer) is Tanh:
-        return "tanh"
-    raise UsageError(f"no page can be made of this network: a page cannot compute the layer {layer}")
+        return []
+    if type(layer) is Sequential:
+        return [name for each in layer.layers for name in activation_names(each)]
+    if type(layer) not in ACTIVATIONS:
+        raise UsageError(f"no page can be made of this network: a page cannot compute the layer {layer}")
+    return [ACTIVATIONS[type(layer)]]
 
 
 def packed(words: list[str]) -> str:

@@ -4,47 +4,79 @@
 const STOP = 0; // the symbol that starts and stops every word
 
 class Member {
-  // One network: an embedding, then stages; each is an affine map of n nodes, and an activation.
+  // One network: an embedding, then stages. A stage is an affine map of n nodes of one value before, the sum
+  // with nodes of others, and activations. Value 0 are the embeddings, value i + 1 is what stage i gives.
   constructor(description, takeValues) {
     const [symbols, channels] = description.embedding;
-    this.channels = channels;
     this.embedding = takeValues(symbols * channels);
-    this.stages = description.stages.map(({ n, dilation, from, to, activation }) => ({
+    this.stages = description.stages.map(({ n, dilation, from, to, source, added, activations }) => ({
       lags: Array.from({ length: n }, (_, j) => (n - 1 - j) * dilation), // the oldest node comes first
-      from, to, activation,
+      from, to, source, added, activations,
       weight: takeValues(n * from * to), // (n, from, to)
       bias: takeValues(to),
     }));
-    // The nodes that the last stage's newest one needs. A node's place is how many symbols ago it ends.
-    let places = [0];
-    this.rows = [{ places }];
-    for (const stage of this.stages.toReversed()) {
-      const above = this.rows[0];
-      const below = [...new Set(places.flatMap((place) => stage.lags.map((lag) => place + lag)))];
-      below.sort((a, b) => b - a); // the oldest first
-      above.children = places.map((place) => stage.lags.map((lag) => below.indexOf(place + lag)));
-      this.rows.unshift({ places: (places = below) });
+    this.rows = this.neededNodes();
+    this.rows.forEach((row, r) => { row.channels = r ? this.stages[r - 1].to : channels; });
+    this.stages.forEach(({ activations }, i) => {
+      for (const name of activations) if (name === "gate") this.rows[i + 1].channels /= 2;
+    });
+    this.blockSize = 1 + this.rows[0].places[0];
+  }
+
+  // The nodes of each value that the last stage's newest one needs, the oldest first. A node's place is how
+  // many symbols ago it ends; `made` are the nodes it is made of, and `added` those added, as [value, node].
+  neededNodes() {
+    const places = [new Set(), ...this.stages.map(() => new Set())];
+    places.at(-1).add(0);
+    for (let i = this.stages.length - 1; i >= 0; i--) {
+      const { lags, source, added } = this.stages[i];
+      for (const place of places[i + 1]) {
+        for (const lag of lags) places[source].add(place + lag);
+        for (const value of added) places[value].add(place);
+      }
     }
-    this.blockSize = 1 + this.stages.reduce((sum, stage) => sum + stage.lags[0], 0);
+    const sorted = places.map((set) => [...set].sort((a, b) => b - a));
+    return sorted.map((own, r) => {
+      if (r === 0) return { places: own, made: own.map(() => []), added: own.map(() => []) };
+      const { lags, source, added } = this.stages[r - 1];
+      return {
+        places: own,
+        made: own.map((place) => lags.map((lag) => [source, sorted[source].indexOf(place + lag)])),
+        added: own.map((place) => added.map((value) => [value, sorted[value].indexOf(place)])),
+      };
+    });
   }
 
   // The values of every node over a context of blockSize symbols, row by row, from the symbols to the logits.
   nodes(context) {
     const newest = context.length - 1;
-    let nodes = this.rows[0].places.map((place) => {
-      const start = context[newest - place] * this.channels;
-      return Float64Array.from(this.embedding.subarray(start, start + this.channels));
-    });
-    const rows = [nodes];
-    this.stages.forEach((stage, r) => {
-      nodes = this.rows[r + 1].children.map((children) => affine(stage, children.map((i) => nodes[i])));
-      rows.push(nodes);
+    const channels = this.rows[0].channels;
+    const rows = [this.rows[0].places.map((place) => {
+      const start = context[newest - place] * channels;
+      return Float64Array.from(this.embedding.subarray(start, start + channels));
+    })];
+    const node = ([value, i]) => rows[value][i];
+    this.stages.forEach((stage, i) => {
+      const { places, made, added } = this.rows[i + 1];
+      rows.push(places.map((_, j) => {
+        let out = affine(stage, made[j].map(node));
+        for (const other of added[j].map(node)) out = out.map((x, o) => x + other[o]);
+        return stage.activations.reduce((x, name) => ACTIVATIONS[name](x), out);
+      }));
     });
     return rows;
   }
 }
 
-function affine({ weight, bias, from, to, activation }, inputs) {
+const sigmoid = (x) => 1 / (1 + Math.exp(-x));
+
+const ACTIVATIONS = {
+  tanh: (x) => x.map(Math.tanh),
+  relu: (x) => x.map((v) => Math.max(v, 0)),
+  gate: (x) => x.slice(0, x.length / 2).map((f, i) => Math.tanh(f) * sigmoid(x[x.length / 2 + i])),
+};
+
+function affine({ weight, bias, from, to }, inputs) {
   const out = Float64Array.from(bias);
   let at = 0;
   for (const input of inputs) {
@@ -53,7 +85,7 @@ function affine({ weight, bias, from, to, activation }, inputs) {
       for (let o = 0; o < to; o++) out[o] += x * weight[at + o];
     }
   }
-  return activation === "tanh" ? out.map(Math.tanh) : out;
+  return out;
 }
 
 function logSoftmax(logits) {

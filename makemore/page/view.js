@@ -200,49 +200,34 @@ function showTable() {
 
 // The tree ----------------------------------------------------------------------------------------------
 
-let tree = []; // of each row: its nodes with their tiles, links and places
+let tree = { leaves: [], rows: [] }; // the characters, and of each row its nodes
 
 function buildTree() {
   const member = network.members[state.member];
   const inner = element("div", "inner");
-  const leaves = member.rows[0].places.filter((place) => place < MOST_LEAVES);
-  const width = leaves.length;
+  const places = member.rows[0].places.filter((place) => place < MOST_LEAVES);
+  const width = places.length;
   const centred = width <= MOST_CENTRED;
   inner.style.minWidth = `${width * 27}px`;
   if (!centred) inner.style.paddingRight = "68px";
   by("tree").replaceChildren(inner);
 
-  // In the lecture's tree a node stands over the middle of those it is made of.
-  const xs = [new Map(leaves.map((place, i) => [place, (i + 0.5) / width]))];
-  for (const { places, children: below } of member.rows.slice(1)) {
-    const under = member.rows[xs.length - 1].places;
-    xs.push(new Map(places.flatMap((place, i) => {
-      const own = below[i].map((child) => xs.at(-1).get(under[child])).filter((x) => x !== undefined);
-      return own.length ? [[place, centred ? (own[0] + own.at(-1)) / 2 : own.at(-1)]] : [];
-    })));
-  }
-
   const faces = element("div", "row");
   faces.ariaHidden = "true";
-  tree = [{ leaves: leaves.map((place) => {
-    const face = element("span");
-    face.style.marginLeft = `${100 * xs[0].get(place)}%`;
-    faces.append(face);
-    return { place, face };
-  }) }];
   inner.append(faces);
-
+  tree = { leaves: [], rows: [] };
   const last = member.rows.length - 1;
-  member.rows.forEach(({ places, children: below }, r) => {
-    const channels = r ? member.stages[r - 1].to : member.channels;
-    const captions = element("p", "caption", rowName(member, r));
-    captions.ariaHidden = "true";
-    const row = element("div", "row");
-    const across = r === last && channels <= ALL_SHOWN ? channels : Math.ceil(Math.sqrt(2 * channels));
-    const down = Math.ceil(channels / across);
-    const nodes = places.flatMap((place, i) => {
-      const x = xs[r].get(place);
-      if (x === undefined) return [];
+  member.rows.forEach((row, r) => {
+    const across = r === last && row.channels <= ALL_SHOWN ? row.channels : Math.ceil(Math.sqrt(2 * row.channels));
+    const down = Math.ceil(row.channels / across);
+    const holder = element("div", "row");
+    const wide = Math.min(r === last ? 320 : 11 * across, r === last && centred ? 320 : 132);
+    const nodes = row.places.map((place, i) => {
+      // In the lecture's tree a node stands over the middle of those it is made of.
+      const made = row.made[i].map(([value, child]) => tree.rows[value].nodes[child]).filter(Boolean);
+      if (r ? !made.length : place >= MOST_LEAVES) return null;
+      const x = r === 0 ? (width - place - 0.5) / width : centred ? (made[0].x + made.at(-1).x) / 2 : made.at(-1).x;
+      const added = row.added[i].map(([value, child]) => tree.rows[value].nodes[child]).filter(Boolean);
       const button = element("button", "node");
       button.type = "button";
       const canvas = element("canvas");
@@ -250,57 +235,75 @@ function buildTree() {
       canvas.height = down;
       button.append(canvas);
       button.style.marginLeft = `${100 * x}%`;
-      const wide = Math.min(r === last ? 320 : 11 * across, r === last && centred ? 320 : 132);
-      button.style.width = `min(${wide}px, ${100 / xs[r].size}% - 4px)`;
       button.style.aspectRatio = r === last && down === 1 ? "12" : `${across} / ${down}`;
-      row.append(button);
-      const node = { r, i, place, x, button, canvas, window: windowOf(member, r, i), links: [] };
+      holder.append(button);
+      const node = { r, place, x, button, canvas, made, added, links: [], window: new Set(r ? [] : [place]) };
+      for (const below of [...made, ...added]) for (const one of below.window) node.window.add(one);
       for (const type of ["mouseenter", "focus", "click"]) button.addEventListener(type, () => choose(node));
-      button.addEventListener("mouseleave", () => choose(null));
-      button.addEventListener("blur", () => choose(null));
-      return [node];
+      for (const type of ["mouseleave", "blur"]) button.addEventListener(type, () => choose(null));
+      return node;
     });
-    if (r) inner.append(links(nodes, below, xs[r - 1], member.rows[r - 1].places));
-    inner.append(captions, row);
-    tree.push({ nodes, channels, across, down });
+    const shown = nodes.filter(Boolean);
+    for (const { button } of shown) button.style.width = `min(${wide}px, ${100 / shown.length}% - 4px)`;
+    tree.rows.push({ nodes, shown, across, down });
+    const caption = element("p", "caption", rowName(member, r));
+    caption.ariaHidden = "true";
+    if (shown.length) inner.append(caption, holder);
   });
+  tree.leaves = places.map((place) => {
+    const face = element("span");
+    face.style.marginLeft = `${100 * (width - place - 0.5) / width}%`;
+    faces.append(face);
+    return { place, face };
+  });
+
+  const svg = document.createElementNS("http://www.w3.org/2000/svg", "svg");
+  svg.setAttribute("aria-hidden", "true");
+  for (const node of tree.rows.flatMap(({ shown }) => shown)) {
+    for (const below of [...node.made, ...node.added]) {
+      const path = document.createElementNS("http://www.w3.org/2000/svg", "path");
+      const plain = node.made.includes(below);
+      if (!plain) path.setAttribute("class", "added");
+      svg.append(path);
+      node.links.push({ path, below, plain });
+    }
+  }
+  inner.prepend(svg);
+  drawLinks();
+  new ResizeObserver(drawLinks).observe(inner);
   current(by("tree"), by("tree").querySelector("button"));
   by("tree").scrollLeft = by("tree").scrollWidth;
 }
 
-function rowName(member, r) {
-  const last = member.rows.length - 1;
-  const cut = member.blockSize > MOST_LEAVES ? `; the newest ${MOST_LEAVES} of ${count(member.blockSize)}` : "";
-  if (r === 0) return `embedding, ${member.channels} numbers a character${cut}`;
-  const { to, lags } = member.stages[r - 1];
-  if (r === last) return `one output for each symbol, ${count(to)}`;
-  return `layer ${r}, ${to} numbers a node` + (lags.length > 1 ? ` made of ${lags.length}` : "");
-}
-
-// The places of the characters that a node has seen.
-function windowOf(member, r, i) {
-  if (r === 0) return [member.rows[0].places[i]];
-  return [...new Set(member.rows[r].children[i].flatMap((child) => windowOf(member, r - 1, child)))];
-}
-
-function links(nodes, below, xs, under) {
-  const holder = element("div", "links");
-  holder.ariaHidden = "true";
-  const svg = document.createElementNS("http://www.w3.org/2000/svg", "svg");
-  svg.setAttribute("viewBox", "0 0 100 10");
-  svg.setAttribute("preserveAspectRatio", "none");
-  for (const node of nodes) {
-    for (const child of below[node.i]) {
-      const x = xs.get(under[child]);
-      if (x === undefined) continue;
-      const path = document.createElementNS("http://www.w3.org/2000/svg", "path");
-      path.setAttribute("d", `M${100 * x} 0C${100 * x} 6 ${100 * node.x} 4 ${100 * node.x} 10`);
-      svg.append(path);
-      node.links.push({ path, child });
+function drawLinks() {
+  const inner = by("tree").firstChild.getBoundingClientRect();
+  const boxes = new Map(tree.rows.flatMap(({ shown }) => shown).map((node) => {
+    const { left, right, top, bottom } = node.button.getBoundingClientRect();
+    return [node, { x: (left + right) / 2 - inner.left, right: right - inner.left, top: top - inner.top, bottom: bottom - inner.top }];
+  }));
+  for (const [node, to] of boxes) {
+    for (const { path, below, plain } of node.links) {
+      const from = boxes.get(below);
+      if (plain && below.r === node.r - 1) {
+        const middle = (from.bottom + to.top) / 2;
+        path.setAttribute("d", `M${from.x} ${from.bottom}C${from.x} ${middle} ${to.x} ${middle} ${to.x} ${to.top}`);
+      } else { // past the rows between
+        const [y, end] = [(from.top + from.bottom) / 2, (to.top + to.bottom) / 2];
+        const out = Math.max(from.right, to.right) + 10 + 2 * Math.min(12, node.r - below.r);
+        path.setAttribute("d", `M${from.right} ${y}C${out} ${y} ${out} ${y} ${out} ${(y + end) / 2}S${out} ${end} ${to.right} ${end}`);
+      }
     }
   }
-  holder.append(svg);
-  return holder;
+}
+
+function rowName(member, r) {
+  const { channels } = member.rows[r];
+  const cut = member.blockSize > MOST_LEAVES ? `; the newest ${MOST_LEAVES} of ${count(member.blockSize)}` : "";
+  if (r === 0) return `embedding, ${channels} numbers a character${cut}`;
+  if (r === member.stages.length) return `one output for each symbol, ${count(channels)}`;
+  const { lags, added } = member.stages[r - 1];
+  return `layer ${r}, ${channels} numbers a node`
+    + (lags.length > 1 ? ` made of ${lags.length}` : "") + (added.length ? ", and what is added" : "");
 }
 
 let colors = {};
@@ -329,22 +332,19 @@ function showTree() {
   const member = network.members[state.member];
   const context = network.context(state.symbols.slice(0, state.at));
   const rows = member.nodes(context);
-  const [{ leaves }, ...shown] = tree;
-  const symbolAt = (place) => context[context.length - 1 - place];
-  for (const { place, face } of leaves) refresh(face, symbolAt(place), "leaf");
-  shown.forEach((row, r) => {
-    const bounded = r > 0 && member.stages[r - 1].activation !== null;
-    const values = row.nodes.map(({ i }) => rows[r][i]);
-    const most = bounded ? 1 : values.reduce((m, v) => v.reduce((a, x) => Math.max(a, Math.abs(x)), m), 1e-9);
-    row.nodes.forEach((node, j) => {
-      const window = node.window.map(symbolAt);
+  for (const { place, face } of tree.leaves) refresh(face, symbolAt(context, place), "leaf");
+  tree.rows.forEach((row, r) => {
+    const bounded = r > 0 && ["tanh", "gate"].includes(member.stages[r - 1].activations.at(-1));
+    const most = bounded ? 1 : rows[r].reduce((m, v) => v.reduce((a, x) => Math.max(a, Math.abs(x)), m), 1e-9);
+    row.shown.forEach((node, j) => {
+      const window = symbolsOf(node, context);
       const lights = node.symbols !== undefined && node.symbols !== window.join() && !calm();
       node.symbols = window.join();
-      node.values = values[j];
-      paint(node, values[j], most, row);
+      node.values = rows[r][row.nodes.indexOf(node)];
+      paint(node, node.values, most, row);
+      const name = r === tree.rows.length - 1 ? "Outputs" : r === 0 ? `Embedding ${j + 1}` : `Layer ${r}, node ${j + 1}`;
+      node.text = `${name} of ${row.shown.length}`;
       const text = window.slice(-12).map((symbol) => spoken(symbol, "start")).join(" ");
-      const name = r === shown.length - 1 ? "Outputs" : r === 0 ? `Embedding ${j + 1}` : `Layer ${r}, node ${j + 1}`;
-      node.text = `${name} of ${row.nodes.length}`;
       node.button.ariaLabel = `${node.text}, has seen: ${text}`;
       if (lights) {
         node.button.animate(
@@ -357,30 +357,32 @@ function showTree() {
   choose(chosen);
 }
 
+const symbolAt = (context, place) => context[context.length - 1 - place];
+
+// The symbols that a node has seen, the oldest first.
+function symbolsOf(node, context) {
+  return [...node.window].sort((a, b) => b - a).map((place) => symbolAt(context, place));
+}
+
 let chosen = null;
 
 function choose(node) {
   chosen = node;
-  const [{ leaves }, ...rows] = tree;
-  for (const { nodes } of rows) {
-    for (const other of nodes) {
-      other.button.classList.toggle("chosen", other === node);
-      other.button.classList.remove("seen");
-      for (const { path } of other.links) path.classList.remove("seen");
-    }
+  for (const other of tree.rows.flatMap(({ shown }) => shown)) {
+    other.button.classList.toggle("chosen", other === node);
+    other.button.classList.remove("seen");
+    for (const { path } of other.links) path.classList.remove("seen");
   }
-  const seen = new Set(node ? node.window : []);
-  for (const { place, face } of leaves) face.classList.toggle("seen", seen.has(place));
+  for (const { place, face } of tree.leaves) face.classList.toggle("seen", node !== null && node.window.has(place));
   const text = by("node");
   if (!node) {
     text.textContent = "Each small square is one number. Point at a node, or go there by Tab and the arrow keys, to see what it is made of.";
     return;
   }
-  mark(node);
+  markBelow(node);
   const least = node.values.reduce((a, b) => Math.min(a, b));
   const most = node.values.reduce((a, b) => Math.max(a, b));
-  const context = network.context(state.symbols.slice(0, state.at));
-  const symbols = node.window.map((place) => context[context.length - 1 - place]);
+  const symbols = symbolsOf(node, network.context(state.symbols.slice(0, state.at)));
   text.replaceChildren(
     `${node.text} has seen `, ...symbols.slice(-MOST_LEAVES).map((symbol) => glyph(symbol, "inline")),
     `: ${count(node.values.length)} numbers from ${least.toFixed(2)} to ${most.toFixed(2)}.`,
@@ -388,25 +390,23 @@ function choose(node) {
 }
 
 // The links and nodes below a node.
-function mark(node) {
-  for (const { path, child } of node.links) {
+function markBelow(node, marked = new Set()) {
+  for (const { path, below } of node.links) {
     path.classList.add("seen");
-    const below = tree[node.r].nodes.find(({ i }) => i === child); // tree[0] has the characters
     below.button.classList.add("seen");
-    mark(below);
+    if (!marked.has(below)) markBelow(below, marked.add(below));
   }
 }
 
 function inTree(key, from, buttons) {
-  const rows = tree.slice(1).map(({ nodes }) => nodes);
-  const node = rows.flat().find(({ button }) => button === buttons[from]);
-  if (!node) return undefined;
-  const row = rows[node.r];
-  const j = row.indexOf(node);
-  const nearest = (other) => other?.toSorted((a, b) => Math.abs(a.x - node.x) - Math.abs(b.x - node.x))[0];
+  const rows = tree.rows.map(({ shown }) => shown).filter((row) => row.length);
+  const row = rows.find((nodes) => nodes.some(({ button }) => button === buttons[from]));
+  if (!row) return undefined;
+  const j = row.findIndex(({ button }) => button === buttons[from]);
+  const nearest = (other) => other?.toSorted((a, b) => Math.abs(a.x - row[j].x) - Math.abs(b.x - row[j].x))[0];
   const to = {
     ArrowLeft: row[j - 1], ArrowRight: row[j + 1], Home: row[0], End: row.at(-1),
-    ArrowUp: nearest(rows[node.r - 1]), ArrowDown: nearest(rows[node.r + 1]),
+    ArrowUp: nearest(rows[rows.indexOf(row) - 1]), ArrowDown: nearest(rows[rows.indexOf(row) + 1]),
   }[key];
   return to && buttons.indexOf(to.button);
 }

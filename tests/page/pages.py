@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Generator
 
+from makemore.ensemble import build, members_of
 from makemore.model_file import Model
 from makemore.networks import network_plan
 from makemore.words import Vocabulary
@@ -28,11 +29,12 @@ def resize(browser: Any, width: int) -> None:
     browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
 
 
-def model_of(characters: str, name: str = "wavenet", **sizes: Any) -> Model:
-    """A network of the log with other last weights than it starts with."""
+def model_of(characters: str, name: str = "wavenet", members: int | None = None, **sizes: Any) -> Model:
+    """A network of the log with other last weights than it starts with, or an ensemble of such."""
     plan = network_plan(name, **({"n_embd": 5, "n_hidden": 12} | sizes))
     vocabulary = Vocabulary(characters)
-    network = plan.build(len(vocabulary), Generator().manual_seed(1)).eval()
+    network = build(plan, members, len(vocabulary), Generator().manual_seed(1)).eval()
     with torch.no_grad():
-        network.layers[-1].state_dict()["weight"].mul_(20)
+        for member in members_of(network):
+            member.layers[-1].state_dict()["weight"].mul_(20)
     return Model(plan, vocabulary, network)

@@ -80,6 +80,7 @@ def test_log_probabilities_are_the_packages_on_200_words(open_page: Any, shipped
         {"name": "mlp"},
         {"name": "mlp", "block_size": 1},
         {"name": "mlp-8", "n_hidden": 7},
+        {"members": 3},
     ],
 )
 def test_other_networks(sizes: dict[str, Any], open_page: Any, shipped_page: Path) -> None:
