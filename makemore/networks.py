@@ -38,6 +38,9 @@ from makemore.layers import (
 )
 from makemore.wiring import positions_of, wires_of
 
+SIZES = ("block_size", "n_embd", "n_hidden", "stacks")
+"""The sizes of a plan."""
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -57,7 +60,7 @@ class Plan:
     stacks: int = 1
 
     def __post_init__(self) -> None:
-        for field in ("block_size", "n_embd", "n_hidden", "stacks"):
+        for field in SIZES:
             if getattr(self, field) < 1:
                 raise UsageError(f"{field} must be 1 or more, got {getattr(self, field)}")
         self.value_count(1)
@@ -75,7 +78,7 @@ class Plan:
 
     def sizes(self) -> dict[str, Any]:
         """Name and sizes: what ``network_plan`` takes to make the same plan. One stack is not mentioned."""
-        names = ("name", "block_size", "n_embd", "n_hidden", *["stacks"] * (self.stacks != 1))
+        names = ("name", *SIZES) if self.stacks != 1 else ("name", *SIZES[:-1])
         return {name: getattr(self, name) for name in names}
 
     def value_count(self, vocab_size: int) -> int:
@@ -95,34 +98,27 @@ class _ShapesAlone(TorchFunctionMode):
         return args[0] if func is Tensor.div else func(*args, **(kwargs or {}))
 
 
-def tree_layers(plan: Plan, vocab_size: int, generator: Generator | None, **kind: bool) -> list[Layer]:
-    """Pairs are fused until one position is left. Raises UsageError unless they come out even."""
-    if plan.block_size < 2 or plan.block_size.bit_count() != 1:
+def fusing_layers(
+    plan: Plan,
+    vocab_size: int,
+    generator: Generator | None,
+    pairs: bool = True,
+    historic_batchnorm: bool = False,
+    gated: bool = False,
+) -> list[Layer]:
+    """Pairs of positions become one until one is left, or without ``pairs`` all of them at once.
+
+    Raises UsageError unless the pairs come out even.
+    """
+    if plan.stacks != 1:
+        raise UsageError(f"network {plan.name} has one stack, got {plan.stacks}")
+    if pairs and (plan.block_size < 2 or plan.block_size.bit_count() != 1):
         raise UsageError(
             f"network {plan.name} fuses pairs: its block size must be a power of two"
             f" from 2 up (2, 4, 8, 16, ...), got {plan.block_size}"
         )
-    return _fusing_layers(plan, vocab_size, generator, 2, **kind)
-
-
-def flat_layers(plan: Plan, vocab_size: int, generator: Generator | None) -> list[Layer]:
-    """All characters are fused at once."""
-    return _fusing_layers(plan, vocab_size, generator, plan.block_size)
-
-
-def _fusing_layers(
-    plan: Plan,
-    vocab_size: int,
-    generator: Generator | None,
-    n: int,
-    historic_batchnorm: bool = False,
-    gated: bool = False,
-) -> list[Layer]:
-    """Every n positions become one, time and again."""
-    if plan.stacks != 1:
-        raise UsageError(f"network {plan.name} has one stack, got {plan.stacks}")
     layers: list[Layer] = [Embedding(vocab_size, plan.n_embd, generator=generator)]
-    channels, positions = plan.n_embd, plan.block_size
+    channels, positions, n = plan.n_embd, plan.block_size, 2 if pairs else plan.block_size
     width = 2 * plan.n_hidden if gated else plan.n_hidden
     while positions > 1 or len(layers) == 1:
         positions //= n
@@ -186,12 +182,12 @@ def paper_layers(plan: Plan, vocab_size: int, generator: Generator | None) -> li
 NETWORKS = {
     plan.name: plan
     for plan in (
-        Plan("mlp", 3, 10, 200, flat_layers),
-        Plan("mlp-8", 8, 10, 200, flat_layers),
-        Plan("hierarchical-bug", 8, 10, 68, partial(tree_layers, historic_batchnorm=True)),
-        Plan("hierarchical", 8, 10, 68, tree_layers),
-        Plan("wavenet", 8, 24, 128, tree_layers),
-        Plan("gated", 8, 24, 89, partial(tree_layers, gated=True)),
+        Plan("mlp", 3, 10, 200, partial(fusing_layers, pairs=False)),
+        Plan("mlp-8", 8, 10, 200, partial(fusing_layers, pairs=False)),
+        Plan("hierarchical-bug", 8, 10, 68, partial(fusing_layers, historic_batchnorm=True)),
+        Plan("hierarchical", 8, 10, 68, fusing_layers),
+        Plan("wavenet", 8, 24, 128, fusing_layers),
+        Plan("gated", 8, 24, 89, partial(fusing_layers, gated=True)),
         Plan("wavenet-paper", 8, 48, 64, paper_layers),
     )
 }
@@ -215,12 +211,7 @@ def network_plan(
         raise UsageError(f"unknown network {name!r}: choose from {', '.join(NETWORKS)}")
     if stacks is not None and block_size is None:
         block_size = 1 + stacks * (NETWORKS[name].block_size - 1)
-    sizes: dict[str, Any] = {
-        "block_size": block_size,
-        "n_embd": n_embd,
-        "n_hidden": n_hidden,
-        "stacks": stacks,
-    }
+    sizes: dict[str, Any] = dict(zip(SIZES, (block_size, n_embd, n_hidden, stacks), strict=True))
     return replace(NETWORKS[name], **{field: size for field, size in sizes.items() if size is not None})
 
 
