@@ -4,8 +4,6 @@ What a network computes of a window of symbols depends on nothing but those symb
 to be computed but once: in evaluation and generation by ``convolution``, in training by ``backprop.windows``.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import NamedTuple
 

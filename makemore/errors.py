@@ -1,7 +1,5 @@
 """What a user can be told: every error has a message of one line and the exit code of the commands."""
 
-from __future__ import annotations
-
 
 class MakemoreError(Exception):
     """The base of them all: a run that failed."""

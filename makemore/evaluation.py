@@ -4,8 +4,6 @@ Departures from the lecture: the examples go through the network in pieces, so t
 not grow with the split; the sum is kept in float64.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterator
 

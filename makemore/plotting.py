@@ -1,7 +1,5 @@
 """Pictures of a training run (lecture cell 11); the drawings of ``convolution/`` use matplotlib too."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from pathlib import Path

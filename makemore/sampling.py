@@ -4,8 +4,6 @@ Departures from the lecture: a word may start with a given prefix, ends at ``max
 the latest, and the distribution over the next symbol can be sharpened or cut off.
 """
 
-from __future__ import annotations
-
 import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor

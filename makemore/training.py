@@ -5,8 +5,6 @@ call, which takes the same numbers from the generator; losses stay in a tensor, 
 waits for nothing. What does the steps, and what evaluates, is handed in: by default the lecture's ways.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Steps recorded as CUDA graphs (beyond the lecture): launched as one, where each was some forty kernels."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 
 import torch

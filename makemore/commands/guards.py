@@ -1,7 +1,5 @@
 """What a run must not collide with: signals, other runs, directories, devices (beyond the lecture)."""
 
-from __future__ import annotations
-
 import os
 import re
 import signal
@@ -9,6 +7,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
+from typing import Self
 
 import filelock
 import torch
@@ -30,7 +29,7 @@ class Signals:
         self.caught: int | None = None
         self.deferred = False
 
-    def __enter__(self) -> Signals:
+    def __enter__(self) -> Self:
         self._before = {s: signal.signal(s, self._handle) for s in (signal.SIGINT, signal.SIGTERM)}
         return self
 

@@ -1,7 +1,5 @@
 """Which model file a command works on, and the words it was trained on (beyond the lecture)."""
 
-from __future__ import annotations
-
 import sys
 from pathlib import Path
 from typing import NamedTuple

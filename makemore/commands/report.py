@@ -1,7 +1,5 @@
 """What a run tells: header, table of losses, CSV (beyond the lecture)."""
 
-from __future__ import annotations
-
 import math
 import textwrap
 from collections.abc import Sequence

@@ -10,8 +10,6 @@ Departures from the paper's figure: sizes are the network's own, read from its l
 convolutions stands above the newest character it sees, as there, a node of the tree above their middle.
 """
 
-from __future__ import annotations
-
 import math
 import textwrap
 from collections.abc import Collection, Sequence

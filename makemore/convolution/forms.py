@@ -3,8 +3,6 @@
 Both forms answer the same questions with the same figures, to rounding; ``form_of`` chooses.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial

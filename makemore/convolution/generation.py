@@ -12,8 +12,6 @@ Departures from the lecture's loop:
 * The filters of ``Filters``, in the order of its fields.
 """
 
-from __future__ import annotations
-
 import math
 import sys
 from collections.abc import Iterator, Sequence

@@ -1,7 +1,5 @@
 """How likely a network finds examples and words (beyond the lecture; its own way is in evaluation.py)."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterator, Sequence
 from itertools import accumulate, groupby

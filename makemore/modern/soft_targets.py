@@ -1,7 +1,5 @@
 """Distributions as targets, in place of one symbol each (beyond the lecture)."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

@@ -1,7 +1,5 @@
 """Networks that are trained first, for another to learn from (beyond the lecture)."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import asdict
 
