@@ -267,9 +267,13 @@ def import_torch() -> None:
 
 
 def tell(message: str) -> None:
-    """Print a message in one line on stderr; of many processes the first one speaks."""
-    if os.environ.get("RANK", "0") == "0":
-        print(" ".join(message.split()), file=sys.stderr)
+    """Print a message in one line on stderr; of many processes on a host one speaks."""
+    if "LOCAL_RANK" in os.environ:  # torchrun's
+        from makemore.parallel.processes import speaks
+
+        if not speaks():
+            return
+    print(" ".join(message.split()), file=sys.stderr)
 
 
 def drop_stdout() -> None:

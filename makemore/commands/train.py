@@ -37,7 +37,7 @@ from makemore.layers import Sequential
 from makemore.model_file import MODEL_FILE, Model, Progress, load_model, read_bytes, read_model, save_model
 from makemore.networks import network_plan
 from makemore.parallel.engine import ParallelEngine, check_shareable
-from makemore.parallel.processes import Processes, joined, was_restarted
+from makemore.parallel.processes import Processes, joined, number_of_processes
 from makemore.pictures.recorder import GRADIENTS_FILE
 from makemore.reading import STDIN
 from makemore.sampling import sample_word
@@ -65,13 +65,14 @@ def train(given: Mapping[str, Any], out_dir: Path, resume: bool = False, overwri
     DataError, UsageError and ModelFileError before anything is written; TrainingError, WriteError or
     Interrupted if the run cannot go on.
     """
-    with Signals() as signals, joined(given.get("device", "auto")) as processes:
-        if not processes.is_first:
-            sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
+    with Signals() as signals:
         try:
-            _train(given, out_dir, resume, overwrite, signals, processes)
+            with joined(given.get("device", "auto")) as processes:
+                if not processes.is_first:
+                    sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
+                _train(given, out_dir, resume, overwrite, signals, processes)
         except RuntimeError as error:
-            if processes.number == 1:
+            if number_of_processes() == 1:
                 raise
             first_line = (str(error).splitlines() or [type(error).__name__])[0][:80]
             how = f"go on with: makemore-train --resume --out-dir {out_dir}"
@@ -93,7 +94,7 @@ def _train(
     model_file, content = out_dir / MODEL_FILE, b""
     with ExitStack() as stack:
         if processes.is_first:
-            resume = resume or (was_restarted() and model_file.exists())
+            resume = resume or (processes.restarted and model_file.exists())
             if resume:
                 check_resumable(out_dir)
                 stack.enter_context(locked(out_dir))
@@ -101,7 +102,7 @@ def _train(
         content = processes.first_ones(content)
         if content:
             model = read_model(content.removeprefix(RESUMED), str(model_file))
-            if was_restarted() and model.progress is not None and model.progress.finished:
+            if processes.restarted and model.progress is not None and model.progress.finished:
                 return
             job = resumed_job(given, out_dir, model, processes)
         else:

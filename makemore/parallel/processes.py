@@ -6,6 +6,8 @@ Without torchrun there is one, and torch.distributed is not imported.
 from __future__ import annotations
 
 import os
+import time
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,17 +16,27 @@ from typing import Any
 import torch
 from torch import Tensor
 
-RESTARTS = "TORCHELASTIC_RESTART_COUNT"
-"""Where torchrun says how often it has started all processes anew."""
+from makemore.errors import MakemoreError, UsageError
+
+ATTEMPT = "makemore/attempt"
+"""Where torchrun's store, which outlives the processes, has the name of their last start."""
+
+
+_store: Any = None
+"""What the processes of this start keep in common, once they have met."""
 
 
 @dataclass(frozen=True)
 class Processes:
-    """How many processes a run has, which of them this is, and what they tell each other."""
+    """How many processes a run has, which of them this is, and what they tell each other.
+
+    ``restarted`` tells the first one whether torchrun started it in place of one that was lost.
+    """
 
     number: int = 1
     rank: int = 0
     backend: str = ""
+    restarted: bool = False
 
     @property
     def is_first(self) -> bool:
@@ -85,9 +97,35 @@ def number_of_processes() -> int:
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
-def was_restarted() -> bool:
-    """Whether torchrun has started this process in place of one that was lost."""
-    return int(os.environ.get(RESTARTS, "0")) > 0
+def _met(store: Any, rank: int, number: int) -> tuple[str, bool]:
+    """A name for this start of the processes, once all are there, and whether there was one before it.
+
+    torchrun's store still has what the processes before wrote, their addresses too, and its counts of
+    restarts differ between hosts. So the first process thinks of a name, and answers all that call it by it.
+    """
+    own_name = uuid.uuid4().hex
+    if rank == 0:
+        restarted = store.check([ATTEMPT])
+        store.set(ATTEMPT, own_name)
+        for other in range(1, number):
+            store.set(f"{own_name}/{store.get(f'{own_name}/{other}').decode()}", "again" * restarted)
+        return own_name, restarted
+    attempt = ""
+    while not attempt or not store.check([f"{attempt}/{own_name}"]):
+        attempt = store.get(ATTEMPT).decode()
+        store.set(f"{attempt}/{rank}", own_name)
+        time.sleep(0.02)
+    return attempt, store.get(f"{attempt}/{own_name}") == b"again"
+
+
+def speaks() -> bool:
+    """Whether this process is the one that tells the user of a host what went wrong: the first to ask."""
+    try:
+        if _store is not None:
+            return bool(_store.add(f"told on host {os.environ.get('GROUP_RANK')}", 1) == 1)
+    except RuntimeError:
+        pass  # the store went with its host
+    return os.environ.get("LOCAL_RANK", "0") == "0"
 
 
 @contextmanager
@@ -104,11 +142,15 @@ def joined(device: str) -> Iterator[Processes]:
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
     backend = "nccl" if on_cuda else "gloo"
     store, rank, _ = next(torch.distributed.rendezvous("env://"))  # type: ignore[attr-defined]
-    # After a restart the store still has the addresses of the processes before.
-    attempt = torch.distributed.PrefixStore(  # type: ignore[attr-defined]
-        os.environ.get(RESTARTS, "0"), store
-    )
-    torch.distributed.init_process_group(backend, store=attempt, rank=rank, world_size=number)
-    yield Processes(number, rank, backend)
+    attempt, restarted = _met(store, rank, number)
+    global _store
+    own_store = _store = torch.distributed.PrefixStore(attempt, store)  # type: ignore[attr-defined]
+    torch.distributed.init_process_group(backend, store=own_store, rank=rank, world_size=number)
+    try:
+        yield Processes(number, rank, backend, restarted)
+    except MakemoreError as error:
+        if rank == 0 and error.exit_code == UsageError.exit_code:
+            store.delete_key(ATTEMPT)  # nothing has begun that a restart could go on with
+        raise
     torch.distributed.barrier()  # none leaves before the first one has written all
     torch.distributed.destroy_process_group()

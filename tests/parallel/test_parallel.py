@@ -8,20 +8,25 @@ from __future__ import annotations
 
 import csv
 import os
+import re
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 import safetensors.torch
 import torch
+import two_hosts
 from torch import Tensor
 
 from makemore.errors import UsageError
 from makemore.model_file import load_model
+from makemore.parallel import processes as parallel
 from makemore.parallel.engine import check_shareable
 from makemore.parallel.processes import Processes
 from makemore.recipes import LectureRecipe, ModernRecipe
@@ -124,6 +129,42 @@ def test_shares_are_the_whole_batch(rows: int, number: int) -> None:
     shares = [list(range(rows))[Processes(number, rank).share(rows)] for rank in range(number)]
     assert [row for share in shares for row in share] == list(range(rows))
     assert max(map(len, shares)) - min(map(len, shares)) <= 1
+
+
+def test_processes_meet_whatever_those_before_them_wrote(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Torchrun's store lives on: a start of all has another name than the one before, and knows of it."""
+    store = torch.distributed.HashStore()
+
+    def met(ranks: Sequence[int]) -> list[tuple[str, bool]]:
+        with ThreadPoolExecutor(len(ranks)) as pool:
+            return list(pool.map(lambda rank: parallel._met(store, rank, 3), ranks))
+
+    (first,) = set(met([2, 0, 1]))
+    store.set(f"{first[0]}/2", "one that looked at the name before the first process had a new one")
+    (second,) = set(met([1, 2, 0]))
+    assert first[0] != second[0]
+    assert [first[1], second[1]] == [False, True]
+
+    monkeypatch.setattr(parallel, "_store", store)
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    for host in "01":
+        monkeypatch.setenv("GROUP_RANK", host)
+        assert [parallel.speaks(), parallel.speaks()] == [True, False], "one on each host, whoever is first"
+
+
+def two_hosts_are_possible() -> bool:
+    return os.geteuid() == 0 and shutil.which("ip") is not None
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not two_hosts_are_possible(), reason="network namespaces need root and iproute2's ip")
+def test_two_hosts(capfd: pytest.CaptureFixture[str]) -> None:
+    """The script in short: compared, gone on with, and a host that is lost and comes back."""
+    assert two_hosts.main(["--kills", "1", "--steps", "300"]) == 0
+    printed = capfd.readouterr().out
+    assert re.search(r"losses: \S+e-\d\d apart at most\n", printed)
+    assert re.search(r"host restarts  on second host .* went on by itself, to the same bits\n", printed)
+    assert f"mm{os.getpid()}" not in two_hosts.ip("netns", "list")
 
 
 def workers(parent: int) -> list[int]:

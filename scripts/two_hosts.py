@@ -1,0 +1,302 @@
+"""One run on two hosts: compare it with one process's, kill a host or a worker at random, let it go on.
+
+    sudo .venv/bin/python scripts/two_hosts.py --kills 8
+
+The hosts are two network namespaces of this machine (Linux, iproute2, root), joined by a virtual cable; they
+go when the script ends. Each has a torchrun and an output folder of its own.
+
+* The losses on two hosts are those of one process, to 1e-4; so are those of a run begun on two hosts that
+  one process, and two processes on each host, go on with.
+* A lost worker, or all of a lost host, ends the run with one line on each host that is left, at most, and
+  on one at least; ``--resume`` then goes on to the bits of a run left alone.
+* With torchrun's restarts a run that lost a worker goes on by itself, one that lost the second host once that
+  is back, to the same bits. The first host has torchrun's store: without it all are to be started anew.
+
+Prints what happened; exits with 1 if anything differed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from itertools import count
+from pathlib import Path
+from typing import NoReturn
+
+from makemore.commands.train import LOSSES_FILE
+from makemore.model_file import MODEL_FILE, load_model
+from makemore.words import load_words
+
+ADDRESSES = ("10.0.0.1", "10.0.0.2")
+PORTS = count(29_500)
+LIMIT = 300.0
+"""Seconds that a start may take to its end."""
+
+
+def ip(*arguments: str) -> str:
+    """What iproute2's command says."""
+    done = subprocess.run(["ip", *arguments], capture_output=True, text=True)
+    if done.returncode:
+        raise SystemExit(f"ip {' '.join(arguments)}: {done.stderr.strip()}")
+    return done.stdout
+
+
+@dataclass
+class Host:
+    """A network namespace, what runs there, and the folder of its files."""
+
+    name: str
+    address: str
+    folder: Path
+
+    def start(self, command: Sequence[str], log: Path) -> subprocess.Popen[bytes]:
+        """Run a command there."""
+        # Without an interface to use gloo looks up the machine's own name, which often is 127.0.0.1.
+        env = {**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": self.name}
+        with log.open("ab") as file:
+            return subprocess.Popen(
+                ["ip", "netns", "exec", self.name, *command], stdout=file, stderr=file, env=env
+            )
+
+    def pids(self) -> list[int]:
+        """All processes there."""
+        return [int(pid) for pid in ip("netns", "pids", self.name).split()]
+
+
+@contextmanager
+def two_hosts(folder: Path) -> Iterator[list[Host]]:
+    """Two hosts with a cable between; whatever runs there ends with the block."""
+    names = [f"mm{os.getpid()}{end}" for end in "ab"]
+    hosts = [Host(*both, folder / both[0]) for both in zip(names, ADDRESSES, strict=True)]
+    try:
+        for host in hosts:
+            host.folder.mkdir()
+            ip("netns", "add", host.name)
+        first, second = names
+        ip("link", "add", first, "netns", first, "type", "veth", "peer", "name", second, "netns", second)
+        for host in hosts:
+            ip("-n", host.name, "address", "add", f"{host.address}/24", "dev", host.name)
+            for device in ("lo", host.name):
+                ip("-n", host.name, "link", "set", device, "up")
+        yield hosts
+    finally:
+        there = ip("netns", "list").split()
+        for host in hosts:
+            if host.name in there:
+                kill(host.pids())
+                ip("netns", "delete", host.name)
+
+
+def kill(pids: Sequence[int]) -> None:
+    """SIGKILL, for those that are still there."""
+    for pid in pids:
+        try:
+            os.kill(pid, signal.SIGKILL)
+        except ProcessLookupError:
+            continue
+
+
+@dataclass
+class Started:
+    """One run on both hosts, by a torchrun on each."""
+
+    hosts: list[Host]
+    arguments: list[str]
+    restarts: int = 0
+    processes: int = 1
+    port: int = field(default_factory=lambda: next(PORTS))
+
+    def __post_init__(self) -> None:
+        self.logs = [host.folder / "log" for host in self.hosts]
+        for log in self.logs:
+            log.write_bytes(b"")
+        self.torchruns = [self.torchrun(i) for i in (0, 1)]
+
+    def torchrun(self, i: int) -> subprocess.Popen[bytes]:
+        """Start it on one host.
+
+        An address alone does not tell torchrun which host keeps the store: it looks up the machine's name.
+        """
+        host = self.hosts[i]
+        flags = ["--nnodes", "2", "--nproc-per-node", str(self.processes), "--rdzv-backend", "c10d"]
+        flags += ["--rdzv-endpoint", f"{ADDRESSES[0]}:{self.port}", "--rdzv-conf", f"is_host={int(i == 0)}"]
+        flags += [
+            "--local-addr",
+            host.address,
+            "--max-restarts",
+            str(self.restarts),
+            "-m",
+            "makemore",
+            "train",
+        ]
+        command = [sys.executable, "-m", "torch.distributed.run", *flags, *self.arguments]
+        return host.start([*command, "--out-dir", str(host.folder / "out")], self.logs[i])
+
+    def wait(self) -> list[int]:
+        """Both exit codes."""
+        deadline = time.monotonic() + LIMIT
+        try:
+            return [t.wait(max(0.1, deadline - time.monotonic())) for t in self.torchruns]
+        except subprocess.TimeoutExpired:
+            fail(f"no end within {LIMIT:g} s", self)
+
+    def lines(self) -> list[list[str]]:
+        """What makemore told on each host when something went wrong."""
+        return [
+            [
+                line
+                for line in log.read_text(errors="replace").splitlines()
+                if line.startswith("makemore-train: ")
+            ]
+            for log in self.logs
+        ]
+
+
+def fail(what: str, started: Started | None = None) -> NoReturn:
+    """End it all, with the last lines of what the hosts said."""
+    print(what, file=sys.stderr)
+    for log in started.logs if started else []:
+        print(
+            f"-- {log.parent.name}",
+            *log.read_text(errors="replace").splitlines()[-15:],
+            sep="\n",
+            file=sys.stderr,
+        )
+    raise SystemExit(1)
+
+
+def losses(out: Path) -> list[float]:
+    """The batch losses of a finished run."""
+    with (out / LOSSES_FILE).open(newline="") as file:
+        return [float(row["loss"]) for row in csv.DictReader(file) if row["loss"]]
+
+
+def furthest(a: Sequence[float], b: Sequence[float]) -> float:
+    """How far the losses of two runs are apart, relatively."""
+    if len(a) != len(b):
+        fail(f"{len(a)} steps, not {len(b)}")
+    return max(abs(x - y) / abs(y) for x, y in zip(a, b, strict=True))
+
+
+def bits(out: Path) -> tuple[object, ...]:
+    """All that has to be the same, to the bit."""
+    tensors = load_model(out / MODEL_FILE).network.state_dict()
+    return {name: t.detach().numpy().tobytes() for name, t in tensors.items()}, (
+        out / LOSSES_FILE
+    ).read_bytes()
+
+
+def alone(arguments: Sequence[str], out: Path) -> list[float]:
+    """The losses of a run by one process."""
+    command = [sys.executable, "-m", "makemore", "train", *arguments, "--out-dir", str(out)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        fail(done.stderr)
+    return losses(out)
+
+
+def compare_with_one_process(hosts: list[Host], words: list[str], here: Path) -> float:
+    """How far losses on two hosts, and after going on with other numbers, are from one process's."""
+    out, steps = hosts[0].folder / "out", ["--steps", "100"]
+    one = alone([*words, *steps], here / "one")
+    ended = Started(hosts, [*words, *steps])
+    if ended.wait() != [0, 0]:
+        fail("two hosts failed", ended)
+    worst = furthest(losses(out), one)
+    more = ["--resume", "--steps", "120"]
+    shutil.copytree(out, here / "go-on")
+    one = alone(more, here / "one")
+    worst = max(worst, furthest(alone(more, here / "go-on"), one))
+    ended = Started(hosts, more, processes=2)
+    if ended.wait() != [0, 0]:
+        fail("two hosts with two processes each failed", ended)
+    return max(worst, furthest(losses(out), one))
+
+
+def kill_one(hosts: list[Host], arguments: list[str], whole: float, rng: random.Random, what: str) -> str:
+    """A run that loses a worker or a host, and comes to its end for all that; returns how."""
+    i, restarts = rng.choice((0, 1)), 0 if what.endswith("ends") else 3
+    started = Started(hosts, [*arguments, "--overwrite"], restarts)
+    model_file = hosts[0].folder / "out" / MODEL_FILE
+    begun = time.time()
+    while not (model_file.exists() and model_file.stat().st_mtime > begun):
+        time.sleep(0.02)
+        if time.time() > begun + LIMIT or any(t.poll() is not None for t in started.torchruns):
+            fail("the run did not begin", started)
+    time.sleep(rng.uniform(0, whole))
+    if what.startswith("worker"):
+        kill([pid for pid in hosts[i].pids() if pid != started.torchruns[i].pid][-1:])
+    else:
+        kill(hosts[i].pids())
+    progress = load_model(model_file).progress  # raises if the kill spoilt it
+    step = progress.step if progress else 0
+    if restarts and what.startswith("host") and i == 1:
+        started.torchruns[1] = started.torchrun(1)
+    codes, told = started.wait(), started.lines()
+    report = f"{what:<14} on {'first' if i == 0 else 'second'} host at step {step:>5,}: "
+    if max(map(len, told)) > 1:
+        fail(f"{report}more than one line: {told}", started)
+    if codes == [0, 0]:
+        return report + ("went on by itself" if restarts else "was over already")
+    if restarts and (what.startswith("worker") or i == 1):
+        fail(f"{report}did not go on", started)
+    if not any(told):
+        fail(f"{report}not a word", started)
+    again = Started(hosts, ["--resume"])
+    if again.wait() != [0, 0]:
+        fail(f"{report}cannot be resumed", again)
+    return report + f"{sum(map(len, told))} lines, resumed"
+
+
+KINDS = ("host restarts", "worker ends", "host ends", "worker restarts")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--kills", type=int, default=8)
+    parser.add_argument("--steps", type=int, default=1500, help="of the runs that are killed")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the moments and of who is hit")
+    args = parser.parse_args(argv)
+    if os.geteuid() != 0 or shutil.which("ip") is None:
+        raise SystemExit("two network namespaces need root and the command ip (iproute2)")
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    rng = random.Random(args.seed)
+    with tempfile.TemporaryDirectory() as directory, two_hosts(Path(directory)) as hosts:
+        here = Path(directory)
+        (here / "words.txt").write_text("\n".join(random.Random(0).sample(load_words().words, 300)))
+        words = ["--data", str(here / "words.txt"), "--network", "hierarchical", "--n-embd", "4"]
+        words += ["--n-hidden", "12", "--device", "cpu", "--samples", "0", "--log-every", "50"]
+        words += ["--recipe", "lecture"]
+        off = compare_with_one_process(hosts, words, here)
+        print(f"two hosts against one process, losses: {off:.1e} apart at most", flush=True)
+        if off > 1e-4:
+            fail("that is too far")
+        arguments = [*words, "--save-every", "0", "--steps", str(args.steps)]
+        began, out = time.monotonic(), hosts[0].folder / "out"
+        left_alone = Started(hosts, [*arguments, "--overwrite"])
+        if left_alone.wait() != [0, 0]:
+            fail("the run failed by itself", left_alone)
+        whole, expected = time.monotonic() - began, bits(out)
+        for number in range(args.kills):
+            report = kill_one(hosts, arguments, 0.4 * whole, rng, KINDS[number % len(KINDS)])
+            same = bits(out) == expected
+            print(report, "to the same bits" if same else "TO OTHER BITS", sep=", ", flush=True)
+            if not same:
+                return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
