@@ -101,9 +101,9 @@ ROOMS = [
     {"training"},
     {"ensemble"},
     {"plotting", "model_file"},
-    {"convolution"},
+    {"convolution", "parallel"},
     {"pictures"},
-    {"modern", "page", "parallel"},
+    {"modern", "page"},
     {"commands"},
     {"__init__", "__main__"},
 ]

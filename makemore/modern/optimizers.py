@@ -12,6 +12,8 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from makemore.parallel.processes import ALONE, Processes
+
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
 """a, b, c of x -> a x + b x^3 + c x^5: five times that brings singular values near 1 (Jordan et al. 2024)."""
 
@@ -33,12 +35,17 @@ class Muon:
     """Momentum whose updates are orthogonalised, for the weights of hidden Linears (Jordan et al. 2024).
 
     The weights are by name, (fan_in, fan_out) each. ``momentum`` and ``weight_decay`` as in torch.optim.Muon.
+    Of many processes each orthogonalises some of the updates, for all.
     """
 
     def __init__(
-        self, weights: Mapping[str, Tensor], weight_decay: float = 0.1, momentum: float = 0.95
+        self,
+        weights: Mapping[str, Tensor],
+        weight_decay: float = 0.1,
+        momentum: float = 0.95,
+        processes: Processes = ALONE,
     ) -> None:
-        self.weights = dict(weights)
+        self.weights, self.processes = dict(weights), processes
         self.weight_decay, self.momentum = weight_decay, momentum
         self.buffers = {name: torch.zeros_like(weight) for name, weight in weights.items()}
         shapes = dict.fromkeys(weight.shape for weight in weights.values())
@@ -58,8 +65,19 @@ class Muon:
                 updates.append(grad.lerp(buffer, self.momentum))
             fan_in, fan_out = updates[0].shape
             rate = lr * max(1, fan_in / fan_out) ** 0.5
-            for name, update in zip(names, orthogonalised(torch.stack(updates)), strict=True):
+            for name, update in zip(names, self._orthogonalised(torch.stack(updates)), strict=True):
                 self.weights[name].mul_(1 - lr * self.weight_decay).sub_(update, alpha=rate)
+
+    def _orthogonalised(self, updates: Tensor) -> Tensor:
+        """Each process its share of the updates, (N, fan_in, fan_out), of which it then tells the others."""
+        shares = self.processes.shares(len(updates))
+        own = shares[self.processes.rank]
+        if own.stop > own.start:
+            updates[own] = orthogonalised(updates[own])
+        for rank, share in enumerate(shares):
+            if share.stop > share.start:
+                self.processes.tell(updates[share], rank)
+        return updates
 
     def state_dict(self) -> dict[str, Tensor]:
         """The momentum of each weight, by its name."""

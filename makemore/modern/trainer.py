@@ -16,6 +16,8 @@ from makemore.layers import Linear, Sequential, require_like
 from makemore.modern.optimizers import AdamW, Muon
 from makemore.modern.soft_targets import SoftTargets
 from makemore.modern.teachers import trained_teachers
+from makemore.parallel.engine import ParallelEngine
+from makemore.parallel.processes import ALONE
 from makemore.recipes import ModernRecipe
 from makemore.training import Engine, Evaluation, Run, Trainer
 from makemore.words import Data, Examples
@@ -79,7 +81,8 @@ class ModernTrainer(Trainer):
         rest = {name: p for name, p in self.network.named_parameters() if name not in hidden}
         assert len(hidden) + len(rest) == len(self.network.parameters())
         decays = {names[id(w)]: self.recipe.weight_decay for weights in linears for w in weights[-1:]}
-        return Muon(hidden), AdamW(rest, decays)
+        processes = self.engine.processes if isinstance(self.engine, ParallelEngine) else ALONE
+        return Muon(hidden, processes=processes), AdamW(rest, decays)
 
     def prepare(self, run: Run) -> None:
         """Train the teachers that the recipe asks for, or read those that are there, and learn from them."""

@@ -13,11 +13,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from makemore.backprop.windows import WindowsEngine
+from makemore.distinct import distinct
 from makemore.errors import UsageError
 from makemore.layers import BatchNorm1d, Sequential
 from makemore.parallel.processes import Processes
 from makemore.recipes import Recipe
 from makemore.training import Engine
+
+FREQUENT = 0.01
+"""The share of a batch above which the rows that end alike are shared out."""
 
 
 class ParallelEngine:
@@ -45,20 +50,36 @@ class ParallelEngine:
 
     def gradients(self, X: Tensor, Y: Tensor, keep: Tensor | None = None) -> Tensor:
         """Put the gradients of the batch, (B, T) and (B,) or (B, V), into ``p.grad``; returns its loss."""
-        number, rows = self.processes.number, self.processes.share(len(X))
-        # The mean over uneven shares: an example weighs as much wherever it is.
-        weight = number * (rows.stop - rows.start) / len(X)
-        own_Y = Y[rows] if weight == 1 else weight * self._distributions(Y[rows])
+        rows = self._own_rows(X, keep)
+        # Each example weighs as much wherever it is, already in the sums that BatchNorm has of all processes.
+        own_Y = self._distributions(Y[rows]) * (len(rows) / len(X))
         loss = self.engine.gradients(X[rows], own_Y, None if keep is None else keep[rows])
         parameters = self.network.parameters()
-        own = [loss, *(p.grad for p in parameters if p.grad is not None)]
         with torch.no_grad():
-            flat = self.processes.total(torch.cat([tensor.flatten() for tensor in own]) / number)
-            total, *grads = torch.split(flat, [tensor.numel() for tensor in own])
+            flat = torch.cat([loss.view(1), *(p.grad.flatten() for p in parameters if p.grad is not None)])
+            self.processes.add_up(flat)
+            total, *grads = torch.split(flat, [1, *(p.numel() for p in parameters)])
             for p, grad in zip(parameters, grads, strict=True):
-                assert p.grad is not None
-                p.grad.copy_(grad.view_as(p))
+                p.grad = grad.view_as(p)
         return total.squeeze()
+
+    def _own_rows(self, X: Tensor, keep: Tensor | None) -> Tensor:
+        """Which rows of a batch are this process's.
+
+        On distinct windows such that each process has few: rows that end alike fall to one, but for ends so
+        frequent that they would fill it.
+        """
+        number, own = self.processes.number, self.processes.shares(len(X))[self.processes.rank]
+        rows = torch.arange(len(X), device=X.device)
+        if isinstance(self.engine, WindowsEngine):
+            ends, V = X[:, X.shape[1] // 2 :], len(self.network.parameters()[0])
+            if keep is not None:
+                ends = ends.masked_fill(keep[:, X.shape[1] // 2 :] == 0, V)
+            _, kinds, counts = distinct(ends.unbind(1), [V + 1] * ends.shape[1])
+            frequent = counts[kinds] > FREQUENT * len(X)
+            owner = torch.where(frequent, rows, kinds).remainder(number)
+            rows = ((2 * owner + frequent) * len(counts) + kinds).argsort(stable=True)
+        return rows[own]
 
     def _distributions(self, Y: Tensor) -> Tensor:
         """Targets as distributions over the symbols, which the first layer has a row for each of."""

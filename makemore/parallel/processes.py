@@ -11,6 +11,7 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -43,14 +44,25 @@ class Processes:
         """Whether this is the process that prints, saves and plots."""
         return self.rank == 0
 
-    def share(self, rows: int) -> slice:
-        """The rows of a batch that are this process's: as many for each as can be."""
-        return slice(rows * self.rank // self.number, rows * (self.rank + 1) // self.number)
+    def shares(self, things: int) -> list[slice]:
+        """Which of some things in a row are which process's: as many for each as can be."""
+        ends = [things * rank // self.number for rank in range(self.number + 1)]
+        return [slice(start, end) for start, end in pairwise(ends)]
 
     def total(self, tensor: Tensor) -> Tensor:
         """The sum of all processes' tensors, the same bits in each; autograd goes through."""
         summed: Tensor = _Total.apply(tensor)  # type: ignore[no-untyped-call]
         return summed
+
+    def add_up(self, tensor: Tensor) -> None:
+        """Put the sum of all processes' tensors, which lie in one piece, in place of each."""
+        if self.number > 1:
+            torch.distributed.all_reduce(tensor)
+
+    def tell(self, tensor: Tensor, teller: int) -> None:
+        """Put one process's tensor, which lies in one piece, in place of all others'."""
+        if self.number > 1:
+            torch.distributed.broadcast(tensor, teller)
 
     def any(self, here: bool) -> bool:
         """Whether it is so in any process."""
@@ -76,6 +88,10 @@ class Processes:
             if self.backend == "nccl"
             else torch.device("cpu")
         )
+
+
+ALONE = Processes()
+"""Of a run without torchrun."""
 
 
 class _Total(torch.autograd.Function):
@@ -133,7 +149,7 @@ def joined(device: str) -> Iterator[Processes]:
     """The processes of the run within a ``with`` block: NCCL on CUDA, gloo elsewhere."""
     number = number_of_processes()
     if number == 1:
-        yield Processes()
+        yield ALONE
         return
     import torch.distributed
 

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 import torch
 from torch import Generator, Tensor
 
 from makemore.modern.optimizers import AdamW, Muon, orthogonalised, working_dtype
+from makemore.parallel.processes import Processes
 
 SHAPES = {"a": (48, 128), "b": (256, 128), "c": (256, 128), "d": (30, 7), "e": (3, 1)}
 
@@ -81,6 +85,33 @@ def test_adamw_is_torchs(dtype: torch.dtype, tolerance: float) -> None:
         reference.step()
     for name, p in ours.items():
         torch.testing.assert_close(p, theirs[name], rtol=tolerance, atol=tolerance)
+
+
+def test_muon_of_many_processes_is_that_of_one() -> None:
+    """Threads in place of processes: each update comes from the one that has it to orthogonalise."""
+    number = 3
+    whole, *parts = (twins(SHAPES, torch.float64)[0] for _ in range(number + 1))
+    barrier, told = threading.Barrier(number), dict[int, Tensor]()
+
+    class Threads(Processes):
+        def tell(self, tensor: Tensor, teller: int) -> None:
+            if self.rank == teller:
+                told[teller] = tensor
+            barrier.wait()
+            if self.rank != teller:
+                tensor.copy_(told[teller])
+            barrier.wait()
+
+    muon = Muon(whole)
+    muons = [Muon(p, processes=Threads(number, rank)) for rank, p in enumerate(parts)]
+    with ThreadPoolExecutor(number) as pool:
+        for step in range(5):
+            give_gradients(step, whole, *parts)
+            muon.step(0.01)
+            list(pool.map(lambda muon: muon.step(0.01), muons))
+    for name, p in whole.items():
+        torch.testing.assert_close(parts[0][name], p, rtol=1e-12, atol=1e-12)
+        assert all(torch.equal(part[name], parts[0][name]) for part in parts)
 
 
 def test_states_are_what_is_needed_to_go_on() -> None:

@@ -22,12 +22,14 @@ import pytest
 import safetensors.torch
 import torch
 import two_hosts
-from torch import Tensor
+from torch import Generator, Tensor
 
+from makemore.backprop.windows import WindowsEngine
 from makemore.errors import UsageError
 from makemore.model_file import load_model
+from makemore.networks import network_plan
 from makemore.parallel import processes as parallel
-from makemore.parallel.engine import check_shareable
+from makemore.parallel.engine import ParallelEngine, check_shareable
 from makemore.parallel.processes import Processes
 from makemore.recipes import LectureRecipe, ModernRecipe
 
@@ -126,9 +128,30 @@ def test_what_cannot_be_shared_is_refused() -> None:
 def test_shares_are_the_whole_batch(rows: int, number: int) -> None:
     if rows < number:
         return
-    shares = [list(range(rows))[Processes(number, rank).share(rows)] for rank in range(number)]
+    shares = [list(range(rows))[share] for share in Processes(number).shares(rows)]
     assert [row for share in shares for row in share] == list(range(rows))
     assert max(map(len, shares)) - min(map(len, shares)) <= 1
+
+
+def test_rows_that_end_alike_are_one_processs() -> None:
+    """Each row is somebody's, as many for each; few processes have the same windows."""
+    generator = Generator().manual_seed(1)
+    ends = torch.cat([torch.randint(0, 27, (700, 4), generator=generator), torch.zeros(100, 4).long()])
+    ends = ends[torch.randint(0, len(ends), (6000,), generator=generator)]
+    X = torch.cat([torch.randint(0, 27, ends.shape, generator=generator), ends], dim=1)
+    keep = (torch.rand(X.shape, generator=generator) < 0.99).float()
+    for number in (2, 3):
+        network = network_plan("wavenet").build(27, Generator().manual_seed(1))
+        shares = []
+        for rank in range(number):
+            engine = ParallelEngine(network, WindowsEngine, Processes(number, rank))
+            shares.append(engine._own_rows(X, keep))
+        assert torch.equal(torch.cat(shares).sort().values, torch.arange(len(X)))
+        assert max(map(len, shares)) - min(map(len, shares)) <= 1
+        windows = [len(ends.masked_fill(keep[:, 4:] == 0, 27)[share].unique(dim=0)) for share in shares]
+        whole = len(ends.masked_fill(keep[:, 4:] == 0, 27).unique(dim=0))
+        assert sum(windows) < 1.05 * whole
+        assert max(windows) < 1.2 * min(windows)
 
 
 def test_processes_meet_whatever_those_before_them_wrote(monkeypatch: pytest.MonkeyPatch) -> None:
