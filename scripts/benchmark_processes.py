@@ -24,7 +24,7 @@ from makemore.layers import Sequential
 from makemore.modern.trainer import ModernTrainer
 from makemore.networks import network_plan
 from makemore.parallel.engine import ParallelEngine
-from makemore.parallel.processes import Processes, joined
+from makemore.parallel.processes import Processes, joined, number_of_processes
 from makemore.recipes import ModernRecipe
 from makemore.training import AutogradEngine, Engine
 from makemore.words import Data, load_words
@@ -74,6 +74,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     flags.add_argument("--n-hidden", type=at_least(1), default=512, metavar="N")
     flags.add_argument("--steps", type=at_least(1), default=5, metavar="N", help="in each round")
     args = flags.parse_args(argv)
+    if number_of_processes() == 1:
+        flags.error("start it by torchrun, with more than one process")
     with joined("cpu") as processes, open(os.devnull, "w", encoding="utf-8") as nowhere:
         data = load_words(args.data).data(8)
         parts = {name: lambda args, name=name: in_turns(args, data, processes, name) for name in ENGINES}

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
 import benchmark
 import benchmark_long
+import benchmark_processes
+import benchmark_to_val
 import benchmark_words
 import pytest
 import torch
@@ -70,6 +74,44 @@ def test_a_quick_run_of_long_contexts(word_file: Path, tmp_path: Path) -> None:
     assert (tree["row"], windows["row"]) == ("tree", "windows")
     assert tree["seconds"] > windows["seconds"] > 0
     assert tree["peak_mb"] > windows["peak_mb"]
+
+
+def test_a_quick_run_to_the_val_loss(
+    word_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Ours as a command trains what it trains here."""
+    argv = ["--quick", "--only", "training", "--data", str(word_file)]
+    assert benchmark_to_val.main([*argv, "--json", str(tmp_path / "benchmark.json")]) == 0
+    rows = json.loads((tmp_path / "benchmark.json").read_text())["training"]
+    assert [row["seed"] for row in rows] == [1, 2, 3]
+    for row in rows:
+        assert row["faster"] == pytest.approx(row["notebook"] / row["seconds"])
+        assert row["notebook"] > 20, "200,000 steps of 100 us or more"
+    assert capsys.readouterr().out.count("val is not 1.9937 yet") == 3
+    hurry = benchmark_to_val.HURRY | {"steps": 3}
+    _, val = benchmark_to_val.our_command(str(word_file), hurry, 1)
+    assert val == pytest.approx(rows[0]["val"], abs=6e-5)
+
+
+@pytest.mark.slow
+def test_a_quick_run_on_two_processes(word_file: Path, tmp_path: Path) -> None:
+    path, script = tmp_path / "benchmark.json", benchmark_processes.__file__
+    argv = ["--quick", "--data", word_file, "--batch-size", 64, "--n-hidden", 16, "--json", path]
+    start = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", script]
+    done = subprocess.run([*start, *map(str, argv)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("1 process") == done.stdout.count("2 processes") == 3
+    results = json.loads(path.read_text())
+    for name in benchmark_processes.ENGINES:
+        one, many = results[name]
+        assert one["speed to one"] == 1
+        assert min(one["us"], many["us"]) > 0
+
+
+def test_many_processes_need_torchrun(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        benchmark_processes.main([])
+    assert "start it by torchrun" in capsys.readouterr().err
 
 
 class WrongLosses(AutogradEngine):
