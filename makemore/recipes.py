@@ -106,6 +106,10 @@ class Recipe(Knobs):
         """The learning rate of a step, counted from 0."""
         return self.lr
 
+    def lrs_at(self, step: int) -> dict[str, float]:
+        """Every learning rate of a step, by the name of its knob."""
+        return {"lr": self.lr_at(step)}
+
     def turn(self) -> tuple[float, str]:
         """The step at which the learning rate turns, and how, for the picture."""
         return 0, f"lr {self.lr:g}"
@@ -222,6 +226,11 @@ class ModernRecipe(Recipe):
     def lr_at(self, step: int) -> float:
         """Muon's learning rate of a step, counted from 0."""
         return self.lr * self.share_at(step)
+
+    def lrs_at(self, step: int) -> dict[str, float]:
+        """Those of Muon and of AdamW."""
+        share = self.share_at(step)
+        return {"lr": self.lr * share, "lr_other": self.lr_other * share}
 
     def turn(self) -> tuple[float, str]:
         """The step at which the learning rates have their peak."""

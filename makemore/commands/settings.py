@@ -114,6 +114,12 @@ class RunSettings(Knobs):
         group=OUTPUT,
         may_change=True,
     )
+    tensorboard: bool = knob(
+        False,
+        "write losses, learning rates, words and pictures for TensorBoard, to DIR/tensorboard",
+        group=OUTPUT,
+        may_change=True,
+    )
 
 
 RUN = RunSettings.knobs()

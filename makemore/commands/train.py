@@ -25,7 +25,7 @@ import torch.nn.functional as F
 from torch import Generator
 from tqdm import tqdm
 
-from makemore.commands.companions import Companion, Gradients
+from makemore.commands.companions import Companion, check_installed, companions
 from makemore.commands.guards import Signals, locked, make_directory, make_room, resolve_device
 from makemore.commands.report import SPLITS, describe, losses_csv, network_summary, report
 from makemore.commands.settings import ENGINES, RECIPES, Settings, checked, resolved, restored
@@ -112,8 +112,8 @@ def _train(
                 stack.enter_context(locked(out_dir))
                 others = (LOSSES_FILE, PICTURE_FILE, GRADIENTS_FILE)
                 make_room(model_file, [out_dir / name for name in others], overwrite)
-        if processes.is_first and job.settings.run.record_every:
-            job.companions.append(Gradients(out_dir, job.trainer, job.settings.run.record_every))
+        if processes.is_first:
+            job.companions += companions(out_dir, job.settings, job.model, job.trainer)
         job.save()
         try:
             print(describe(job.settings, job.words, job.trainer, out_dir, processes))
@@ -156,6 +156,7 @@ class Job:
     companions: list[Companion] = field(default_factory=list)
 
     def __post_init__(self) -> None:
+        check_installed(self.settings)
         self.saved_step = self.trainer.step
 
     def save(self, finished: bool = False) -> None:
@@ -219,6 +220,8 @@ class Job:
                 bar.update(len(losses))
                 if trainer.step % eval_every == 0 and trainer.step < recipe.steps:
                     trainer.evaluate("val")
+                for companion in self.companions:
+                    companion.see()
                 if self.processes.any(signals.caught is not None):
                     self.save()
                     raise Interrupted(signals.caught or signal.SIGTERM)
@@ -233,19 +236,24 @@ class Job:
         """
         trainer, number = self.trainer, self.settings.run.samples
         trainer.finish()
-        print("\n" + report(trainer.evaluate(*SPLITS)))
+        losses = trainer.evaluate(*SPLITS)
+        print("\n" + report(losses))
         losses_file, picture = self.out_dir / LOSSES_FILE, self.out_dir / PICTURE_FILE
         with replacing(losses_file) as file:
             file.write(losses_csv(trainer.losses, trainer.evaluations).encode())
-        written = [self.out_dir / MODEL_FILE, losses_file, *(companion.path for companion in self.companions)]
-        try:
-            self.draw_losses(picture)
-            written.append(picture)
-        except Interrupted:
-            raise
-        except Exception as error:  # whatever a picture may fail on: the run is worth more
-            reason = " ".join(str(error).split()) or type(error).__name__
-            print(f"makemore-train: no picture {picture}: {reason}", file=sys.stderr)
+        written = [self.out_dir / MODEL_FILE, losses_file]
+        for path, write in (
+            (picture, partial(self.draw_losses, picture)),
+            *((companion.path, partial(companion.finish, losses)) for companion in self.companions),
+        ):
+            try:
+                write()
+                written.append(path)
+            except Interrupted:
+                raise
+            except Exception as error:  # whatever a picture may fail on: the run is worth more
+                reason = " ".join(str(error).split()) or type(error).__name__
+                print(f"makemore-train: no picture {path}: {reason}", file=sys.stderr)
 
         # From a copy of the generator: a run that goes on later is to draw the batches it would have drawn.
         generator, vocabulary = trainer.generator.clone_state(), self.model.vocabulary

@@ -1,0 +1,118 @@
+"""TensorBoard's log of a run: what it holds, that it leaves the run alone, and goes on with it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import makemore.commands.companions as companions
+import makemore.commands.train as train
+from makemore.commands.cli import train_main
+from makemore.commands.settings import PICTURES
+from makemore.model_file import load_model
+from makemore.recipes import ModernRecipe
+
+FLAGS = ["--network", "mlp", "--n-embd", "3", "--n-hidden", "5", "--steps", "60", "--log-every", "7"]
+
+
+def argv(word_file: Path, out_dir: Path, *more: str) -> list[str]:
+    return [*FLAGS, "--data", str(word_file), "--out-dir", str(out_dir), *more]
+
+
+def events(out_dir: Path) -> Any:
+    """What TensorBoard shows of a run."""
+    reason = "TensorBoard is not installed: pip install 'makemore-wavenet[tensorboard]'"
+    accumulators = pytest.importorskip(
+        "tensorboard.backend.event_processing.event_accumulator", reason=reason
+    )
+    guidance = {"scalars": 0, "images": 0, "tensors": 0}
+    return accumulators.EventAccumulator(str(out_dir / "tensorboard"), size_guidance=guidance).Reload()
+
+
+def scalars(out_dir: Path) -> dict[str, list[tuple[int, float]]]:
+    log = events(out_dir)
+    return {tag: [(e.step, e.value) for e in log.Scalars(tag)] for tag in log.Tags()["scalars"]}
+
+
+def words(out_dir: Path) -> dict[int, str]:
+    return {
+        e.step: e.tensor_proto.string_val[0].decode()
+        for e in events(out_dir).Tensors("new words/text_summary")
+    }
+
+
+def assert_same_run(a: Path, b: Path) -> None:
+    assert (a / "losses.csv").read_bytes() == (b / "losses.csv").read_bytes()
+    one, other = (load_model(out / "model.safetensors") for out in (a, b))
+    for name, tensor in one.network.state_dict().items():
+        assert torch.equal(tensor, other.network.state_dict()[name]), name
+    assert torch.equal(one.progress.generator, other.progress.generator)
+
+
+def test_the_log_has_the_run_and_leaves_it_as_it_is(
+    word_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("tensorboard", reason="TensorBoard is not installed")
+    monkeypatch.setattr(companions, "MOST_POINTS", 20)
+    a, b = tmp_path / "a", tmp_path / "b"
+    assert train_main(argv(word_file, a)) == 0
+    plain = capsys.readouterr().out.splitlines()
+    assert train_main(argv(word_file, b, "--tensorboard")) == 0
+    assert_same_run(a, b)
+    printed = capsys.readouterr().out.splitlines()
+    assert printed[-3] == plain[-3].replace(str(a), str(b)) + f", {b / 'tensorboard'}"
+    progress = load_model(b / "model.safetensors").progress
+    found = scalars(b)
+    means = progress.losses.view(20, 3).mean(1).tolist()
+    assert found["loss/batch"] == [(3 * i + 3, pytest.approx(mean)) for i, mean in enumerate(means)]
+    recipe = ModernRecipe(**{name: progress.settings[name] for name in ModernRecipe.knobs()})
+    for step, lr in found["learning rate/lr_other"]:
+        assert lr == pytest.approx(recipe.lr_other * recipe.share_at(step - 1))
+    assert found["loss/val"] == [(e.step, pytest.approx(e.val)) for e in progress.evaluations]
+    assert [step for step, _ in found["loss/test"]] == [60]
+    assert [*words(b)] == [e.step for e in progress.evaluations]
+    assert len(words(b)[60].splitlines()) == 20
+    assert events(b).Tags()["images"] == [name for name in PICTURES if name != "gradients"]
+
+
+def test_a_resumed_run_goes_on_with_its_log(word_file: Path, tmp_path: Path) -> None:
+    """Stopped by a full disk; steps behind the saved one are in the old file, and stand in the log once."""
+    pytest.importorskip("tensorboard", reason="TensorBoard is not installed")
+    a, b = tmp_path / "a", tmp_path / "b"
+    assert train_main(argv(word_file, a, "--tensorboard")) == 0
+    left = 4
+
+    def fail_later(*args: Any, **kwargs: Any) -> None:
+        nonlocal left
+        left -= 1
+        if left == 0:
+            raise OSError(28, "No space left on device")
+        save(*args, **kwargs)
+
+    save = train.save_model
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(train, "save_model", fail_later)
+        assert train_main(argv(word_file, b, "--tensorboard", "--save-every", "0")) == 1
+    saved, logged = load_model(b / "model.safetensors").progress.step, scalars(b)["loss/batch"][-1][0]
+    assert 0 < saved <= logged
+    assert train_main(["--resume", "--out-dir", str(b)]) == 0
+    assert_same_run(a, b)
+    assert scalars(b) == scalars(a)
+    assert words(b) == words(a)
+    assert train_main(argv(word_file, b, "--tensorboard", "--overwrite", "--seed", "7", "--steps", "5")) == 0
+    assert [step for step, _ in scalars(b)["loss/batch"]] == [1, 2, 3, 4, 5]
+
+
+def test_without_the_package_there_is_one_clear_line(
+    word_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(companions, "find_spec", lambda name: None)
+    assert train_main(argv(word_file, tmp_path / "a", "--tensorboard")) == 2
+    assert capsys.readouterr().err == (
+        "makemore-train: --tensorboard needs the package tensorboard:"
+        " pip install 'makemore-wavenet[tensorboard]'\n"
+    )
+    assert not (tmp_path / "a").exists()
