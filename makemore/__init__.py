@@ -16,6 +16,7 @@ if TYPE_CHECKING:  # the same names, for editors and type checkers
     from makemore.layers import *
     from makemore.model_file import *
     from makemore.modern.trainer import *
+    from makemore.modules import *
     from makemore.networks import *
     from makemore.page import *
     from makemore.pictures.activations import *
@@ -40,6 +41,7 @@ _NAMES = {
     " Layer Linear Newest ReLU RMSNorm ResidualBlock Sequential SkipConnections Tanh",
     "model_file": "Model load_model save_model",
     "modern.trainer": "ModernTrainer",
+    "modules": "from_module to_module",
     "networks": "NETWORKS Plan network_plan summary",
     "page": "page_html",
     "pictures.activations": "draw_activations",

@@ -20,9 +20,10 @@ def test_public_names() -> None:
         "NETWORKS", "Newest", "Plan", "RMSNorm", "ReLU", "ResidualBlock", "Sequential", "SkipConnections",
         "Tanh", "Trainer", "Vocabulary",
         "WordList", "draw_activations", "draw_batchnorm", "draw_embedding", "draw_gradients", "draw_nodes",
-        "draw_probabilities", "draw_tree", "generate", "generate_scored", "load_model", "load_words",
+        "draw_probabilities", "draw_tree", "from_module", "generate", "generate_scored", "load_model",
+        "load_words",
         "log_likelihoods", "loss", "network_plan", "page_html", "plot_losses", "read_words", "sample_word",
-        "save_model", "split_loss", "summary",
+        "save_model", "split_loss", "summary", "to_module",
     ]  # fmt: skip
     for name in makemore.__all__:
         assert getattr(makemore, name) is not None
@@ -95,7 +96,7 @@ ROOMS = [
     {"bars", "distinct", "files", "layers"},
     {"recipes", "reading", "shuffle"},
     {"seen"},
-    {"wiring", "words"},
+    {"modules", "wiring", "words"},
     {"networks"},
     {"backprop", "evaluation", "sampling"},
     {"training"},

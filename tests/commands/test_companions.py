@@ -9,6 +9,7 @@ import pytest
 import torch
 
 import makemore.commands.companions as companions
+import makemore.commands.draw as draw
 import makemore.commands.train as train
 from makemore.commands.cli import train_main
 from makemore.commands.settings import PICTURES
@@ -78,9 +79,13 @@ def test_the_log_has_the_run_and_leaves_it_as_it_is(
     assert events(b).Tags()["images"] == [name for name in PICTURES if name != "gradients"]
 
 
-def test_a_resumed_run_goes_on_with_its_log(word_file: Path, tmp_path: Path) -> None:
+@pytest.mark.slow
+def test_a_resumed_run_goes_on_with_its_log(
+    word_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Stopped by a full disk; steps behind the saved one are in the old file, and stand in the log once."""
     pytest.importorskip("tensorboard", reason="TensorBoard is not installed")
+    monkeypatch.setattr(draw, "MAKERS", {})
     a, b = tmp_path / "a", tmp_path / "b"
     assert train_main(argv(word_file, a, "--tensorboard")) == 0
     left = 4
