@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from makemore.convolution.stages import TILE, Convolution
+from makemore.convolution.stages import TILE, Convolution, Value
 from makemore.distinct import distinct
 from makemore.ensemble import mean_log_probs
 from makemore.layers import Sequential
@@ -47,43 +47,59 @@ class GrowingWords(Protocol):
 class Queues(GrowingWords):
     """The cached nodes of some words that grow in step.
 
-    For each layer that fuses positions, the products of the nodes at the latest positions, as many
-    as a later node looks back to, and which of these nodes each word has. The first layer's nodes are
-    looked up in a table of all windows of symbols, unless that would be too large.
+    For each stage that is not looked up, the products of the nodes at the latest positions, as many as a
+    later node looks back to, and which of these nodes each word has. What depends on no more symbols
+    than the first stage looks at is looked up in tables of all windows of symbols, unless these would be too
+    large.
     """
 
     @torch.no_grad()
     def __init__(self, convolution: Convolution) -> None:
-        table, stages, looked_up = convolution.embedding, convolution.stages, 1
-        self.vocab_size = len(table)
-        self.device = table.device
-        fused, _, width = stages[0].weight.shape
-        if len(stages) > 1 and self.vocab_size**fused * width <= TABLE_VALUES:
-            every = torch.arange(self.vocab_size**fused, device=table.device)
-            columns = [every // self.vocab_size**j % self.vocab_size for j in reversed(range(fused))]
-            nodes, ids = stages[0].fuse(stages[0].products(table), columns)
-            table, stages, looked_up = nodes[ids], stages[1:], fused
-        self.windows = self.vocab_size**looked_up
-        self.stages = stages
-        self.table = table  # (windows, C)
-        self.products = stages[0].products(table)
+        embedding, stages = convolution.embedding, convolution.stages
+        self.vocab_size, self.device = len(embedding), embedding.device
+        values, fused = [Value(embedding, torch.arange(len(embedding), device=self.device))], 1
+        n, _, width = stages[0].weight.shape
+        adjacent = n == 1 or stages[0].dilation == 1
+        if len(stages) > 1 and adjacent and self.vocab_size**n * width <= TABLE_VALUES:
+            fused, every = n, torch.arange(self.vocab_size**n, device=self.device)
+            columns = [every // self.vocab_size**j % self.vocab_size for j in reversed(range(n))]
+            values = [Value(embedding, columns[-1])]
+            for stage in stages[:-1]:
+                if stage is not stages[0]:
+                    columns = [values[stage.source].ids] if stage.source < len(values) else []
+                    if len(stage.weight) > 1 or not columns or max(stage.added, default=0) >= len(values):
+                        break
+                products = stage.products(values[stage.source].nodes)
+                values.append(stage.fuse(products, columns, values))
+        self.windows = self.vocab_size**fused
+        self.stages = stages[len(values) - 1 :]
+        read = {i for stage in self.stages for i in (stage.source, *stage.added)}
+        self.tables = [
+            Value(v.nodes[v.ids] if i in read else v.nodes, v.ids, sees=v.sees) for i, v in enumerate(values)
+        ]
+        self.products = {
+            i: stage.products(self.tables[stage.source].nodes)  # (windows, C)
+            for i, stage in enumerate(self.stages)
+            if stage.source < len(self.tables)
+        }
 
     def start(self, words: int) -> None:
-        self.window = torch.zeros(words, dtype=torch.int64, device=self.table.device)
+        self.window = torch.zeros(words, dtype=torch.int64, device=self.device)
         self.queues: list[list[tuple[Tensor, list[Tensor]]]] = [[] for _ in self.stages]
 
     def append(self, symbols: Tensor) -> tuple[Tensor, Tensor]:
         self.window = (self.window * self.vocab_size + symbols) % self.windows
-        nodes, ids = self.table, self.window
-        for stage, queue in zip(self.stages, self.queues, strict=True):
-            products = self.products if nodes is self.table else stage.products(nodes)
+        values = [table._replace(ids=self.window) for table in self.tables]
+        for i, (stage, queue) in enumerate(zip(self.stages, self.queues, strict=True)):
+            nodes, ids = values[stage.source].nodes, values[stage.source].ids
+            products = self.products[i] if i in self.products else stage.products(nodes)
             # At the start a word has looked at nothing but padding, as often as a node looks back.
             queue.extend([(ids, products)] * (1 if queue else stage.lags[0] + 1))
             seen = [queue[-1 - lag] for lag in stage.lags]
             columns = [ids for ids, _ in seen]
-            nodes, ids = stage.fuse([products[j] for j, (_, products) in enumerate(seen)], columns)
+            values.append(stage.fuse([products[j] for j, (_, products) in enumerate(seen)], columns, values))
             del queue[0]
-        return nodes, ids
+        return values[-1].nodes, values[-1].ids
 
     def keep(self, index: Tensor) -> None:
         self.window = self.window.index_select(0, index)

@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import torch
@@ -27,8 +28,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from makemore.distinct import distinct
-from makemore.layers import Embedding, Layer, Sequential, declared
-from makemore.wiring import looks_at
+from makemore.layers import Embedding, Layer, Looks, Sequential, declared
+from makemore.wiring import looks_at, positions_of, readers_of, wires_of
 from makemore.words import STOP, Examples
 
 TILE = 256
@@ -42,16 +43,20 @@ PIECE_VALUES = 2**22
 
 
 class Stage(NamedTuple):
-    """One causal convolution, with or without a layer after it that acts on each position alone.
+    """One causal convolution, what is added to it, and a layer after it that acts on each position alone.
 
     ``weight``, (n, C_in, C_out), has the oldest of the n fused positions first; they lie ``dilation``
-    symbols apart. ``bias`` is (C_out,).
+    symbols apart. ``bias`` is (C_out,). The convolution is one of value ``source``, where value 0 are the
+    embeddings, and value i + 1 is what stage i gives; the values ``added``, (C_out,) each, are added at the
+    newest of its positions: a residual, or the skips of the blocks before.
     """
 
     weight: Tensor
     bias: Tensor
     dilation: int
     activation: Layer | None
+    source: int
+    added: tuple[int, ...] = ()
 
     def activated(self, x: Tensor) -> Tensor:
         """What the stage makes of the sums of its products."""
@@ -82,40 +87,86 @@ class Stage(NamedTuple):
         products[-1] += self.bias
         return products
 
-    def fuse(self, products: Sequence[Tensor], columns: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-        """The nodes of the distinct windows, and for every window which of them is its node.
+    def fuse(self, products: Sequence[Tensor], columns: Sequence[Tensor], values: Sequence[Value]) -> Value:
+        """The nodes of the distinct windows among N.
 
         A window is one row of n ``columns``, (N,) each, the oldest first: an index into each of
-        ``products``. Returns (D, C_out) for D distinct windows, and (N,).
+        ``products``. ``values`` are those of all stages before.
         """
-        if len(columns) == 1:
-            return self.activated(products[0]), columns[0]
-        members, ids, _ = distinct(columns, [len(product) for product in products])
-        columns = [column.index_select(0, members) for column in columns]
+        source, added = values[self.source], [values[i] for i in self.added]
+        if len(columns) == 1 and not added:
+            return source._replace(nodes=self.activated(products[0]))
+        products = [*products, *(value.nodes for value in added)]
+        columns = [*columns, *(value.ids for value in added)]
+        sees = self.sees([value.sees for value in values])
+        if sees == source.sees:  # a node of the source is all that there is to know
+            ids, members = source.ids, source.members
+        else:
+            members, ids, _ = distinct(columns, [len(product) for product in products])
+        rows = [_rows_of(column, ids, members) for column in columns]
+        number = len(products[0] if rows[0] is None else rows[0])
         nodes = products[0].new_empty(0)
-        for start in range(0, max(1, len(members)), SUM_ROWS):
-            rows = slice(start, start + SUM_ROWS)
-            total = products[0].index_select(0, columns[0][rows])
-            for product, column in zip(products[1:], columns[1:], strict=True):
-                total += product.index_select(0, column[rows])
+        for start in range(0, max(1, number), SUM_ROWS):
+            piece = slice(start, start + SUM_ROWS)
+            parts = [
+                product[piece] if row is None else product.index_select(0, row[piece])
+                for product, row in zip(products, rows, strict=True)
+            ]
+            total = parts[0] if rows[0] is not None else parts[0].clone()
+            for part in parts[1:]:
+                total += part
             part = self.activated(total)
             if start == 0:
-                nodes = part.new_empty((len(members), part.shape[1]))
-            nodes[rows] = part
-        return nodes, ids
+                nodes = part.new_empty((number, part.shape[1]))
+            nodes[piece] = part
+        return Value(nodes, ids, members, sees)
+
+    def sees(self, seen: Sequence[Sees]) -> Sees:
+        """How many symbols back those lie that a node depends on, from what the values before see."""
+        below = {lag + back for lag in self.lags for back in seen[self.source]}
+        return frozenset(below.union(*(seen[i] for i in self.added)))
+
+
+Sees = frozenset[int]
+"""How many symbols back those lie that a node depends on."""
+
+
+class Value(NamedTuple):
+    """What a stage gives at N positions: ``nodes``, (D, C), and which of them each has, ``ids``, (N,).
+
+    ``members``, (D,), are a position of each node; there are none if every node is there, occurring or not.
+    """
+
+    nodes: Tensor
+    ids: Tensor
+    members: Tensor | None = None
+    sees: Sees = frozenset({0})
+
+
+def _rows_of(column: Tensor, ids: Tensor, members: Tensor | None) -> Tensor | None:
+    """The entries of a column, (N,), for each node, (D,); None if they are 0, 1, 2, ..."""
+    if column is ids:
+        return None
+    assert members is not None
+    return column.index_select(0, members)
 
 
 class Convolution:
     """A network as a stack of dilated causal convolutions, in evaluation, without gradients.
 
-    ``embedding`` is (vocab_size, C), ``stages`` the convolutions from the symbols up. The values are
-    those of the network at the time of conversion.
+    ``embedding`` is (vocab_size, C), ``stages`` the convolutions from the symbols up; ``last_read`` are the
+    values that nobody looks at behind each. The values are those of the network at the time of conversion.
     """
 
     def __init__(self, embedding: Tensor, stages: Sequence[Stage]) -> None:
         self.embedding = embedding
         self.stages = list(stages)
-        self.block_size = 1 + sum(stage.lags[0] for stage in self.stages)
+        seen: list[Sees] = [frozenset({0})]
+        for stage in self.stages:
+            seen.append(stage.sees(seen))
+        self.block_size = 1 + max(seen[-1])
+        last = {j: i for i, stage in enumerate(self.stages) for j in (stage.source, *stage.added)}
+        self.last_read = [[j for j in last if last[j] == i] for i in range(len(self.stages))]
         self.device = embedding.device
 
     @classmethod
@@ -124,37 +175,32 @@ class Convolution:
         """The convolution equal to a network: an Embedding, then any of our other layers.
 
         Layers that declare an ``affine`` map become part of one, which ends at a layer that acts on each
-        position alone or where positions are fused. Raises ValueError on a layer that declares nothing of
-        this, and on statistics kept for each position apart: such a network computes something else at
-        each position of its context.
+        position alone, where positions are fused, and where a value is looked at twice. Raises ValueError on
+        a layer that declares nothing of this, on statistics kept for each position apart, and on a sum of
+        nodes that belong to different times: no convolution does that.
         """
-        layers = network.flattened()
-        embedding = layers.pop(0) if layers else None
+        wires = wires_of(network)
+        embedding = wires[0].layer if wires else None
         if type(embedding) is not Embedding:
             raise ValueError(f"a convolution begins with an Embedding, got {embedding}")
-        table, stages = embedding.weight, list[Stage]()
-        affine, channels, fused, dilation = list[Layer](), table.shape[1], 1, 1
-
-        def end_stage(activation: Layer | None) -> None:
-            nonlocal affine, channels, fused, dilation
-            weight, bias = (tensor.to(table) for tensor in _multiplied_out(affine, fused * channels))
-            stages.append(Stage(weight.view(fused, channels, -1), bias, dilation, activation))
-            affine, channels, fused, dilation = [], len(bias), 1, dilation * fused
-
-        for layer in layers:
-            if declared(layer, "acts_per_position"):
-                end_stage(copy.deepcopy(layer).eval())
+        positions, readers = positions_of(wires)[0], readers_of(wires)
+        stages, open_values = _Stages(embedding.weight), [_Open(0, embedding.weight.shape[1])]
+        for i, (layer, sources) in enumerate(wires[1:], start=1):
+            read = [open_values[source] for source in sources]
+            if layer is None:
+                value = stages.sum(read[0], read[1], single=positions[i] == 1)
+            elif declared(layer, "acts_per_position"):
+                below = wires[sources[0]].layer
+                follows = below is not None and declared(below, "acts_per_position")
+                value = stages.end(read[0], layer, follows=bool(follows) and readers[sources[0]] == 1)
             elif looks := looks_at(layer):
-                if looks.offsets != tuple(range(looks.stride)):
-                    raise ValueError(f"cannot make a convolution of the layer {layer}")
-                if affine:
-                    end_stage(None)
-                fused *= looks.stride
+                value = stages.look(read[0], looks)
             else:
-                affine.append(layer)
-        if affine or fused > 1 or not stages:
-            end_stage(None)
-        return cls(table.detach().clone(), stages)
+                value = stages.append(read[0], layer)
+            open_values.append(stages.end(value) if readers[i] > 1 and not value.is_plain else value)
+        if not open_values[-1].is_plain or not stages.stages or open_values[-1].source != len(stages.stages):
+            stages.end(open_values[-1])
+        return cls(embedding.weight.detach().clone(), stages.stages)
 
     @torch.no_grad()
     def logits(self, symbols: Tensor) -> Tensor:
@@ -164,12 +210,17 @@ class Convolution:
         thus not looked at. Shorter words are filled up with anything behind their stop.
         """
         x = F.pad(symbols, (self.block_size, -1))  # (B, L) -> (B, block_size - 1 + L)
-        x = self.embedding[x].transpose(1, 2)  # conv1d takes (B, C, L)
+        values = [self.embedding[x].transpose(1, 2)]  # conv1d takes (B, C, L)
         for stage in self.stages:
             weight = stage.weight.permute(2, 1, 0)  # (n, C_in, C_out) -> (C_out, C_in, n)
-            x = F.conv1d(x, weight, stage.bias, dilation=stage.dilation)
-            x = stage.activated(x.transpose(1, 2)).transpose(1, 2)  # layers take (B, L, C)
-        return x.transpose(1, 2)  # (B, vocab_size, L) -> (B, L, vocab_size)
+            x = F.conv1d(values[stage.source], weight, stage.bias, dilation=stage.dilation)
+            for i in stage.added:
+                length = min(x.shape[2], values[i].shape[2])  # which both have, up to the newest
+                x = x[..., -length:] + values[i][..., -length:]
+            values.append(stage.activated(x.transpose(1, 2)).transpose(1, 2))  # layers take (B, L, C)
+        return values[-1][..., -symbols.shape[1] :].transpose(
+            1, 2
+        )  # (B, vocab_size, L) -> (B, L, vocab_size)
 
     @torch.no_grad()
     def log_probs(self, examples: Examples) -> Iterator[Tensor]:
@@ -184,13 +235,96 @@ class Convolution:
             before = F.pad(before, (int(begin == 0), 0), value=STOP)[: len(symbols)]
             index = torch.arange(len(symbols), device=symbols.device)
             offsets = index - (index * (before == STOP)).cummax(0).values  # from the start of the word
-            nodes, ids = self.embedding, before
-            for stage in self.stages:
+            values = [Value(self.embedding, before)]
+            for i, stage in enumerate(self.stages):
                 # Symbols from before the word are 0, and so is the whole context of its first
                 # example: whatever a window has there, it finds at the first example.
-                columns = [ids[index - offsets.clamp(max=lag)] for lag in stage.lags]
-                nodes, ids = stage.fuse(stage.products(nodes), columns)
+                source = values[stage.source]
+                columns = [
+                    source.ids[index - offsets.clamp(max=lag)] if lag else source.ids for lag in stage.lags
+                ]
+                values.append(stage.fuse(stage.products(source.nodes), columns, values))
+                for j in self.last_read[i]:
+                    values[j] = values[j]._replace(nodes=values[j].nodes.new_empty(0))  # makes room
+            nodes, ids = values[-1].nodes, values[-1].ids
             yield F.log_softmax(nodes, dim=1)[ids, symbols][start - begin :]
+
+
+@dataclass(frozen=True)
+class _Open:
+    """The output of a wire, as far as it is known, before a stage is made of it.
+
+    That is a value of ``channels``, fused at some ``lags``, the oldest first; then ``affine`` layers; then
+    values added. ``step`` is the time from position to position.
+    """
+
+    source: int
+    channels: int
+    lags: tuple[int, ...] = (0,)
+    affine: tuple[Layer, ...] = ()
+    added: tuple[int, ...] = ()
+    step: int = 1
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether it is the value itself."""
+        return self.lags == (0,) and not self.affine and not self.added
+
+
+class _Stages:
+    """The stages of a network while they are made."""
+
+    def __init__(self, table: Tensor) -> None:
+        self.table = table
+        self.stages: list[Stage] = []
+
+    def end(self, value: _Open, activation: Layer | None = None, follows: bool = False) -> _Open:
+        """The value as that of a stage of its own, or of the last stage if it ``follows`` an activation."""
+        if activation is not None:
+            activation = copy.deepcopy(activation).eval()
+        if follows and value.is_plain:
+            last = self.stages.pop()
+            assert last.activation is not None
+            activation = Sequential([last.activation, *([] if activation is None else [activation])]).eval()
+            self.stages.append(last._replace(activation=activation))
+            weight = last.weight
+        else:
+            n = len(value.lags)
+            weight, bias = (
+                tensor.to(self.table) for tensor in _multiplied_out(value.affine, n * value.channels)
+            )
+            weight = weight.view(n, value.channels, -1)
+            dilation = value.lags[-2] if n > 1 else value.step
+            self.stages.append(Stage(weight, bias, dilation, activation, value.source, value.added))
+        channels = weight.shape[2]
+        if activation is not None:
+            channels = activation(self.table.new_zeros(1, channels)).shape[1]
+        return _Open(len(self.stages), channels, step=value.step)
+
+    def look(self, value: _Open, looks: Looks) -> _Open:
+        """What a layer that looks at some positions makes of it."""
+        lags = tuple(
+            (looks.offsets[-1] - offset) * value.step + lag for offset in looks.offsets for lag in value.lags
+        )
+        even = all(lag == (len(lags) - 1 - i) * lags[-2] for i, lag in enumerate(lags[:-1]))
+        if len(looks.offsets) > 1 and (value.affine or value.added or not even):
+            value = self.end(value)
+            lags = tuple((looks.offsets[-1] - offset) * value.step for offset in looks.offsets)
+        return replace(value, lags=lags, step=value.step * looks.stride)
+
+    def append(self, value: _Open, layer: Layer) -> _Open:
+        """An affine layer behind it."""
+        value = self.end(value) if value.added else value
+        return replace(value, affine=(*value.affine, layer))
+
+    def sum(self, a: _Open, b: _Open, single: bool) -> _Open:
+        """Both added up; ``single`` says that they have but one position."""
+        if a.step != b.step and not single:
+            raise ValueError("cannot make a convolution of a sum of nodes that belong to different times")
+        if a.is_plain or not b.is_plain:
+            a, b = b, a
+        b = b if b.is_plain else self.end(b)
+        return replace(a, added=(*a.added, b.source))
 
 
 def _multiplied_out(layers: Sequence[Layer], channels: int) -> tuple[Tensor, Tensor]:

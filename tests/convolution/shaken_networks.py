@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import torch
+from random_graphs import Thrice, Twice
 from torch import Generator
 
 from makemore.layers import (
     BatchNorm1d,
     Embedding,
     FlattenConsecutive,
+    FlattenDilated,
+    GatedActivation,
     HistoricBatchNorm1d,
     Layer,
     Linear,
+    ReLU,
+    ResidualBlock,
+    RMSNorm,
     Sequential,
     Tanh,
 )
@@ -32,8 +38,11 @@ def shaken(layers: list[Layer], seed: int, dtype: torch.dtype) -> Sequential:
     return network
 
 
-def plan(block_size: int, *, hierarchical: bool = True) -> list[Layer]:
-    sizes = network_plan("hierarchical" if hierarchical else "mlp", block_size, 5, 12)
+def plan(
+    block_size: int, *, hierarchical: bool = True, name: str | None = None, stacks: int = 1
+) -> list[Layer]:
+    name = name or ("hierarchical" if hierarchical else "mlp")
+    sizes = network_plan(name, block_size, 5, 12, stacks)
     return sizes.build(V, Generator().manual_seed(1)).layers
 
 
@@ -54,6 +63,16 @@ NETWORKS_TO_CONVERT: dict[str, list[Layer]] = {
         *[Embedding(V, 4), BatchNorm1d(4), FlattenConsecutive(2), FlattenConsecutive(2)],
         *[BatchNorm1d(16), Tanh(), Linear(16, 6), Linear(6, 5), FlattenConsecutive(2), Tanh(), Tanh()],
         *[Sequential([Linear(10, 6), HistoricBatchNorm1d(6)]), Linear(6, V), BatchNorm1d(V)],
+    ],
+    "gated": plan(8, name="gated"),
+    "paper of 2": plan(2, name="wavenet-paper"),
+    "paper of 8": plan(8, name="wavenet-paper"),
+    "paper, two stacks": plan(15, name="wavenet-paper", stacks=2),
+    "paper, three stacks of one": plan(4, name="wavenet-paper", stacks=3),
+    "residual of the embedding, RMSNorm": [
+        *[Embedding(V, 6), RMSNorm(6), Twice(Linear(6, 6)), ReLU(), Twice(Tanh())],
+        *[ResidualBlock(FlattenDilated(2, 2), [Linear(12, 8), GatedActivation()], Linear(4, 6)), Tanh()],
+        *[Thrice(Linear(6, 6), Tanh(), ReLU()), FlattenConsecutive(3), Linear(18, V)],
     ],
     "counts": [Embedding(V, V), FlattenConsecutive(1)],
     "no Linear": [Embedding(V, 5), FlattenConsecutive(2), Tanh()],

@@ -6,19 +6,26 @@ computed how often.
 
 from __future__ import annotations
 
+import random
+
 import pytest
 import torch
 import torch.nn.functional as F
+from random_graphs import random_graph
 from shaken_networks import NETWORKS_TO_CONVERT, VOCABULARY, V, plan, shaken
 from torch import Generator, Tensor
 
 from makemore.convolution import Convolution, loss, stages
+from makemore.convolution.queues import Queues
 from makemore.layers import (
     BatchNorm1d,
     Embedding,
     FlattenConsecutive,
+    FlattenDilated,
+    GatedActivation,
     Layer,
     Linear,
+    RMSNorm,
     Sequential,
     Tanh,
 )
@@ -67,6 +74,60 @@ def test_a_wavenet_is_kernels_of_two_with_dilations_one_two_four() -> None:
     ]
 
 
+@pytest.mark.parametrize("seed", range(40))
+def test_random_blocks_and_skips_at_every_position(seed: int) -> None:
+    torch.manual_seed(seed)
+    layers, T, size = random_graph(random.Random(seed))
+    network = shaken(layers, seed, torch.float64)
+    converted = Convolution.from_network(network)
+    assert converted.block_size == block_size(network) == T
+    symbols = torch.randint(0, size, (3, 20), generator=Generator().manual_seed(seed))
+    contexts = F.pad(symbols, (T, 0)).unfold(1, T, 1)[:, :-1].reshape(60, T)
+    with network.evaluating():
+        expected = network(contexts)
+    logits = converted.logits(symbols).reshape(60, -1)
+    torch.testing.assert_close(logits, expected, atol=1e-12, rtol=1e-12)
+    words = Queues(converted)
+    words.start(3)
+    for t in range(20):
+        found, ids = words.append(symbols[:, t - 1] if t else torch.zeros(3, dtype=torch.int64))
+        torch.testing.assert_close(found[ids], expected.view(3, 20, -1)[:, t], atol=1e-12, rtol=1e-12)
+
+
+def test_residuals_and_skips_are_added_in_stages() -> None:
+    convolutions = Convolution.from_network(NETWORKS["wavenet-paper"].build(27)).stages
+    assert [(len(s.weight), s.dilation, s.source, s.added, str(s.activation)) for s in convolutions] == [
+        (2, 1, 0, (), "GatedActivation()"),
+        (1, 2, 1, (0,), "None"),  # the residual of the embedding
+        (2, 2, 2, (), "GatedActivation()"),
+        (1, 8, 1, (), "None"),  # the first block's skip
+        (1, 4, 3, (2,), "None"),
+        (2, 4, 5, (), "GatedActivation()"),
+        (1, 8, 3, (4,), "None"),
+        (1, 8, 6, (7,), "ReLU()"),  # the last block's skip, the other two added
+        (1, 8, 8, (), "ReLU()"),
+        (1, 8, 9, (), "None"),
+    ]
+
+
+def test_layers_that_act_on_each_position_share_a_stage() -> None:
+    layers = [Embedding(V, 4), FlattenConsecutive(2), Linear(8, 6), RMSNorm(6), GatedActivation(), Tanh()]
+    convolutions = Convolution.from_network(Sequential([*layers, Linear(3, V)])).stages
+    assert [tuple(stage.weight.shape) for stage in convolutions] == [(2, 4, 6), (1, 3, V)]
+
+
+class Both(Layer):
+    """What two ways of fusing give, added up, though their nodes belong to different times."""
+
+    made_of_layers = True
+
+    def __init__(self) -> None:
+        self.layers = [FlattenConsecutive(2), FlattenDilated(2, 2)]
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return self.layers[0](x) + self.layers[1](x)
+
+
 class Gelu(Tanh):
     """It inherits no declaration: a convolution cannot know what it does."""
 
@@ -83,6 +144,7 @@ class Gelu(Tanh):
             [Embedding(V, 2), FlattenConsecutive(2), Linear(2, 5)],
             r"Linear\(2, 5\) does not fit its input of 4",
         ),
+        ([Embedding(V, 2), Both(), FlattenConsecutive(2)], "a sum of nodes that belong to different times"),
         ([Embedding(V, 2), BatchNorm1d(3)], r"BatchNorm1d\(3\) does not fit its input of 2"),
     ],
 )
@@ -95,10 +157,10 @@ def test_equal_windows_are_computed_once(monkeypatch: pytest.MonkeyPatch) -> Non
     rows = []
     fuse = stages.Stage.fuse
 
-    def counted(*args: object) -> tuple[Tensor, Tensor]:
-        nodes, ids = fuse(*args)  # type: ignore[arg-type]
-        rows.append((len(nodes), len(ids)))
-        return nodes, ids
+    def counted(*args: object) -> stages.Value:
+        value = fuse(*args)  # type: ignore[arg-type]
+        rows.append((len(value.nodes), len(value.ids)))
+        return value
 
     monkeypatch.setattr(stages.Stage, "fuse", counted)
     network = shaken(plan(4), 0, torch.float32)
