@@ -218,7 +218,7 @@ function buildTree() {
   tree = { leaves: [], rows: [] };
   const last = member.rows.length - 1;
   member.rows.forEach((row, r) => {
-    const across = r === last && row.channels <= ALL_SHOWN ? row.channels : Math.ceil(Math.sqrt(2 * row.channels));
+    const across = r === last && row.channels <= ALL_SHOWN ? row.channels : columnsFor(row.channels);
     const down = Math.ceil(row.channels / across);
     const holder = element("div", "row");
     const wide = Math.min(r === last ? 320 : 11 * across, r === last && centred ? 320 : 132);
@@ -275,6 +275,15 @@ function buildTree() {
   by("tree").scrollLeft = by("tree").scrollWidth;
 }
 
+// Columns of a tile of so many squares: about twice as wide as high, with few places left over.
+function columnsFor(number) {
+  const best = Math.sqrt(2 * number);
+  const tries = [];
+  for (let n = Math.ceil(0.82 * best); n <= Math.ceil(1.15 * best); n++) tries.push(n);
+  const left = (n) => Math.ceil(number / n) * n - number;
+  return tries.reduce((a, b) => (left(b) < left(a) || (left(b) === left(a) && Math.abs(b - best) < Math.abs(a - best)) ? b : a));
+}
+
 function drawLinks() {
   const inner = by("tree").firstChild.getBoundingClientRect();
   const boxes = new Map(tree.rows.flatMap(({ shown }) => shown).map((node) => {
@@ -301,9 +310,8 @@ function rowName(member, r) {
   const cut = member.blockSize > MOST_LEAVES ? `; the newest ${MOST_LEAVES} of ${count(member.blockSize)}` : "";
   if (r === 0) return `embedding, ${channels} numbers a character${cut}`;
   if (r === member.stages.length) return `one output for each symbol, ${count(channels)}`;
-  const { lags, added } = member.stages[r - 1];
-  return `layer ${r}, ${channels} numbers a node`
-    + (lags.length > 1 ? ` made of ${lags.length}` : "") + (added.length ? ", and what is added" : "");
+  const { added } = member.stages[r - 1];
+  return `layer ${r}, ${channels} numbers a node${added.length ? ", others added" : ""}`;
 }
 
 let colors = {};
