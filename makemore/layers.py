@@ -69,15 +69,11 @@ class Layer:
 
     def named_parameters(self) -> Iterator[tuple[str, Tensor]]:
         """The trained tensors with their names, "1.weight" for one of a Sequential's second layer."""
-        for name, tensor, trained in self._tensors():
-            if trained:
-                yield name, tensor
+        return ((name, tensor) for name, tensor, trained in self._tensors() if trained)
 
     def named_buffers(self) -> Iterator[tuple[str, Tensor]]:
         """The tensors that are kept with the trained ones, with their names."""
-        for name, tensor, trained in self._tensors():
-            if not trained:
-                yield name, tensor
+        return ((name, tensor) for name, tensor, trained in self._tensors() if not trained)
 
     def state_dict(self) -> dict[str, Tensor]:
         """All tensors by name, parameters and running statistics alike: detached, in the same memory."""

@@ -40,23 +40,34 @@ class Evaluation:
 
 
 class Engine(Protocol):
-    """What does the steps: by autograd, the lecture's way, or by hand (``backprop/``)."""
+    """What does the steps: by autograd, the lecture's way, or by hand (``backprop/``).
 
-    def sgd_steps(self, X: Tensor, Y: Tensor, lrs: Sequence[float]) -> Tensor: ...
-    def gradients(self, X: Tensor, Y: Tensor, keep: Tensor | None = None) -> Tensor: ...
-
-
-class AutogradEngine:
-    """The lecture's step: forward, backward and update by autograd."""
-
-    def __init__(self, network: Sequential) -> None:
-        self.network = network
+    Targets Y are symbols, or distributions in their place, with one dimension more, (..., vocab_size).
+    """
 
     def sgd_steps(self, X: Tensor, Y: Tensor, lrs: Sequence[float]) -> Tensor:
         """A step of SGD on each batch; returns the batch losses.
 
         X is (steps, B, T), Y is (steps, B), ``lrs`` the learning rate of each step; (steps,) comes back.
         """
+        ...
+
+    def gradients(self, X: Tensor, Y: Tensor, keep: Tensor | None = None) -> Tensor:
+        """Put the gradients of one batch into ``p.grad``; returns its loss, ().
+
+        X is (B, T), Y is (B,); ``keep``, (B, T) and floating, is 0 for the positions whose embedding is
+        dropped.
+        """
+        ...
+
+
+class AutogradEngine(Engine):
+    """The lecture's step: forward, backward and update by autograd."""
+
+    def __init__(self, network: Sequential) -> None:
+        self.network = network
+
+    def sgd_steps(self, X: Tensor, Y: Tensor, lrs: Sequence[float]) -> Tensor:
         parameters = self.network.parameters()
         losses = torch.empty(len(lrs), dtype=parameters[0].dtype, device=X.device)
         for i, lr in enumerate(lrs):
@@ -66,11 +77,6 @@ class AutogradEngine:
         return losses
 
     def gradients(self, X: Tensor, Y: Tensor, keep: Tensor | None = None) -> Tensor:
-        """Put the gradients of one batch into ``p.grad``; returns its loss, ().
-
-        X is (B, T); Y is (B,), or (B, vocab_size) for distributions in place of symbols; ``keep``, (B, T) and
-        floating, is 0 for the positions whose embedding is dropped.
-        """
         embedding, *rest = self.network.train().flattened()
         x = embedding(X)
         if keep is not None:

@@ -218,11 +218,7 @@ class BackpropEngine:
         self._grads: list[Tensor] = []
 
     def sgd_steps(self, X: Tensor, Y: Tensor, lrs: Sequence[float]) -> Tensor:
-        """A step of SGD on each batch; returns the batch losses.
-
-        X is (steps, B, T), Y is (steps, B), or (steps, B, vocab_size) for distributions in place of symbols,
-        ``lrs`` the learning rate of each step; (steps,) comes back.
-        """
+        """Steps of SGD, X (steps, B, T): see ``training.Engine``. Returns the batch losses, (steps,)."""
         if not len(X) == len(Y) == len(lrs):
             raise ValueError(f"got {len(X)} batches, {len(Y)} of targets and {len(lrs)} learning rates")
         losses = torch.empty(len(lrs), dtype=self.network.parameters()[0].dtype, device=X.device)
@@ -249,11 +245,7 @@ class BackpropEngine:
         return mean_losses(logprobs, Y)
 
     def gradients(self, X: Tensor, Y: Tensor, keep: Tensor | None = None) -> Tensor:
-        """Put the gradients of one batch into ``p.grad``, the same tensors each time; returns its loss, ().
-
-        X is (B, T); Y is (B,), or (B, vocab_size) for distributions in place of symbols; ``keep``, (B, T) and
-        floating, is 0 for the positions whose embedding is dropped.
-        """
+        """Gradients of a batch, X (B, T): see ``training.Engine``. ``p.grad`` stays the same tensors."""
         if keep is not None and keep.shape != X.shape:
             raise ValueError(f"keep has the shape {tuple(keep.shape)}, the batch {tuple(X.shape)}")
         with torch.inference_mode(False), torch.no_grad():
