@@ -178,7 +178,9 @@ class ModernRecipe(Recipe):
     )
     patience: int = knob(5, "evaluations without a lower val loss before it stops", 1, 10**9)
     chunk: int = knob(1, "consecutive examples taken together; for long contexts 128", 1, 2**20)
-    teachers: int = knob(0, "networks to train first and learn from; 4: better, slower", 0, 100)
+    teachers: int = knob(
+        0, "networks to train first and learn from, with --members all of them; 4: better, slower", 0, 100
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()

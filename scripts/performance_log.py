@@ -57,6 +57,8 @@ ROWS = (
     ),
     Row("wavenet, modern", ()),
     Row("wavenet, modern, 4 teachers", ("--teachers", "4")),
+    Row("wavenet, modern, 4 members", ("--members", "4")),
+    Row("wavenet 256, modern, 8 members", ("--n-hidden", "256", "--drop", "0.3", "--members", "8")),
 )
 
 

@@ -167,11 +167,13 @@ def test_every_recipe_and_engine_resumes_bit_for_bit(
     assert torch.equal(whole.progress.generator, resumed.progress.generator)
 
 
+@pytest.mark.parametrize("members", [1, 2])
 def test_a_run_with_teachers_resumes_bit_for_bit(
-    word_file: Path, tmp_path: Path, start: Callable[..., int]
+    members: int, word_file: Path, tmp_path: Path, start: Callable[..., int]
 ) -> None:
     """Stopped while the second teacher learns; the first is not trained again."""
     flags = ["--recipe", "modern", "--teachers", "2", "--steps", "150", "--eval-every", "40"]
+    flags += ["--members", str(members)]
     assert train_main(argv(word_file, tmp_path / "a", *flags)) == 0
     pid = start(argv(word_file, tmp_path / "b", *flags), tmp_path / "log")
     wait_for_line(tmp_path / "log", "teacher 1 of 2")
