@@ -87,12 +87,13 @@ def describe(network: Sequential) -> tuple[dict[str, Any], list[Tensor]]:
         raise UsageError(f"no page can be made of this network: {error}") from error
     tensors = [convolution.embedding]
     stages = []
-    for i, stage in enumerate(convolution.stages):
+    for stage in convolution.stages:
         n, channels, out = stage.weight.shape
         stages.append(
             {
                 **{"n": n, "dilation": stage.dilation, "from": channels, "to": out},
-                **{"source": i, "added": [], "activations": activation_names(stage.activation)},
+                **{"source": stage.source, "added": stage.added},
+                "activations": activation_names(stage.activation),
             }
         )
         tensors += [stage.weight, stage.bias]

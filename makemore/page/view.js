@@ -207,9 +207,10 @@ function buildTree() {
   const inner = element("div", "inner");
   const places = member.rows[0].places.filter((place) => place < MOST_LEAVES);
   const width = places.length;
-  const centred = width <= MOST_CENTRED;
+  const isTree = member.stages.every(({ source, added }, i) => source === i && !added.length);
+  const centred = isTree && width <= MOST_CENTRED;
   inner.style.minWidth = `${width * 27}px`;
-  if (!centred) inner.style.paddingRight = "68px";
+  if (!centred) inner.style.paddingRight = isTree ? "68px" : "104px"; // for wide nodes, and links around them
   by("tree").replaceChildren(inner);
 
   const faces = element("div", "row");
@@ -223,7 +224,8 @@ function buildTree() {
     const holder = element("div", "row");
     const wide = Math.min(r === last ? 320 : 11 * across, r === last && centred ? 320 : 132);
     const nodes = row.places.map((place, i) => {
-      // In the lecture's tree a node stands over the middle of those it is made of.
+      // In the lecture's tree a node stands over the middle of those it is made of, in the paper's stack of
+      // convolutions over its newest character, whose residual it has.
       const made = row.made[i].map(([value, child]) => tree.rows[value].nodes[child]).filter(Boolean);
       if (r ? !made.length : place >= MOST_LEAVES) return null;
       const x = r === 0 ? (width - place - 0.5) / width : centred ? (made[0].x + made.at(-1).x) / 2 : made.at(-1).x;
@@ -244,7 +246,8 @@ function buildTree() {
       return node;
     });
     const shown = nodes.filter(Boolean);
-    for (const { button } of shown) button.style.width = `min(${wide}px, ${100 / shown.length}% - 4px)`;
+    const gap = shown.reduce((least, { x }, j) => (j ? Math.min(least, x - shown[j - 1].x) : least), 1);
+    for (const { button } of shown) button.style.width = `min(${wide}px, ${100 * gap}% - 4px)`;
     tree.rows.push({ nodes, shown, across, down });
     const caption = element("p", "caption", rowName(member, r));
     caption.ariaHidden = "true";

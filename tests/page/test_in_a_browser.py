@@ -81,6 +81,10 @@ def test_log_probabilities_are_the_packages_on_200_words(open_page: Any, shipped
         {"name": "mlp", "block_size": 1},
         {"name": "mlp-8", "n_hidden": 7},
         {"members": 3},
+        {"name": "gated"},
+        {"name": "wavenet-paper"},
+        {"name": "wavenet-paper", "block_size": 15, "stacks": 2},
+        {"name": "wavenet-paper", "members": 2},
     ],
 )
 def test_other_networks(sizes: dict[str, Any], open_page: Any, shipped_page: Path) -> None:
@@ -142,13 +146,16 @@ def percents(page: Any, selector: str) -> list[float]:
     return [float(text.removesuffix(" %").removeprefix("<")) / 100 for text in texts(page, selector)]
 
 
+PICTURES = "return [...document.querySelectorAll('canvas')].map((c) => c.toDataURL())"
+"""Of the nodes, row by row."""
+
+
 def test_typing_moves_the_probabilities_and_the_tree(open_page: Any, shipped_page: Path) -> None:
     page, model = open_page(shipped_page), load_model()
     box = page.switch_to.active_element
     page.execute_script("document.getElementById('word').focus()")
     box = page.switch_to.active_element
     page.execute_script("document.getElementById('word').select()")
-    pictures = "return [...document.querySelectorAll('canvas')].map((c) => c.toDataURL())"
     seen = set()
     for i, ch in enumerate("Émma", start=1):  # é and capitals are understood as far as may be
         box.send_keys(ch)
@@ -157,7 +164,7 @@ def test_typing_moves_the_probabilities_and_the_tree(open_page: Any, shipped_pag
         expected = log_probs(model, word)[-1].exp()
         told = percents(page, "#next .how")
         assert told == pytest.approx([*expected[1:].tolist(), expected[0].item()], abs=6e-4)
-        seen.add(tuple(page.execute_script(pictures)))
+        seen.add(tuple(page.execute_script(PICTURES)))
         context = [*"." * (8 - len(word)), *word]
         assert texts(page, ".leaf") == context
     assert len(seen) == 4
@@ -181,6 +188,25 @@ def test_every_tile_shows_what_the_layers_compute(open_page: Any, shipped_page: 
     shown = [layer.out for layer in model.network.layers if type(layer).__name__ in ("Embedding", "Tanh")]
     for row, out in zip(told, [*shown, model.network.layers[-1].out], strict=True):
         torch.testing.assert_close(torch.tensor(row), out.view(len(row), -1), atol=1e-5, rtol=0)
+
+
+def test_the_nodes_of_each_member_and_of_residual_and_skip_connections(
+    open_page: Any, tmp_path: Path
+) -> None:
+    model = model_of("abc", "wavenet-paper", members=2)
+    page = open_page(written(tmp_path / "page.html", model))
+    rows = [8, 4, 4, 2, 1, 2, 1, 1, 1, 1, 1]  # gates, residuals and skips of three blocks; three to end
+    first = page.execute_script(PICTURES)
+    assert len(first) == sum(rows)
+    assert page.execute_script("return document.querySelectorAll('#tree path.added').length") == 4 + 2 + 1 + 1
+    page.execute_script("document.querySelector('#tree .row:last-child .node').focus()")
+    seen = page.execute_script("return [...document.querySelectorAll('.node.seen, .node.chosen')].length")
+    assert seen == sum(rows), "all of them are below the outputs"
+    page.execute_script("document.getElementById('member').value = 1")
+    page.execute_script("document.getElementById('member').dispatchEvent(new Event('change'))")
+    second = page.execute_script(PICTURES)
+    assert len(second) == len(first)
+    assert second != first
 
 
 def test_a_click_on_a_drawn_word_shows_where_it_came_from(open_page: Any, shipped_page: Path) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 from pages import ODD, model_of
-from torch import Generator
+from torch import Generator, Tensor
 
 import makemore.page.building
 from makemore import Embedding, Linear, Sequential, load_model, load_words, network_plan, page_html
@@ -126,6 +126,9 @@ class Stepwise(Layer):
     """A layer that acts on each position alone, but is not known to the page."""
 
     acts_per_position = True
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return x.sign()
 
 
 def test_networks_that_are_refused() -> None:
