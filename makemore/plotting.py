@@ -59,6 +59,7 @@ def plot_losses(
         half = LONGEST_TITLE // 2
         title = f"{title[: half - 1]}…{title[-half:]}"
     axes.set_title(drawable(title), parse_math=False)
+    axes.locator_params(axis="x", integer=True)
     axes.xaxis.set_major_formatter("{x:,.0f}")
     axes.grid(alpha=0.3)
     axes.legend(loc="upper right")

@@ -36,6 +36,13 @@ def test_short_runs_use_a_shorter_mean_and_say_so(steps: int, window: int) -> No
     assert ("short run" in curve.get_label()) == (window != 1000)
 
 
+@pytest.mark.parametrize("steps", [5, 20, 3000])
+def test_steps_stand_where_they_are(steps: int) -> None:
+    (axes,) = plot_losses(torch.full((steps,), 2.5)).axes
+    labels = zip(axes.get_xticks(), axes.get_xticklabels(), strict=True)
+    assert all(x < 0 or label.get_text() == f"{x:,.15g}" for x, label in labels)
+
+
 def test_val_points_learning_rate_and_labels() -> None:
     evaluations = [Evaluation(400, val=2.2), Evaluation(800, val=2.1), Evaluation(900, train=1.0)]
     figure = plot_losses(

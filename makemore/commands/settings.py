@@ -134,11 +134,7 @@ class SampleSettings(Knobs):
     seed: int | None = knob(None, "the same words each time", 0, 2**63 - 1, otherwise="new ones")
     prefix: str = knob("", "how every word starts", metavar="TEXT")
     temperature: float = knob(
-        1.0,
-        "below 1: more usual words, above: wilder ones, 0: always the likeliest symbol",
-        0,
-        1e6,
-        otherwise="1",
+        1, "below 1: more usual words, above: wilder ones, 0: always the likeliest symbol", 0, 1e6
     )
     min_length: int = knob(0, "shortest word", 0, 10_000)
     top_k: int | None = knob(None, "draw from the K likeliest symbols only", 1, 2**31, metavar="K")
