@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+from random_graphs import random_graph
 from test_engine import assert_same, batches, random_layers, twins
 from torch import Generator, Tensor
 
@@ -77,6 +78,39 @@ def test_random_networks_have_autograds_gradients(
     assert len(steps_on_nodes) in (0, 6)
     assert all(steps_on_nodes)
     assert not (by_position and steps_on_nodes)
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_random_blocks_and_skips_have_autograds_gradients(seed: int, steps_on_nodes: list[bool]) -> None:
+    torch.manual_seed(seed)
+    rng = random.Random(seed)
+    layers, T, V = random_graph(rng)
+    a, b = twins(layers)
+    X, Y = batches(2, rng.choice([3, 5, 32, 100]), T, V, seed)
+    keep = (torch.rand(X.shape, generator=Generator().manual_seed(seed)) < 0.7).double()
+    plain, engine = AutogradEngine(a), WindowsEngine(b)
+    for i, x in enumerate(X):
+        y = targets(Y[i].shape, V, seed + i) if seed % 3 else Y[i]
+        kept = keep[i] if seed % 2 else None
+        losses = plain.gradients(x, y, kept), engine.gradients(x, y, kept)
+        torch.testing.assert_close(*losses, rtol=1e-10, atol=1e-10)
+        scale = max(1.0, *(p.grad.abs().max().item() for p in a.parameters() if p.grad is not None))
+        assert_same(a, b, 1e-10 * scale, gradients=True)
+    losses = plain.sgd_steps(X[:1], Y[:1], [0.1]), engine.sgd_steps(X[:1], Y[:1], [0.1])
+    torch.testing.assert_close(*losses, rtol=1e-10, atol=1e-10)
+    assert_same(a, b, 1e-10 * scale)
+    assert steps_on_nodes == [True] * 3
+
+
+@pytest.mark.parametrize(("stacks", "depth"), [(1, 1), (1, 4), (2, 2), (3, 2), (2, 3)])
+def test_the_papers_network(stacks: int, depth: int, steps_on_nodes: list[bool]) -> None:
+    plan = network_plan("wavenet-paper", 1 + stacks * (2**depth - 1), 5, 6, stacks)
+    a, b = (plan.build(9, Generator().manual_seed(depth)).to(dtype=torch.float64) for _ in range(2))
+    X, Y = Examples(Vocabulary("abcdefgh").encode_all(["abacad", "hab", "gagagage" * 3]), plan.block_size)[:]
+    engines = AutogradEngine(a), WindowsEngine(b)
+    torch.testing.assert_close(*(e.gradients(X, Y) for e in engines), rtol=0, atol=1e-10)
+    assert_same(a, b, 1e-10, gradients=True)
+    assert steps_on_nodes == [True]
 
 
 @pytest.mark.parametrize("V", [2, 27, 200, 20_000])
