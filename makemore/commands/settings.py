@@ -7,7 +7,7 @@ engine, is known by its line in ``RECIPES`` or ``ENGINES``.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any, NamedTuple
 
 from makemore.errors import UsageError
@@ -171,6 +171,10 @@ class Settings(NamedTuple):
 
     run: RunSettings
     recipe: Recipe
+
+    def values(self) -> dict[str, Any]:
+        """All of them by name, for the model file."""
+        return asdict(self.run) | asdict(self.recipe)
 
 
 def checked(given: Mapping[str, Any]) -> RunSettings:

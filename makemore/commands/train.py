@@ -14,7 +14,7 @@ import sys
 import time
 from collections.abc import Mapping
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from pkgutil import resolve_name
@@ -163,7 +163,7 @@ class Job:
         """Write the model file. Raises TrainingError, and leaves the old one, if the network is no good."""
         if not self.processes.is_first:
             return
-        trainer, run, recipe = self.trainer, *self.settings
+        trainer, run = self.trainer, self.settings.run
         X, Y = trainer.data.val[:PROBED]
         with trainer.network.evaluating() as network:
             probe = F.cross_entropy(network(X), Y).item()
@@ -171,7 +171,7 @@ class Job:
             raise self.diverged(DivergedError(trainer.step, f"the val loss is {probe:.3g}"))
         for companion in self.companions:
             companion.save()
-        progress = Progress.of(trainer, asdict(run) | asdict(recipe), self.words.fingerprint, finished)
+        progress = Progress.of(trainer, self.settings.values(), self.words.fingerprint, finished)
         save_model(replace(self.model, progress=progress), self.out_dir / MODEL_FILE)
         self.saved_step, self.due = trainer.step, time.monotonic() + run.save_every
 
