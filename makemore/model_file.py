@@ -92,11 +92,16 @@ class Model:
 
 
 def save_model(model: Model, path: str | Path) -> None:
-    """Write a model file; the same model gives the same bytes.
+    """Write a model file.
 
-    Settings are to be plain JSON values. Raises WriteError if the file cannot be written; one that was
-    there before stays as it was.
+    Raises WriteError if the file cannot be written; one that was there before stays as it was.
     """
+    with writing_whole(path) as file:
+        file.write(model_bytes(model))
+
+
+def model_bytes(model: Model) -> bytes:
+    """What a model file has in it, the same for the same model. Settings are to be plain JSON values."""
     tensors = {f"network.{name}": tensor for name, tensor in model.network.state_dict().items()}
     content: dict[str, Any] = {
         "sha256": NO_DIGEST,
@@ -121,8 +126,7 @@ def save_model(model: Model, path: str | Path) -> None:
     copies = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in tensors.items()}
     whole = safetensors.torch.save(copies, {"makemore": json.dumps(content, allow_nan=False)})
     digest = hashlib.sha256(whole).hexdigest()
-    with writing_whole(path) as file:
-        file.write(whole.replace(NO_DIGEST.encode(), digest.encode(), 1))
+    return whole.replace(NO_DIGEST.encode(), digest.encode(), 1)
 
 
 def load_model(path: str | Path = TRAINED) -> Model:

@@ -99,7 +99,7 @@ def _train(
                 check_resumable(out_dir)
                 stack.enter_context(locked(out_dir))
                 content = RESUMED + read_bytes(model_file)
-        content = processes.first_ones(content)
+        content = processes.told(content)
         if content:
             model = read_model(content.removeprefix(RESUMED), str(model_file))
             if processes.restarted and model.progress is not None and model.progress.finished:
@@ -347,10 +347,10 @@ def make_trainer(
     """The trainer that resolved settings ask for."""
     run, recipe = settings
     make, engine = resolve_name(RECIPES[run.recipe][1]), resolve_name(ENGINES[run.engine])
+    if isinstance(network, Ensemble):
+        engine = partial(EnsembleEngine, make_engine=engine)
     if processes.number > 1:
         check_shareable(recipe, processes)
         engine = partial(ParallelEngine, make_engine=engine, processes=processes)
-    if isinstance(network, Ensemble):
-        engine = partial(EnsembleEngine, make_engine=engine)
     trainer: Trainer = make(network, data, recipe, generator, engine, loss)
     return trainer

@@ -17,7 +17,7 @@ from makemore.modern.optimizers import AdamW, Muon
 from makemore.modern.soft_targets import SoftTargets
 from makemore.modern.teachers import trained_teachers
 from makemore.parallel.engine import ParallelEngine
-from makemore.parallel.processes import ALONE
+from makemore.parallel.processes import ALONE, Processes
 from makemore.recipes import ModernRecipe
 from makemore.training import Engine, Evaluation, Run, Trainer
 from makemore.words import Data, Examples
@@ -81,16 +81,22 @@ class ModernTrainer(Trainer):
         rest = {name: p for name, p in self.network.named_parameters() if name not in hidden}
         assert len(hidden) + len(rest) == len(self.network.parameters())
         decays = {names[id(w)]: self.recipe.weight_decay for weights in linears for w in weights[-1:]}
-        processes = self.engine.processes if isinstance(self.engine, ParallelEngine) else ALONE
-        return Muon(hidden, processes=processes), AdamW(rest, decays)
+        return Muon(hidden, processes=self._processes()), AdamW(rest, decays)
+
+    def _processes(self) -> Processes:
+        """Those that share each batch."""
+        return self.engine.processes if isinstance(self.engine, ParallelEngine) else ALONE
 
     def prepare(self, run: Run) -> None:
         """Train the teachers that the recipe asks for, or read those that are there, and learn from them."""
         if self.recipe.teachers:
-            self.learn_from(trained_teachers(self.recipe, self.data, run, self._teacher))
+            teachers = trained_teachers(self.recipe, self.data, run, self._teacher, self._processes())
+            self.learn_from(teachers)
 
     def _teacher(self, network: Sequential, recipe: ModernRecipe, generator: Generator) -> ModernTrainer:
-        return ModernTrainer(network, self.data, recipe, generator, self.make_engine, self.loss)
+        """What trains a teacher, which is one process's."""
+        engine = self.engine.make_engine if isinstance(self.engine, ParallelEngine) else self.make_engine
+        return ModernTrainer(network, self.data, recipe, generator, engine, self.loss)
 
     def learn_from(self, teachers: Sequence[Sequential]) -> None:
         """Let the targets lean on the mean of the teachers' distributions, as on so many examples."""
