@@ -59,15 +59,18 @@ class Host:
     name: str
     address: str
     folder: Path
+    started: list[subprocess.Popen[bytes]] = field(default_factory=list)
 
     def start(self, command: Sequence[str], log: Path) -> subprocess.Popen[bytes]:
         """Run a command there."""
-        # Without an interface to use gloo looks up the machine's own name, which often is 127.0.0.1.
+        # Without an interface gloo looks up the machine's own name, often 127.0.0.1. And with the torchrun of
+        # torch 2.13 a host that comes back is not told the first one's address, unless each start has its own.
         env = {**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": self.name}
+        env["TORCH_DISABLE_SHARE_RDZV_TCP_STORE"] = "1"
         with log.open("ab") as file:
-            return subprocess.Popen(
-                ["ip", "netns", "exec", self.name, *command], stdout=file, stderr=file, env=env
-            )
+            command = ["ip", "netns", "exec", self.name, *command]
+            self.started.append(subprocess.Popen(command, stdout=file, stderr=file, env=env))
+        return self.started[-1]
 
     def pids(self) -> list[int]:
         """All processes there."""
@@ -96,6 +99,8 @@ def two_hosts(folder: Path) -> Iterator[list[Host]]:
             if host.name in there:
                 kill(host.pids())
                 ip("netns", "delete", host.name)
+            for process in host.started:
+                process.wait()
 
 
 def kill(pids: Sequence[int]) -> None:

@@ -19,6 +19,9 @@ from torch import Tensor
 
 from makemore.errors import MakemoreError, UsageError
 
+RESTARTS = "TORCHELASTIC_RESTART_COUNT"
+"""Where torchrun says how often it has started this host's processes anew, unless others were the reason."""
+
 ATTEMPT = "makemore/attempt"
 """Where torchrun's store, which outlives the processes, has the name of their last start."""
 
@@ -118,10 +121,12 @@ def _met(store: Any, rank: int, number: int) -> tuple[str, bool]:
 
     torchrun's store still has what the processes before wrote, their addresses too, and its counts of
     restarts differ between hosts. So the first process thinks of a name, and answers all that call it by it.
+    Only if there is a new store for each start, torchrun's count has to do.
     """
     own_name = uuid.uuid4().hex
     if rank == 0:
-        restarted = store.check([ATTEMPT])
+        lasting = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
+        restarted = store.check([ATTEMPT]) if lasting else os.environ.get(RESTARTS, "0") != "0"
         store.set(ATTEMPT, own_name)
         for other in range(1, number):
             store.set(f"{own_name}/{store.get(f'{own_name}/{other}').decode()}", "again" * restarted)

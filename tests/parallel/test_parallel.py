@@ -172,6 +172,7 @@ def test_rows_that_end_alike_are_one_processs() -> None:
 def test_processes_meet_whatever_those_before_them_wrote(monkeypatch: pytest.MonkeyPatch) -> None:
     """Torchrun's store lives on: a start of all has another name than the one before, and knows of it."""
     store = torch.distributed.HashStore()
+    monkeypatch.setenv("TORCHELASTIC_USE_AGENT_STORE", "True")
 
     def met(ranks: Sequence[int]) -> list[tuple[str, bool]]:
         with ThreadPoolExecutor(len(ranks)) as pool:
@@ -182,6 +183,11 @@ def test_processes_meet_whatever_those_before_them_wrote(monkeypatch: pytest.Mon
     (second,) = set(met([1, 2, 0]))
     assert first[0] != second[0]
     assert [first[1], second[1]] == [False, True]
+
+    monkeypatch.setenv("TORCHELASTIC_USE_AGENT_STORE", "False")
+    for restarts, expected in (("0", False), ("2", True)):
+        monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", restarts)
+        assert {again for _, again in met([0, 1, 2])} == {expected}
 
     monkeypatch.setattr(parallel, "_store", store)
     monkeypatch.setenv("LOCAL_RANK", "1")
