@@ -9,8 +9,8 @@ go when the script ends. Each has a torchrun and an output folder of its own.
   one process, and two processes on each host, go on with.
 * A lost worker, or all of a lost host, ends the run with one line on each host that is left, at most, and
   on one at least; ``--resume`` then goes on to the bits of a run left alone.
-* With torchrun's restarts a run that lost a worker goes on by itself, one that lost the second host once that
-  is back, to the same bits. The first host has torchrun's store: without it all are to be started anew.
+* With torchrun's restarts a run goes on by itself after a lost worker, or once a lost second host is back,
+  to the same bits. The first host keeps what torchrun knows: if it is lost, both are to be started anew.
 
 Prints what happened; exits with 1 if anything differed.
 """
@@ -63,8 +63,8 @@ class Host:
 
     def start(self, command: Sequence[str], log: Path) -> subprocess.Popen[bytes]:
         """Run a command there."""
-        # Without an interface gloo looks up the machine's own name, often 127.0.0.1. And with the torchrun of
-        # torch 2.13 a host that comes back is not told the first one's address, unless each start has its own.
+        # Without an interface gloo looks up the machine's own name, often 127.0.0.1. And torchrun 2.13 tells a
+        # host that comes back nothing of the first one, unless each start of a run has a store of its own.
         env = {**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": self.name}
         env["TORCH_DISABLE_SHARE_RDZV_TCP_STORE"] = "1"
         with log.open("ab") as file:
@@ -136,15 +136,8 @@ class Started:
         host = self.hosts[i]
         flags = ["--nnodes", "2", "--nproc-per-node", str(self.processes), "--rdzv-backend", "c10d"]
         flags += ["--rdzv-endpoint", f"{ADDRESSES[0]}:{self.port}", "--rdzv-conf", f"is_host={int(i == 0)}"]
-        flags += [
-            "--local-addr",
-            host.address,
-            "--max-restarts",
-            str(self.restarts),
-            "-m",
-            "makemore",
-            "train",
-        ]
+        flags += ["--local-addr", host.address, "--max-restarts", str(self.restarts)]
+        flags += ["-m", "makemore", "train"]
         command = [sys.executable, "-m", "torch.distributed.run", *flags, *self.arguments]
         return host.start([*command, "--out-dir", str(host.folder / "out")], self.logs[i])
 
@@ -158,26 +151,16 @@ class Started:
 
     def lines(self) -> list[list[str]]:
         """What makemore told on each host when something went wrong."""
-        return [
-            [
-                line
-                for line in log.read_text(errors="replace").splitlines()
-                if line.startswith("makemore-train: ")
-            ]
-            for log in self.logs
-        ]
+        told = [log.read_text(errors="replace").splitlines() for log in self.logs]
+        return [[line for line in lines if line.startswith("makemore-train: ")] for lines in told]
 
 
 def fail(what: str, started: Started | None = None) -> NoReturn:
     """End it all, with the last lines of what the hosts said."""
     print(what, file=sys.stderr)
     for log in started.logs if started else []:
-        print(
-            f"-- {log.parent.name}",
-            *log.read_text(errors="replace").splitlines()[-15:],
-            sep="\n",
-            file=sys.stderr,
-        )
+        last = log.read_text(errors="replace").splitlines()[-15:]
+        print(f"-- {log.parent.name}", *last, sep="\n", file=sys.stderr)
     raise SystemExit(1)
 
 
