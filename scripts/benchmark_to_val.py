@@ -39,7 +39,15 @@ from makemore.words import Data, load_words
 
 PLAN = NETWORKS["wavenet"]
 NOTEBOOKS_VAL = 1.9937
-HURRY: dict[str, Any] = {"steps": 330, "drop": 0, "lr": 0.03, "examples_per_row": 8}
+HURRY: dict[str, Any] = {
+    "steps": 165,
+    "batch_size": 2048,
+    "lr": 0.12,
+    "lr_other": 0.03,
+    "warm_up": 0.02,
+    "drop": 0,
+    "examples_per_row": 8,
+}
 """Settings that reach the notebook's val loss soonest, on the lecture's list."""
 
 
@@ -71,7 +79,8 @@ def ours(data: Data, hurry: dict[str, Any], seed: int) -> tuple[float, float]:
 
 
 def our_command(data: str | None, hurry: dict[str, Any], seed: int) -> tuple[float, float]:
-    """Seconds and val loss of the command."""
+    """Seconds and val loss of the command, which evaluates at its end alone."""
+    hurry = hurry | {"eval_every": hurry["steps"]}
     flags = [text for name, value in hurry.items() for text in (f"--{name.replace('_', '-')}", str(value))]
     command = [sys.executable, "-m", "makemore", "train", *flags, "--seed", str(seed)]
     command += ["--data", data] if data else []

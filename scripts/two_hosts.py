@@ -63,8 +63,8 @@ class Host:
 
     def start(self, command: Sequence[str], log: Path) -> subprocess.Popen[bytes]:
         """Run a command there."""
-        # Without an interface gloo looks up the machine's own name, often 127.0.0.1. And torchrun 2.13 tells a
-        # host that comes back nothing of the first one, unless each start of a run has a store of its own.
+        # Without an interface gloo looks up the machine's own name, often 127.0.0.1. And torchrun 2.13 tells
+        # a host that comes back nothing of the first one, unless each start has a store of its own.
         env = {**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": self.name}
         env["TORCH_DISABLE_SHARE_RDZV_TCP_STORE"] = "1"
         with log.open("ab") as file:
@@ -82,6 +82,8 @@ def two_hosts(folder: Path) -> Iterator[list[Host]]:
     """Two hosts with a cable between; whatever runs there ends with the block."""
     names = [f"mm{os.getpid()}{end}" for end in "ab"]
     hosts = [Host(*both, folder / both[0]) for both in zip(names, ADDRESSES, strict=True)]
+    before = [(signum, signal.getsignal(signum)) for signum in (signal.SIGINT, signal.SIGTERM)]
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:
         for host in hosts:
             host.folder.mkdir()
@@ -94,6 +96,8 @@ def two_hosts(folder: Path) -> Iterator[list[Host]]:
                 ip("-n", host.name, "link", "set", device, "up")
         yield hosts
     finally:
+        for signum, _ in before:
+            signal.signal(signum, signal.SIG_IGN)  # nothing may stop the cleaning
         there = ip("netns", "list").split()
         for host in hosts:
             if host.name in there:
@@ -101,6 +105,8 @@ def two_hosts(folder: Path) -> Iterator[list[Host]]:
                 ip("netns", "delete", host.name)
             for process in host.started:
                 process.wait()
+        for signum, handler in before:
+            signal.signal(signum, handler)
 
 
 def kill(pids: Sequence[int]) -> None:
@@ -259,7 +265,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser.parse_args(argv)
     if os.geteuid() != 0 or shutil.which("ip") is None:
         raise SystemExit("two network namespaces need root and the command ip (iproute2)")
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     rng = random.Random(args.seed)
     with tempfile.TemporaryDirectory() as directory, two_hosts(Path(directory)) as hosts:
         here = Path(directory)
