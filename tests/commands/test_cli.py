@@ -365,7 +365,8 @@ def test_help_names_every_network(capsys: pytest.CaptureFixture[str]) -> None:
     assert train(["--help"]) == 0
     text = " ".join(capsys.readouterr().out.split())
     assert "mlp, mlp-8, hierarchical-bug, hierarchical, wavenet" in text
-    assert list(NETWORKS) == ["mlp", "mlp-8", "hierarchical-bug", "hierarchical", "wavenet"]
+    (said,) = re.findall(r"--network NAME (mlp, .*?) --block-size", text)
+    assert [name for name in NETWORKS if re.search(rf"(^|[ ;]){name}[,:]", said) is None] == []
 
 
 @pytest.mark.parametrize(
