@@ -85,7 +85,10 @@ function logProbs(symbols) {
   return said.get(key);
 }
 
-const settings = () => ({ temperature: by("temperature").valueAsNumber, topK: by("top-k").valueAsNumber || Infinity });
+function settings() {
+  const topK = Math.floor(by("top-k").valueAsNumber);
+  return { temperature: by("temperature").valueAsNumber, topK: topK >= 1 ? topK : Infinity };
+}
 
 // The symbols of a word with its stop, if it is finished; `at` is a place among them, or behind them.
 const told = () => (state.finished ? [...state.symbols, STOP] : state.symbols);
@@ -155,15 +158,15 @@ function showSteps() {
       how.textContent = percent(p);
       step.style.setProperty("--p", p);
       const place = `${rank(logs, shown[i])} of ${count(network.size)}`;
-      step.ariaLabel = `${face.textContent} ${percent(p)}, character ${i + 1}, ${spoken(shown[i])}, rank ${place}`;
+      step.setAttribute("aria-label", `${face.textContent} ${percent(p)}, character ${i + 1}, ${spoken(shown[i])}, rank ${place}`);
     } else {
       face.className = "char";
       face.textContent = "?";
       how.textContent = "next";
       step.style.setProperty("--p", 0);
-      step.ariaLabel = `? next, character ${i + 1}, still to come`;
+      step.setAttribute("aria-label", `? next, character ${i + 1}, still to come`);
     }
-    step.ariaCurrent = here ? "step" : null;
+    step.setAttribute("aria-current", here ? "step" : "false");
     if (here && !by("steps").contains(document.activeElement)) current(by("steps"), step);
   });
   settle(by("steps"));
@@ -214,7 +217,7 @@ function buildTree() {
   by("tree").replaceChildren(inner);
 
   const faces = element("div", "row");
-  faces.ariaHidden = "true";
+  faces.setAttribute("aria-hidden", "true");
   inner.append(faces);
   tree = { leaves: [], rows: [] };
   const last = member.rows.length - 1;
@@ -250,7 +253,7 @@ function buildTree() {
     for (const { button } of shown) button.style.width = `min(${wide}px, ${100 * gap}% - 4px)`;
     tree.rows.push({ nodes, shown, across, down });
     const caption = element("p", "caption", rowName(member, r));
-    caption.ariaHidden = "true";
+    caption.setAttribute("aria-hidden", "true");
     if (shown.length) inner.append(caption, holder);
   });
   tree.leaves = places.map((place) => {
@@ -356,7 +359,7 @@ function showTree() {
       const name = r === tree.rows.length - 1 ? "Outputs" : r === 0 ? `Embedding ${j + 1}` : `Layer ${r}, node ${j + 1}`;
       node.text = `${name} of ${row.shown.length}`;
       const text = window.slice(-12).map((symbol) => spoken(symbol, "start")).join(" ");
-      node.button.ariaLabel = `${node.text}, has seen: ${text}`;
+      node.button.setAttribute("aria-label", `${node.text}, has seen: ${text}`);
       if (lights) {
         node.button.animate(
           [{ boxShadow: "0 0 0 0 transparent" }, { boxShadow: "0 0 0 4px var(--warm)" }, { boxShadow: "0 0 0 0 transparent" }],
@@ -414,7 +417,7 @@ function inTree(key, from, buttons) {
   const row = rows.find((nodes) => nodes.some(({ button }) => button === buttons[from]));
   if (!row) return undefined;
   const j = row.findIndex(({ button }) => button === buttons[from]);
-  const nearest = (other) => other?.toSorted((a, b) => Math.abs(a.x - row[j].x) - Math.abs(b.x - row[j].x))[0];
+  const nearest = (other) => other && [...other].sort((a, b) => Math.abs(a.x - row[j].x) - Math.abs(b.x - row[j].x))[0];
   const to = {
     ArrowLeft: row[j - 1], ArrowRight: row[j + 1], Home: row[0], End: row.at(-1),
     ArrowUp: nearest(rows[rows.indexOf(row) - 1]), ArrowDown: nearest(rows[rows.indexOf(row) + 1]),
@@ -456,7 +459,7 @@ function showNext() {
     bar.classList.toggle("likely", likely.has(symbol));
     bar.classList.toggle("came", symbol === came);
     const filteredText = same ? "" : `, ${percent(drawn[symbol])} as drawn`;
-    bar.ariaLabel = `${face.textContent} ${percent(p)}, ${spoken(symbol)}${filteredText}${symbol === came ? ", which came" : ""}`;
+    bar.setAttribute("aria-label", `${face.textContent} ${percent(p)}, ${spoken(symbol)}${filteredText}${symbol === came ? ", which came" : ""}`);
   });
   settle(by("next"));
 
@@ -558,14 +561,14 @@ let playing = null;
 function stopPlaying() {
   clearInterval(playing);
   playing = null;
-  by("play").ariaPressed = "false";
+  by("play").setAttribute("aria-pressed", "false");
   by("play").textContent = "Play";
 }
 
 function play() {
   if (playing !== null) return stopPlaying();
   const places = told().length - (state.finished ? 1 : 0);
-  by("play").ariaPressed = "true";
+  by("play").setAttribute("aria-pressed", "true");
   by("play").textContent = "Stop";
   goTo(0);
   playing = setInterval(() => {
@@ -654,15 +657,17 @@ function showTexts() {
   lead.append(`${several} that ${verb} up words, one character at a time`);
   if (words) lead.append(`, after ${count(words.number)} words`, ...(source ? [" of ", element("bdi", "", source)] : []));
   lead.append(`. All ${count(parameters)} numbers are in this page: look at them work.`);
-  if (!words || !words.packed) {
-    by("novel-label").hidden = true;
-    by("novel-is").textContent = words
-      ? `The ${count(words.number)} words it was trained on are too many to come with this page: which words are new, it cannot tell.`
-      : "The words it was trained on are not in this page: which words are new, it cannot tell.";
-  } else by("novel-is").textContent = `none of the ${count(words.number)} it was trained on`;
+  if (!words) cannotTellNew("The words it was trained on are not in this page");
+  else if (!words.packed) cannotTellNew(`The ${count(words.number)} words it was trained on are too many for this page`);
+  else by("novel-is").textContent = `none of the ${count(words.number)} it was trained on`;
   by("top-k").max = network.size;
   members.forEach((_, i) => by("member").append(new Option(`${i + 1} of ${members.length}`, i)));
   by("which").hidden = members.length === 1;
+}
+
+function cannotTellNew(reason) {
+  by("novel-label").hidden = true;
+  by("novel-is").textContent = `${reason}: which words are new, it cannot tell.`;
 }
 
 function showSettings() {
@@ -681,6 +686,9 @@ function begin() {
   const input = by("word");
   input.addEventListener("input", (event) => { if (!event.isComposing) typed(); });
   input.addEventListener("compositionend", typed);
+  input.addEventListener("keydown", (event) => {
+    if (event.key === "Enter" && !event.isComposing) by("finish").click();
+  });
   by("finish").addEventListener("click", () => {
     stopPlaying();
     const before = state.symbols.slice(0, state.finished ? state.at : undefined);
@@ -698,8 +706,11 @@ function begin() {
   buildTree();
   setWord(network.draw([], { temperature: 0, longest: 3 }));
   showSettings();
-  const ready = content.words && content.words.packed ? unpackWords(content.words.packed) : Promise.resolve(null);
-  ready.catch(() => null).then((words) => { known = words; drawWords(); });
+  if (content.words?.packed) {
+    unpackWords(content.words.packed)
+      .then((words) => { known = words; }, () => cannotTellNew("This browser cannot unpack the words it was trained on"))
+      .then(drawWords);
+  } else drawWords();
 
   // For the console, and for whoever wants the numbers.
   globalThis.makemore = {

@@ -238,7 +238,9 @@ def press(page: Any, *keys: str) -> None:
 
 
 def label(page: Any) -> str:
-    return page.execute_script("return document.activeElement.ariaLabel || document.activeElement.id")
+    return page.execute_script(
+        "const one = document.activeElement; return one.getAttribute('aria-label') || one.id"
+    )
 
 
 def test_all_of_it_by_keyboard(open_page: Any, shipped_page: Path) -> None:
@@ -258,6 +260,12 @@ def test_all_of_it_by_keyboard(open_page: Any, shipped_page: Path) -> None:
     assert order[6].startswith("a ")
     assert order[7:12] == ["temperature", "top-k", "begin", "novel", "draw"]
     assert page.switch_to.active_element.tag_name == "button"
+
+    page.execute_script("document.getElementById('word').focus()")
+    press(page, keys.ENTER)
+    assert texts(page, "#steps .char")[-1] == "end"
+    press(page, keys.CONTROL + "a" + keys.NULL, "e", "m")
+    assert texts(page, "#steps .char") == ["e", "m", "?"]
 
     page.execute_script("document.querySelector('#tree [tabindex=\"0\"]').focus()")
     press(page, keys.END, keys.ARROW_DOWN, keys.ARROW_DOWN)
