@@ -20,6 +20,7 @@ Beyond the lecture, from the paper that it is after (van den Oord et al. 2016, a
 
 from __future__ import annotations
 
+import math
 import textwrap
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -308,6 +309,7 @@ class ReLU(Layer):
     """The larger of every element and 0: (...) -> (...)."""
 
     acts_per_position = True
+    bounds = (0.0, math.inf)
 
     def __call__(self, x: Tensor) -> Tensor:
         self.out = torch.relu(x)

@@ -22,6 +22,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from makemore.ensemble import Ensemble, mean_log_probs
 from makemore.layers import (
     BatchNorm1d,
     Embedding,
@@ -182,6 +183,17 @@ class SkipConnectionsModule(nn.Module):
         return functools.reduce(torch.add, found)
 
 
+class EnsembleModule(nn.Module):
+    """Networks side by side: the logarithms of their mean probabilities."""
+
+    def __init__(self, members: list[nn.Module]) -> None:
+        super().__init__()
+        self.members: Any = nn.ModuleList(members)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return mean_log_probs([member(x) for member in self.members])
+
+
 def _filled(module: nn.Module, **tensors: Tensor | None) -> nn.Module:
     """The module, made without values, with copies of those tensors as its own."""
     state = {
@@ -289,6 +301,15 @@ def _skips(module: SkipConnectionsModule) -> Layer:
     return SkipConnections(blocks, [*map(from_module, module.skips)])
 
 
+def _ensemble_module(layer: Ensemble) -> nn.Module:
+    return EnsembleModule([*map(to_module, layer.layers)])
+
+
+def _ensemble(module: EnsembleModule) -> Layer:
+    members: list[Any] = [*map(from_module, module.members)]
+    return Ensemble(members)
+
+
 class Twin(NamedTuple):
     """A kind of module, how to make one of a layer, and a layer of one."""
 
@@ -330,5 +351,6 @@ TWINS: dict[type[Layer], Twin] = {
     ),
     ResidualBlock: Twin(ResidualBlockModule, _residual_module, _residual),
     SkipConnections: Twin(SkipConnectionsModule, _skips_module, _skips),
+    Ensemble: Twin(EnsembleModule, _ensemble_module, _ensemble),
 }
 """The twin of each kind of layer, by its exact type."""

@@ -11,19 +11,22 @@ import torch
 from torch import Generator, Tensor, nn
 
 from makemore import from_module, generate, loss, to_module
+from makemore.ensemble import build
 from makemore.layers import BatchNorm1d, Embedding, HistoricBatchNorm1d, Layer, Linear, RMSNorm, Sequential
 from makemore.modules import TWINS, Twin
 from makemore.networks import NETWORKS, network_plan
 from makemore.words import Examples, Vocabulary
 
-SIZES: dict[str, dict[str, int]] = {name: {} for name in NETWORKS}
-SIZES["wavenet-paper"] = {"stacks": 2}
+TWO = "two of "
+NAMES = [*NETWORKS, f"{TWO}gated"]
+SIZES = {"wavenet-paper": {"stacks": 2}}
 
 
 def built(name: str, dtype: torch.dtype = torch.float32) -> Sequential:
-    """A small network whose every value has moved away from where it began."""
-    plan = network_plan(name, n_embd=6, n_hidden=10, **SIZES[name])
-    network = plan.build(9, Generator().manual_seed(1)).to(dtype=dtype)
+    """A small network, or an ensemble of two, whose every value has moved away from where it began."""
+    plan = network_plan(name.removeprefix(TWO), n_embd=6, n_hidden=10, **SIZES.get(name, {}))
+    members = 2 if name.startswith(TWO) else None
+    network = build(plan, members, 9, Generator().manual_seed(1)).to(dtype=dtype)
     generator = Generator().manual_seed(2)
     for key, tensor in network.state_dict().items():
         noise = 0.3 * torch.randn(tensor.shape, generator=generator, dtype=dtype)
@@ -32,17 +35,17 @@ def built(name: str, dtype: torch.dtype = torch.float32) -> Sequential:
 
 
 def contexts(name: str, rows: int = 50) -> Tensor:
-    plan = network_plan(name, **SIZES[name])
+    plan = network_plan(name.removeprefix(TWO), **SIZES.get(name, {}))
     return torch.randint(0, 9, (rows, plan.block_size), generator=Generator().manual_seed(3))
 
 
 def test_every_kind_of_layer_has_a_twin() -> None:
-    kinds = {kind for name in NETWORKS for kind in map(type, built(name).modules())} | {RMSNorm}
+    kinds = {kind for name in NAMES for kind in map(type, built(name).modules())} | {RMSNorm}
     assert set(TWINS) == kinds
     assert len({twin.module for twin in TWINS.values()}) == len(TWINS)
 
 
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("name", NAMES)
 def test_the_module_has_the_networks_values_and_torchs_layers(name: str) -> None:
     network, X = built(name), contexts(name)
     state = torch.random.get_rng_state()
@@ -58,7 +61,7 @@ def test_the_module_has_the_networks_values_and_torchs_layers(name: str) -> None
         assert linear.weight.is_contiguous()
 
 
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("name", NAMES)
 def test_back_come_the_same_bits(name: str) -> None:
     network, X = built(name), contexts(name)
     back = from_module(to_module(network))

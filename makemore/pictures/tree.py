@@ -43,10 +43,10 @@ NOTE = (
 def draw_tree(network: Sequential, vocabulary: Vocabulary, word: str = "diondre") -> Figure:
     """One context, the last characters of ``word``, through all layers: the values of every node.
 
-    A row is what a layer puts out, (T, C), a node a box above the characters that it sees, and each of its
-    channels a square: from -1 or less to 1 or more for a row within these bounds, else by the largest value
-    of the row. Of layers in a row with outputs of one shape, the last is drawn. On top, the probabilities of
-    the next character.
+    A row is what a layer puts out, (T, C), a node a box in its place among the T, which in the lecture's tree
+    is above the characters that it sees, and each of its channels a square: its colour reaches from -1 to 1,
+    or further where the row has larger values. Of layers in a row with outputs of one shape, the last is
+    drawn. On top, the probabilities of the next character.
 
     What to look for: alike characters have alike boxes in the lowest row; further up a box says less about
     a character and more about the whole. Raises DataError on a character the vocabulary lacks. The figure is

@@ -34,6 +34,7 @@ from hypothesis.strategies import SearchStrategy
 from matplotlib.figure import Figure
 
 import makemore.commands.cli
+import makemore.commands.draw
 import makemore.plotting
 from makemore.commands.cli import sample_main, sample_parser, train_main, train_parser
 from makemore.words import LECTURE_VARIABLE
@@ -162,6 +163,7 @@ def fast_and_apart() -> Iterator[None]:
         patch.setattr(tempfile, "tempdir", root)
         patch.setattr(os, "fsync", lambda fd: None)
         patch.setattr(makemore.plotting, "save_figure", now_and_then(makemore.plotting.save_figure))
+        patch.setattr(makemore.commands.draw, "MAKERS", {})  # those in TensorBoard's log
         patch.setattr(makemore.commands.cli, "drop_stdout", lambda: None)  # opens a file each time, for good
         patch.setenv(LECTURE_VARIABLE, str(Path(root, "other.txt")))
         Path(root, "other.txt").write_text(WORDS, encoding="utf-8")
@@ -518,6 +520,7 @@ def flags_of(parser: argparse.ArgumentParser) -> SearchStrategy[list[str]]:
 @example(flags=["--out-dir=--"], recipe="modern", state="new")
 @example(flags=["--out-dir", "in/\udcff"], recipe="modern", state="new")
 @example(flags=["--data", "words\udcff.txt"], recipe="lecture", state="new")
+@example(flags=["--tensorboard", "--record-every", "1"], recipe="lecture", state="stopped")
 def test_any_flags_of_train(flags: list[str], recipe: str, state: str) -> None:
     stopped, finished = runs(recipe)
     with tempfile.TemporaryDirectory() as directory:
