@@ -150,6 +150,14 @@ class LectureRecipe(Recipe):
         return self.lr_drop, f"lr {self.lr:g} to {self.lr_final:g}"
 
 
+EFFORTS: dict[str, dict[str, Any]] = {
+    "quick": {"steps": 330, "drop": 0.0, "lr": 0.04, "lr_other": 0.012, "examples_per_row": 8},
+    "default": {},
+    "best": {"teachers": 4, "teacher_share": 0.14, "steps": 6000, "lr": 0.03, "lr_other": 0.01},
+}
+"""What the modern recipe has on the lecture's list for more or less time, where it is not the default."""
+
+
 @dataclass(frozen=True)
 class ModernRecipe(Recipe):
     """Muon and AdamW with one cycle: up within the share ``warm_up`` of the steps, then a cosine down to 0.
@@ -159,8 +167,9 @@ class ModernRecipe(Recipe):
     the embedding of the oldest characters is dropped. With soft targets the target is what follows the
     context anywhere in the training words, up to ``examples_per_row`` examples in one. Batches take
     ``chunk`` consecutive examples at a time; more than 1 need hard targets and no dropping. With ``teachers``
-    the target leans on what that many networks, trained before for a shorter time, make of the context. The
-    training ends before its last step when the val loss has not fallen for ``patience`` evaluations in a row.
+    the target leans on what that many networks, trained before for ``teacher_share`` of the steps, make of
+    the context. The training ends before its last step when the val loss has not fallen for ``patience``
+    evaluations in a row. ``effort`` chooses among ``EFFORTS``, for what is not given.
     """
 
     steps: int = knob(850, "updates", 1, 10**9, otherwise="by the number of words", group=FIRST)
@@ -181,6 +190,13 @@ class ModernRecipe(Recipe):
     teachers: int = knob(
         0, "networks to train first and learn from, with --members all of them; 4: better, slower", 0, 100
     )
+    teacher_share: float = knob(0.28, "steps of a teacher, as a share of all", 0, 1)
+    effort: str = knob(
+        "default",
+        "quick: half the time, best: ten times, for what other flags do not say",
+        choices=EFFORTS,
+        group=FIRST,
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -196,18 +212,21 @@ class ModernRecipe(Recipe):
         Fewer examples are learnt by heart sooner: they get fewer steps, smaller batches, more dropping and
         more decay. The rules were found on lists of 300, 7,000 and 32,000 names.
         """
-        taught, chunked = given.get("teachers", 0) > 0, given.get("chunk", 1) > 1
+        chosen = EFFORTS.get(given.get("effort", cls.effort), {})
+        taught = given.get("teachers", chosen.get("teachers", 0)) > 0
+        chunked = given.get("chunk", 1) > 1
         scarcity = min(5.0, max(0.0, math.log(LECTURE_EXAMPLES / examples)))
-        steps = 2500 if taught else 850
+        steps = chosen.get("steps", 2500 if taught else 850)
         batch_size = 1024
         while batch_size > max(64, examples / 12):
             batch_size //= 2
         rules = {
+            "examples_per_row": 2 if taught else 4,
+            **chosen,
             "steps": round(min(10_000, max(steps / 8, steps * (examples / LECTURE_EXAMPLES) ** 0.5))),
             "batch_size": batch_size,
             "weight_decay": round(0.4 + 0.2 * scarcity, 2),
-            "drop": round(min(0.75, 0.2 + 0.18 * scarcity), 2),
-            "examples_per_row": 2 if taught else 4,
+            "drop": round(min(0.75, chosen.get("drop", 0.2) + 0.18 * scarcity), 2),
         }
         if chunked:
             rules |= {"targets": "hard", "drop": 0.0}
@@ -215,7 +234,7 @@ class ModernRecipe(Recipe):
 
     def teacher(self) -> ModernRecipe:
         """The recipe of this one's teachers: shorter, with less dropping and coarser targets."""
-        steps = max(1, round(0.28 * self.steps))
+        steps = max(1, round(self.teacher_share * self.steps))
         return replace(self, steps=steps, drop=self.drop / 2, targets="soft", examples_per_row=8, teachers=0)
 
     def share_at(self, step: int) -> float:

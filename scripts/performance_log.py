@@ -56,7 +56,9 @@ ROWS = (
         ("--steps", "330", "--drop", "0", "--lr", "0.03", "--examples-per-row", "8"),
     ),
     Row("wavenet, modern", ()),
+    Row("wavenet, modern, effort quick", ("--effort", "quick")),
     Row("wavenet, modern, 4 teachers", ("--teachers", "4")),
+    Row("wavenet, modern, effort best", ("--effort", "best")),
     Row("wavenet, modern, 4 members", ("--members", "4")),
     Row("wavenet 256, modern, 8 members", ("--n-hidden", "256", "--drop", "0.3", "--members", "8")),
 )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from makemore.errors import UsageError
-from makemore.recipes import LectureRecipe, ModernRecipe
+from makemore.recipes import EFFORTS, LECTURE_EXAMPLES, LectureRecipe, ModernRecipe
 
 
 def test_modern_learning_rates_rise_and_fall() -> None:
@@ -27,6 +27,18 @@ def test_fewer_examples_get_more_regularisation() -> None:
     assert ModernRecipe.for_examples(1_700, steps=5).steps == 5
 
 
+def test_an_effort_chooses_what_is_not_given() -> None:
+    quick, default, best = (ModernRecipe.for_examples(LECTURE_EXAMPLES, effort=effort) for effort in EFFORTS)
+    assert default == ModernRecipe.for_examples(LECTURE_EXAMPLES)
+    assert (quick.steps, quick.drop, quick.teachers, quick.examples_per_row) == (330, 0, 0, 8)
+    assert (best.teachers, best.drop, best.examples_per_row) == (4, 0.2, 2)
+    assert quick.steps < default.steps < best.steps
+    assert best.teacher().steps == round(best.teacher_share * best.steps)
+    assert ModernRecipe.for_examples(1_000, effort="quick").drop > 0
+    given = {"effort": "best", "teachers": 1, "steps": 7, "lr": 0.5}
+    assert vars(ModernRecipe.for_examples(LECTURE_EXAMPLES, **given)).items() >= given.items()
+
+
 def test_the_lectures_rates_follow_from_the_first_and_the_steps() -> None:
     recipe = LectureRecipe.for_examples(10, steps=100, lr=0.4)
     assert (recipe.lr_final, recipe.lr_drop, recipe.batch_size) == (0.04, 75, 32)
@@ -42,6 +54,7 @@ def test_the_lectures_rates_follow_from_the_first_and_the_steps() -> None:
         ({"drop": float("nan")}, "drop must be from 0 to 1, got nan"),
         ({"targets": "firm"}, "targets must be one of soft, hard, got 'firm'"),
         ({"teachers": 2, "targets": "hard"}, "teachers need soft targets"),
+        ({"effort": "much"}, "effort must be one of quick, default, best, got 'much'"),
     ],
 )
 def test_knobs_out_of_range_are_refused(fields: dict[str, float], message: str) -> None:

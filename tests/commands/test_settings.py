@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from pkgutil import resolve_name
 
@@ -10,6 +10,7 @@ import pytest
 
 from makemore.commands.cli import train_main
 from makemore.commands.settings import ENGINES, RECIPES, RUN, flags, resolved, restored
+from makemore.networks import network_plan
 from makemore.recipes import Recipe, knob
 
 
@@ -89,9 +90,11 @@ def test_ranges_and_strangers_are_refused(
 
 
 def test_a_knob_that_came_later_has_its_default_in_a_run_from_before() -> None:
-    saved = resolved({"seed": 3}, {"block_size": 8, "n_embd": 4, "n_hidden": 8}, 10_000).values()
-    now = restored({name: value for name, value in saved.items() if name != "chunk"}, {})
-    assert now.values() == saved | {"chunk": 1}
+    settings = resolved({"seed": 3}, network_plan().sizes(), 10_000)
+    saved = asdict(settings.run) | asdict(settings.recipe)
+    later = {"chunk", "members", "effort", "stacks"}
+    assert later <= saved.keys()
+    assert restored({name: value for name, value in saved.items() if name not in later}, {}) == settings
     with pytest.raises(ValueError, match="no --unheard-of"):
         restored(saved | {"unheard_of": 1}, {})
 
