@@ -153,7 +153,7 @@ class LectureRecipe(Recipe):
 EFFORTS: dict[str, dict[str, Any]] = {
     "quick": {"steps": 330, "drop": 0.0, "lr": 0.04, "lr_other": 0.012, "examples_per_row": 8},
     "default": {},
-    "best": {"teachers": 4, "teacher_share": 0.14, "steps": 6000, "lr": 0.03, "lr_other": 0.01},
+    "best": {"teachers": 4, "teacher_share": 0.105, "steps": 8000, "lr": 0.03, "lr_other": 0.01},
 }
 """What the modern recipe has on the lecture's list for more or less time, where it is not the default."""
 
@@ -193,7 +193,7 @@ class ModernRecipe(Recipe):
     teacher_share: float = knob(0.28, "steps of a teacher, as a share of all", 0, 1)
     effort: str = knob(
         "default",
-        "quick: half the time, best: ten times, for what other flags do not say",
+        "quick: half the time, best: fifteen times; of what other flags do not say",
         choices=EFFORTS,
         group=FIRST,
     )

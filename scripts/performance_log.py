@@ -51,12 +51,8 @@ ROWS = (
     Row("hierarchical-bug, lecture", (*LECTURE, "hierarchical-bug"), "1.941 / 2.029"),
     Row("hierarchical, lecture", (*LECTURE, "hierarchical"), "1.912 / 2.022"),
     Row("wavenet, lecture", (*LECTURE, "wavenet"), "1.769 / 1.993"),
-    Row(
-        "wavenet, modern, 330 steps",
-        ("--steps", "330", "--drop", "0", "--lr", "0.03", "--examples-per-row", "8"),
-    ),
-    Row("wavenet, modern", ()),
     Row("wavenet, modern, effort quick", ("--effort", "quick")),
+    Row("wavenet, modern", ()),
     Row("wavenet, modern, 4 teachers", ("--teachers", "4")),
     Row("wavenet, modern, effort best", ("--effort", "best")),
     Row("wavenet, modern, 4 members", ("--members", "4")),
