@@ -5,11 +5,13 @@ not grow with the split; the sum is kept in float64.
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from makemore.bars import bar
 from makemore.layers import Sequential
 from makemore.words import Examples
 
@@ -21,8 +23,17 @@ def split_loss(network: Sequential, examples: Examples) -> float:
     """Mean cross-entropy of a network in evaluation on the examples, in nats per symbol; nan for none."""
     if len(examples) == 0:
         return math.nan
-    total = math.fsum(piece.double().sum().item() for piece in log_probs(network, examples))
-    return -total / len(examples)
+    return mean_loss(log_probs(network, examples), len(examples))
+
+
+def mean_loss(pieces: Iterable[Tensor], number: int) -> float:
+    """The mean of so many log-probabilities, which come in pieces, negated; with a bar if it takes long."""
+    with bar(number, "example", "evaluating") as shown:
+        sums = []
+        for piece in pieces:
+            sums.append(piece.sum(dtype=torch.float64).item())
+            shown.update(len(piece))
+    return -math.fsum(sums) / number
 
 
 def log_probs(network: Sequential, examples: Examples) -> Iterator[Tensor]:

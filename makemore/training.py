@@ -27,6 +27,13 @@ EXAMPLES_DRAWN = 65_536
 """Examples that are drawn at a time, unless one batch has more."""
 
 
+WATCHED = 2**17
+"""Val examples, at most, whose loss is taken during a training."""
+
+JUDGED = 2**22
+"""Training examples, at most, whose loss is taken at the end."""
+
+
 @dataclass(frozen=True)
 class Evaluation:
     """Mean losses of the splits after ``step`` steps, in nats per symbol; None where not evaluated."""
@@ -127,6 +134,7 @@ class Trainer:
         self.make_engine = engine
         self.engine = engine(network)
         self.loss = loss
+        self.watched, self.judged = data.val.parts(WATCHED)[0], data.train.parts(JUDGED)[0]
         self.step = 0
         self.evaluations: list[Evaluation] = []
         self._losses: list[Tensor] = []
@@ -180,8 +188,14 @@ class Trainer:
         return self.engine.sgd_steps(X, Y, [self.recipe.lr_at(self.step + i) for i in range(steps)])
 
     def evaluate(self, *splits: str) -> Evaluation:
-        """Evaluate the named splits ("train", "val", ...) and remember the result."""
-        losses = {split: self.loss(self.network, getattr(self.data, split)) for split in splits}
+        """Evaluate the named splits ("train", "val", ...) and remember the result.
+
+        Of a large list, always the same part of the training split, ``judged``, and as long as steps are left
+        the same part of the val split, ``watched``.
+        """
+        parts = {"train": self.judged} | ({} if self.done else {"val": self.watched})
+        examples = {split: parts.get(split, getattr(self.data, split)) for split in splits}
+        losses = {split: self.loss(self.network, some) for split, some in examples.items()}
         self.evaluations.append(Evaluation(self.step, **losses))
         return self.evaluations[-1]
 

@@ -19,6 +19,7 @@ Departures from the lecture:
 from __future__ import annotations
 
 import hashlib
+import itertools
 import os
 import sys
 import urllib.request
@@ -149,6 +150,27 @@ class Examples:
         inside = (X != STOP) & (window >= 0)
         X *= inside.flip(-1).cumprod(-1).flip(-1)  # from the start of the word on
         return X, self.symbols[index].long()
+
+    def offsets(self) -> Tensor:
+        """The number of characters between each example's target and the start of its word: int64, (N,)."""
+        index = torch.arange(len(self), device=self.symbols.device)
+        starts = torch.zeros_like(index)
+        starts[1:] = (self.symbols[:-1] == STOP) * index[1:]
+        return index - starts.cummax(0).values
+
+    def parts(self, most: int) -> list[Examples]:
+        """The examples in parts of whole words, alike in size and of some ``most`` examples at most."""
+        number = max(1, -(-len(self) // most))
+        cuts = [self._word_end(len(self) * i // number) for i in range(1, number)]
+        return [Examples(run, self.block_size) for run in self.symbols.tensor_split(sorted({*cuts}))]
+
+    def _word_end(self, place: int) -> int:
+        """The first place from ``place`` on at which a word starts, or the end."""
+        for length in (2**i for i in itertools.count(6)):
+            stops = (self.symbols[place - 1 : place - 1 + length] == STOP).nonzero()
+            if len(stops):
+                return place + int(stops[0])
+        raise AssertionError("the last symbol is a stop")
 
     def to(self, device: torch.device | str) -> Examples:
         """The same examples on another device."""

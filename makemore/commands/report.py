@@ -27,6 +27,8 @@ def describe(
         f"{name} ({len(examples):,}, {run.block_size})"
         for name, examples in zip(("train", "val", "test"), data[1:4], strict=True)
     )
+    if len(trainer.watched) < len(data.val):
+        shapes += f"\nval loss during the training: of {len(trainer.watched):,} of them, always the same"
     # Names with values in lines that are broken between the pairs alone.
     knobs = recipe.describe().replace(" ", "\xa0").replace(",\xa0", ", ")
     rows = {
@@ -57,13 +59,16 @@ def network_summary(network: Sequential, batch_size: int) -> str:
     return summary(first, batch_size) + more
 
 
-def report(losses: Evaluation) -> str:
+def report(losses: Evaluation, trainer: Trainer) -> str:
     """The final losses as a table."""
+    judged, examples = len(trainer.judged), len(trainer.data.train)
+    part = f"(train: of {judged:,} of the {examples:,} examples)" if judged < examples else ""
     rows = ["loss per character      nats     bits"]
     for split in SPLITS:
         nats = getattr(losses, split)
         rows.append(f"{split.replace('_', ' '):<20} {nats:7.4f}  {nats / math.log(2):7.4f}")
-    return "\n".join([*rows, "(unseen: words that do not stand in the training split as well)"])
+    rows.append("(unseen: words that do not stand in the training split as well)")
+    return "\n".join([*rows, *([part] if part else [])])
 
 
 def losses_csv(losses: Tensor, evaluations: Sequence[Evaluation]) -> str:

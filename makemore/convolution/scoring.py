@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from makemore.convolution.forms import AnyForm, form_of
+from makemore.evaluation import mean_loss
 from makemore.words import STOP, Examples, Vocabulary
 
 CHUNK_SYMBOLS = 2**20
@@ -18,8 +19,7 @@ def loss(network: AnyForm, examples: Examples) -> float:
     """Mean cross-entropy on the examples in nats per symbol: ``split_loss``'s figure to 1e-6, sooner."""
     if len(examples) == 0:
         return math.nan
-    pieces = form_of(network).log_probs(examples)
-    return -math.fsum(piece.sum(dtype=torch.float64).item() for piece in pieces) / len(examples)
+    return mean_loss(form_of(network).log_probs(examples), len(examples))
 
 
 def log_likelihoods(network: AnyForm, vocabulary: Vocabulary, words: Sequence[str]) -> Tensor:

@@ -234,7 +234,7 @@ class Convolution:
             before = examples.symbols[max(0, begin - 1) : end - 1].long()
             before = F.pad(before, (int(begin == 0), 0), value=STOP)[: len(symbols)]
             index = torch.arange(len(symbols), device=symbols.device)
-            offsets = index - (index * (before == STOP)).cummax(0).values  # from the start of the word
+            offsets = Examples(symbols, self.block_size).offsets()
             values = [Value(self.embedding, before)]
             for i, stage in enumerate(self.stages):
                 # Symbols from before the word are 0, and so is the whole context of its first

@@ -1,9 +1,11 @@
 """Distributions as targets, in place of one symbol each (beyond the lecture)."""
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from makemore.words import Examples
+from makemore.distinct import distinct
+from makemore.words import STOP, Examples
 
 TABLE_VALUES = 2**24
 """Values that the rows of all distinct contexts may come to, to be kept: 128 MB at most."""
@@ -21,11 +23,15 @@ class SoftTargets:
     def __init__(self, examples: Examples, vocab_size: int, examples_per_row: int = 4) -> None:
         self.examples = examples
         self.vocab_size = vocab_size
-        contexts = torch.zeros_like(examples.symbols, dtype=torch.int64)  # which distinct context, (N,)
-        index = torch.arange(len(examples), device=contexts.device)
-        X, _ = examples[:]
-        for symbol in X.T:
-            contexts = torch.unique(contexts * vocab_size + symbol, return_inverse=True)[1]
+        index = torch.arange(len(examples), device=examples.symbols.device)
+        offsets = examples.offsets()
+        columns = []
+        for lag in range(examples.block_size, 0, -1):
+            before = examples.symbols[: max(0, len(index) - lag)]
+            column = F.pad(before, (len(index) - len(before), 0), value=STOP)
+            columns.append(column.masked_fill_(offsets < lag, STOP))
+        columns[0] = columns[0].long()
+        contexts = distinct(columns, [vocab_size] * len(columns)).kinds  # which distinct context, (N,)
         pairs, counts = torch.unique(contexts * vocab_size + examples.symbols, return_counts=True)
         pair_contexts = pairs // vocab_size
         totals = torch.bincount(contexts)

@@ -28,6 +28,9 @@ TEACHERS_STRENGTH = 8.0
 TEACHING_PIECE = 4096
 """Contexts that a teacher looks at at a time."""
 
+PART = 2**20
+"""Examples of an epoch, and of the soft targets, at most: a larger list is gone through part by part."""
+
 
 class ModernTrainer(Trainer):
     """A network in training by the modern recipe (beyond the lecture).
@@ -40,7 +43,8 @@ class ModernTrainer(Trainer):
     * The embeddings of older characters are dropped at random: not of the last two, of the third with a
       third of the probability ``drop``, of the fourth with two thirds, of those before with all of it.
     * Muon for the hidden weights, AdamW for the rest, one cycle of the learning rate, large batches taken
-      by epochs.
+      by epochs. A list of more than ``PART`` training examples has parts: each epoch is of the next one, and
+      what follows a context is what follows it there, so that memory and start do not grow with the list.
     * The network that had the lowest val loss is kept.
     * If asked for: batches of consecutive examples. Long contexts, of which hardly two are the same, share
       their windows then, so that a step costs what its distinct windows cost (``backprop.windows``).
@@ -63,9 +67,9 @@ class ModernTrainer(Trainer):
         self.best: dict[str, Tensor] = {}
         self.best_val = math.inf
         self.stale = 0
-        self.rows: Examples | SoftTargets = data.train
-        if recipe.targets == "soft":
-            self.rows = SoftTargets(data.train, len(data.vocabulary), recipe.examples_per_row)
+        self.teachers: Sequence[Sequential] = ()
+        self.parts = data.train.parts(PART)
+        self._go_to_part(0)
         lags = torch.arange(data.train.block_size, 0, -1)
         self._drop = recipe.drop * ((lags - 2) / 3).clamp(0, 1)  # (T,), the oldest first
         self._epoch: Tensor | None = None
@@ -100,15 +104,29 @@ class ModernTrainer(Trainer):
 
     def learn_from(self, teachers: Sequence[Sequential]) -> None:
         """Let the targets lean on the mean of the teachers' distributions, as on so many examples."""
+        self.teachers = teachers
+        self._lean_on_teachers()
+
+    def _lean_on_teachers(self) -> None:
         assert isinstance(self.rows, SoftTargets)
         examples = self.rows.example
         prior = torch.zeros((len(examples), len(self.data.vocabulary)), device=examples.device)
         for start in range(0, len(examples), TEACHING_PIECE):
-            X = self.data.train[examples[start : start + TEACHING_PIECE]][0]
-            for teacher in teachers:
+            X = self.rows.examples[examples[start : start + TEACHING_PIECE]][0]
+            for teacher in self.teachers:
                 with teacher.evaluating():
-                    prior[start : start + len(X)] += F.softmax(teacher(X), dim=1) / len(teachers)
+                    prior[start : start + len(X)] += F.softmax(teacher(X), dim=1) / len(self.teachers)
         self.rows.mix(prior, TEACHERS_STRENGTH)
+
+    def _go_to_part(self, part: int) -> None:
+        """Make the rows of the part that the epoch of that number, from 0 on, is of."""
+        self._part = part
+        examples = self.parts[part % len(self.parts)]
+        self.rows: Examples | SoftTargets = examples
+        if self.recipe.targets == "soft":
+            self.rows = SoftTargets(examples, len(self.data.vocabulary), self.recipe.examples_per_row)
+        if self.teachers:
+            self._lean_on_teachers()
 
     @property
     def done(self) -> bool:
@@ -133,9 +151,11 @@ class ModernTrainer(Trainer):
 
     def _next_batch(self) -> Tensor:
         """The indices of the next batch; an epoch's last batch is the one that is still full."""
-        chunk = min(self.recipe.chunk, len(self.rows))
-        chunks = min(max(1, self.recipe.batch_size // chunk), self._chunks())
+        chunk, chunks = self._batch_shape()
         if self._epoch is None or (self._batches_done + 1) * chunks > len(self._epoch):
+            if self._epoch is not None and len(self.parts) > 1:
+                self._go_to_part(self._part + 1)
+                chunk, chunks = self._batch_shape()
             self._epoch_start = self.generator.get_state()
             self._epoch = torch.randperm(self._chunks(), generator=self.generator)
             self._batches_done = 0
@@ -144,6 +164,11 @@ class ModernTrainer(Trainer):
             return batch
         starts = (batch * chunk).clamp(max=len(self.rows) - chunk)  # the last one has no more than is left
         return (starts.unsqueeze(1) + torch.arange(chunk)).flatten()  # (chunks,) -> (chunks * chunk,)
+
+    def _batch_shape(self) -> tuple[int, int]:
+        """How many rows a chunk has, and how many chunks a batch."""
+        chunk = min(self.recipe.chunk, len(self.rows))
+        return chunk, min(max(1, self.recipe.batch_size // chunk), self._chunks())
 
     def _chunks(self) -> int:
         """How many chunks of rows an epoch has."""
@@ -162,12 +187,14 @@ class ModernTrainer(Trainer):
 
     def finish(self) -> None:
         """Go back to the network that had the lowest val loss, unless it is the last one."""
-        if self.best and self.loss(self.network, self.data.val) > self.best_val:
+        if self.best and self.loss(self.network, self.watched) > self.best_val:
             self.network.load_state_dict(self.best)
 
     def state(self) -> dict[str, Tensor]:
         """The optimisers' tensors, the best network, and where the epoch stands."""
+        part = {"part": torch.tensor(self._part)} if len(self.parts) > 1 else {}
         return {
+            **part,
             "epoch_start": self._epoch_start,
             "batches_done": torch.tensor(self._batches_done),
             "best_val": torch.tensor(self.best_val, dtype=torch.float64),
@@ -192,8 +219,11 @@ class ModernTrainer(Trainer):
             tensor.copy_(state[name])  # the optimisers' own, and copies of the others
         self.best_val, self.stale = float(own["best_val"]), int(own["stale"])
         self._epoch_start, self._batches_done = own["epoch_start"], int(own["batches_done"])
-        if self._batches_done < 0:
-            raise ValueError(f"{self._batches_done} batches cannot be done")
+        part = int(own.get("part", 0))
+        if self._batches_done < 0 or part < 0:
+            raise ValueError(f"{self._batches_done} batches of part {part} cannot be done")
+        if part != self._part:
+            self._go_to_part(part)
         if step > 0:
             epoch = Generator().set_state(self._epoch_start)
             self._epoch = torch.randperm(self._chunks(), generator=epoch)
