@@ -16,10 +16,10 @@ from torch import Tensor
 
 from makemore.bars import bar
 
-STRETCH = 2**20
+STRETCH = 2**18
 """Symbols that are looked at at a time."""
 
-BUCKET_WORDS = 2**18
+BUCKET_WORDS = 2**17
 """Words that are put in order at a time, unless a list has more than ``MOST_BUCKETS`` times as many."""
 
 MOST_BUCKETS = 64
@@ -131,7 +131,7 @@ def shuffled(
         # And in its bucket to its place.
         for k, (end, count) in enumerate(zip(ends.tolist(), symbols.tolist(), strict=True)):
             low = k * size
-            inside = [p[(p >= low) & (p < low + size)] for p in torch.split(place, 2**22)]
+            inside = [p[(p >= low) & (p < low + size)] for p in torch.split(place, 2**20)]
             order = torch.cat(inside).argsort()
             _reorder(whole[end - count : end], order)
             shown.update(count)

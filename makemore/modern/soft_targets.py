@@ -8,7 +8,10 @@ from makemore.distinct import distinct
 from makemore.words import STOP, Examples
 
 TABLE_VALUES = 2**24
-"""Values that the rows of all distinct contexts may come to, to be kept: 128 MB at most."""
+"""Values that the rows of all distinct contexts may come to, to be kept: 64 MB."""
+
+WRITTEN = 2**15
+"""Rows that are written down at a time."""
 
 
 class SoftTargets:
@@ -50,8 +53,14 @@ class SoftTargets:
     def _make_table(self) -> None:
         """Write down context and distribution of every distinct context, unless they are too many."""
         number, width = len(self.totals), self.examples.block_size + self.vocab_size
-        every = torch.arange(number, device=self.totals.device)
-        self.table = self._rows(every) if number * width <= TABLE_VALUES else None
+        self.table: tuple[Tensor, Tensor] | None = None
+        if number * width <= TABLE_VALUES:
+            X = self.examples.symbols.new_empty((number, self.examples.block_size))
+            Y = torch.empty((number, self.vocab_size), device=X.device)
+            for some in torch.split(torch.arange(number, device=X.device), WRITTEN):
+                contexts, Y[some] = self._rows(some)
+                X[some] = contexts.to(X.dtype)
+            self.table = X, Y
 
     def __len__(self) -> int:
         return len(self.context)
@@ -83,7 +92,7 @@ class SoftTargets:
         if self.table is None:
             return self._rows(contexts)
         X, Y = self.table
-        return X.index_select(0, contexts), Y.index_select(0, contexts)
+        return X.index_select(0, contexts).long(), Y.index_select(0, contexts)
 
     def _rows(self, contexts: Tensor) -> tuple[Tensor, Tensor]:
         """Context and distribution of some distinct contexts, (D,), put together from the pairs."""

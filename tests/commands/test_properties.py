@@ -9,7 +9,10 @@ many others as asked. What once went wrong stays as an ``@example``.
 from __future__ import annotations
 
 import argparse
+import bz2
+import gzip
 import io
+import lzma
 import os
 import re
 import shutil
@@ -20,7 +23,7 @@ import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import redirect_stderr, redirect_stdout
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from types import FrameType
 from typing import Any, BinaryIO
@@ -248,13 +251,53 @@ mixed_lists = st.builds(lambda a, b, c: a + b + c, plain_lists, st.binary(max_si
 word_lists = st.one_of(plain_lists, odd_lists, odd_lists, mixed_lists, st.binary(max_size=200))
 
 
+Bend = tuple[str, int, int, Any]
+
+bends: SearchStrategy[Bend] = st.tuples(
+    st.sampled_from(["flip", "cut", "insert", "copy", "overwrite", "zero", "move"]),
+    st.integers(0, 2**32),
+    st.integers(0, 2**32),
+    st.binary(min_size=1, max_size=8),
+)
+
+
+def bent(whole: bytes, changes: Sequence[Bend]) -> bytes:
+    """Bytes with some of them changed; positions count modulo the length."""
+    for kind, first, second, new in changes:
+        at, other = sorted((first % (len(whole) + 1), second % (len(whole) + 1)))
+        chunk = whole[at : at + second % 64]
+        whole = {
+            "flip": whole[:at] + bytes(b ^ 1 << second % 8 for b in whole[at : at + 1]) + whole[at + 1 :],
+            "cut": whole[:other],
+            "insert": whole[:at] + new + whole[at:],
+            "copy": whole[:other] + chunk + whole[other:],
+            "overwrite": whole[:at] + new + whole[at + len(new) :],
+            "zero": whole[:at] + bytes(len(chunk)) + whole[at + len(chunk) :],
+            "move": whole[:at] + whole[other:],
+        }[kind]
+    return whole
+
+
+PACKERS: dict[str, Callable[[bytes], bytes]] = {
+    ".gz": partial(gzip.compress, compresslevel=1),
+    ".bz2": bz2.compress,
+    ".xz": lzma.compress,
+    ".zst": lambda content: content,  # which is broken, or asks for a package
+}
+packings = st.sampled_from(["", "", "", "-", *PACKERS])
+"""How a list comes: plain, on stdin, or packed."""
+
+
 @cases
-@given(word_lists, st.sampled_from(["words.txt", *ODD_NAMES]))
-def test_any_word_list(content: bytes, name: str) -> None:
+@given(word_lists, st.sampled_from(["words.txt", *ODD_NAMES]), packings, st.lists(bends, max_size=1))
+def test_any_word_list(content: bytes, name: str, packing: str, changes: list[Bend]) -> None:
     with tempfile.TemporaryDirectory() as directory:
-        path, out = Path(directory, name), Path(directory, "out")
+        path, out = Path(directory, name + packing), Path(directory, "out")
+        if packing in PACKERS:
+            content = bent(PACKERS[packing](content), changes)
         path.write_bytes(content)
-        code = case("word lists", train_main, [*TINY, "--data", str(path), "--out-dir", str(out)])
+        source = "-" if packing == "-" else str(path)
+        code = case("word lists", train_main, [*TINY, "--data", source, "--out-dir", str(out)], content)
         assert code == 0 or not (out / "losses.csv").exists()
         assert code != 0 or (out / "loss.png").read_bytes().startswith(b"\x89PNG")
         if code == 0:
@@ -310,15 +353,7 @@ any_value = st.one_of(
     some_tensors,
 )
 
-Bend = tuple[str, int, int, Any]
 Forgery = tuple[str, str, Any]
-
-bends: SearchStrategy[Bend] = st.tuples(
-    st.sampled_from(["flip", "cut", "insert", "copy", "overwrite", "zero", "move"]),
-    st.integers(0, 2**32),
-    st.integers(0, 2**32),
-    st.binary(min_size=1, max_size=8),
-)
 
 
 def forgeries(recipe: str) -> SearchStrategy[Forgery]:
@@ -345,23 +380,6 @@ def forgeries(recipe: str) -> SearchStrategy[Forgery]:
         st.tuples(st.just("delete"), path, st.none()),
         st.tuples(st.just("scale"), path, st.floats(width=32)),
     )
-
-
-def bent(whole: bytes, changes: Sequence[Bend]) -> bytes:
-    """Bytes with some of them changed; positions count modulo the length."""
-    for kind, first, second, new in changes:
-        at, other = sorted((first % (len(whole) + 1), second % (len(whole) + 1)))
-        chunk = whole[at : at + second % 64]
-        whole = {
-            "flip": whole[:at] + bytes(b ^ 1 << second % 8 for b in whole[at : at + 1]) + whole[at + 1 :],
-            "cut": whole[:other],
-            "insert": whole[:at] + new + whole[at:],
-            "copy": whole[:other] + chunk + whole[other:],
-            "overwrite": whole[:at] + new + whole[at + len(new) :],
-            "zero": whole[:at] + bytes(len(chunk)) + whole[at + len(chunk) :],
-            "move": whole[:at] + whole[other:],
-        }[kind]
-    return whole
 
 
 def changed(whole: bytes, changes: Sequence[Forgery]) -> bytes:
