@@ -161,8 +161,8 @@ class Examples:
     def parts(self, most: int) -> list[Examples]:
         """The examples in parts of whole words, alike in size and of some ``most`` examples at most."""
         number = max(1, -(-len(self) // most))
-        cuts = [self._word_end(len(self) * i // number) for i in range(1, number)]
-        return [Examples(run, self.block_size) for run in self.symbols.tensor_split(sorted({*cuts}))]
+        cuts = {self._word_end(len(self) * i // number) for i in range(1, number)} - {len(self)}
+        return [Examples(run, self.block_size) for run in self.symbols.tensor_split(sorted(cuts))]
 
     def _word_end(self, place: int) -> int:
         """The first place from ``place`` on at which a word starts, or the end."""

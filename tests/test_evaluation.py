@@ -10,11 +10,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from makemore import evaluation
+from makemore import evaluation, training
 from makemore.convolution import loss
 from makemore.evaluation import split_loss
 from makemore.model_file import Model
 from makemore.networks import NETWORKS, network_plan
+from makemore.recipes import LectureRecipe
 from makemore.words import Examples, WordList, bundled_path, read_words
 
 
@@ -79,3 +80,24 @@ def test_lecture_splits_equal_the_whole(lecture_words: WordList) -> None:
             whole = F.cross_entropy(network(X), Y).item()
             assert split_loss(network, examples) == pytest.approx(whole, abs=1e-6)
             assert loss(network, examples) == pytest.approx(whole, abs=1e-6)
+
+
+def test_a_large_split_is_watched_in_part_and_judged_whole(
+    small_model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """During the training a fixed part of val, at the end all of it; always a fixed part of train."""
+    monkeypatch.setattr(training, "WATCHED", 10_000)
+    monkeypatch.setattr(training, "JUDGED", 20_000)
+    data = read_words(bundled_path()).data(8)
+    trainer = training.Trainer(
+        small_model.network, data, LectureRecipe(steps=10), torch.Generator(), loss=loss
+    )
+    assert torch.equal(trainer.watched.symbols, data.val.symbols[: len(trainer.watched)])
+    assert 5_000 < len(trainer.watched) <= 10_010
+    first = trainer.evaluate("val", "test")
+    trainer.step = 10
+    last = trainer.evaluate("val", "test", "train")
+    assert first.val == loss(small_model.network, trainer.watched) != last.val
+    assert last.val == loss(small_model.network, data.val)
+    assert first.test == last.test == loss(small_model.network, data.test)
+    assert last.train == loss(small_model.network, trainer.judged)

@@ -61,6 +61,31 @@ def test_contexts_are_the_lectures(block_size: int) -> None:
     assert ys.tolist() == [[Y[i] for i in row] for row in index.tolist()]
 
 
+@pytest.mark.parametrize(("number", "dtype"), [(255, torch.uint8), (256, torch.int16), (40_000, torch.int32)])
+def test_symbols_are_of_the_smallest_type(number: int, dtype: torch.dtype) -> None:
+    """Also where the characters become too many for the first pieces' type."""
+    letters = [chr(0x10000 + i) for i in range(number)]
+    words = [*letters[:100], *(letters[i] + letters[0] for i in range(number))]
+    found = WordList.of(words)
+    assert (found.symbols.dtype, len(found.vocabulary)) == (dtype, number + 1)
+    assert found.words == words
+
+
+@pytest.mark.parametrize("most", [1, 7, 30, 1000])
+def test_parts_are_of_whole_words(most: int) -> None:
+    rng = random.Random(most)
+    words = ["".join(rng.choices("abc", k=rng.choice([1, 2, 5, 200]))) for _ in range(60)]
+    vocabulary = Vocabulary("abc")
+    examples = Examples(vocabulary.encode_all(words), 3)
+    parts = examples.parts(most)
+    assert [word for part in parts for word in vocabulary.decode_all(part.symbols)] == words
+    longest = max(map(len, words)) + 1
+    assert all(0 < len(part) <= most + longest for part in parts)
+    assert torch.equal(torch.cat([part[:][0] for part in parts]), examples[:][0])
+    offsets = [i for word in words for i in range(len(word) + 1)]
+    assert examples.offsets().tolist() == offsets
+
+
 def test_vocabulary_has_the_stop_first_then_sorted_characters() -> None:
     vocabulary = Vocabulary("emma.")
     assert vocabulary.stoi == {".": 1, "a": 2, "e": 3, "m": 4}

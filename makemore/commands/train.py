@@ -237,8 +237,7 @@ class Job:
         trainer, number = self.trainer, self.settings.run.samples
         trainer.finish()
         losses = trainer.evaluate(*SPLITS)
-        print("
-" + report(losses, trainer))
+        print("\n" + report(losses, trainer))
         losses_file, picture = self.out_dir / LOSSES_FILE, self.out_dir / PICTURE_FILE
         with replacing(losses_file) as file:
             file.write(losses_csv(trainer.losses, trainer.evaluations).encode())

@@ -138,7 +138,8 @@ class ModernTrainer(Trainer):
         device = self.data.train.symbols.device
         losses = torch.empty(steps, device=device)
         for i in range(steps):
-            X, Y = self.rows[self._next_batch().to(device)]
+            index = self._next_batch().to(device)  # which may go to other rows
+            X, Y = self.rows[index]
             keep = None
             if self.recipe.drop > 0:
                 keep = (torch.rand(X.shape, generator=self.generator) >= self._drop).float().to(device)

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 import torch
 
+from makemore import training as training_module
 from makemore.backprop import BackpropEngine
 from makemore.backprop.windows import WindowsEngine
 from makemore.errors import UsageError
 from makemore.evaluation import split_loss
 from makemore.layers import Sequential
+from makemore.modern import trainer as trainer_module
+from makemore.modern.soft_targets import SoftTargets
 from makemore.modern.trainer import ModernTrainer
 from makemore.networks import network_plan
 from makemore.recipes import ModernRecipe
@@ -107,3 +111,56 @@ def test_the_best_network_is_kept_and_training_stops_early(data: Data) -> None:
     assert vals[-2:] == [v for v in vals[-2:] if v >= min(vals)]
     run.finish()
     assert split_loss(run.network, data.val) == pytest.approx(min(vals), abs=1e-6)
+
+
+def test_a_large_list_is_gone_through_part_by_part(data: Data, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each epoch is of the next part, with soft targets of its own; then it begins anew."""
+    monkeypatch.setattr(trainer_module, "PART", len(data.train) // 3)
+    run = modern(data, batch_size=4096)
+    assert len(run.parts) == 3
+    assert torch.equal(torch.cat([part.symbols for part in run.parts]), data.train.symbols)
+    assert all(part.symbols[-1] == 0 for part in run.parts)
+    seen = []
+    for _ in range(5):
+        index = run._next_batch()
+        rows = SoftTargets(run.parts[run._part % 3], len(data.vocabulary), run.recipe.examples_per_row)
+        for ours, expected in zip(run.rows[index], rows[index], strict=True):
+            assert torch.equal(ours, expected)
+        seen.append(run._part)
+        run._batches_done = 10**6
+    assert seen == [0, 1, 2, 3, 4]
+
+
+def test_a_run_in_parts_is_restored_to_the_bit(data: Data, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(trainer_module, "PART", len(data.train) // 6)
+    monkeypatch.setattr(training_module, "WATCHED", 2000)
+    whole, first, second = (modern(data, batch_size=4096, steps=40) for _ in range(3))
+    for run, steps in ((whole, 40), (first, 25)):
+        run.recipe = replace(run.recipe, steps=40)
+        for _ in run.run(5):
+            run.evaluate("val")
+            if run.step == steps:
+                break
+    assert first._part > 0
+    assert len(first.watched) < 2000 < len(data.val)
+    second.network.load_state_dict(first.network.state_dict())
+    second.generator.set_state(first.generator.get_state())
+    second.restore(first.step, first.losses, first.evaluations, first.state())
+    for _ in second.run(5):
+        second.evaluate("val")
+    assert torch.equal(whole.losses, second.losses)
+    assert [e.val for e in whole.evaluations] == [e.val for e in second.evaluations]
+    assert whole._part == second._part
+
+
+def test_teachers_are_asked_about_every_part(data: Data, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(trainer_module, "PART", len(data.train) // 3)
+    run, teacher = modern(data, batch_size=4096), modern(data).network
+    plain = modern(data, batch_size=4096)
+    run.learn_from([teacher])
+    for part in (0, 1):
+        for trainer in (run, plain):
+            trainer._go_to_part(part)
+        index = torch.arange(len(run.rows))[-1000:]  # of rare contexts
+        assert torch.equal(run.rows[index][0], plain.rows[index][0])
+        assert not torch.allclose(run.rows[index][1], plain.rows[index][1], atol=1e-3)
