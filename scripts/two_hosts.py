@@ -5,8 +5,8 @@
 The hosts are two network namespaces of this machine (Linux, iproute2, root), joined by a virtual cable; they
 go when the script ends. Each has a torchrun and an output folder of its own.
 
-* The losses on two hosts are those of one process, to 1e-4; so are those of a run begun on two hosts that
-  one process, and two processes on each host, go on with.
+* The losses on two hosts are those of one process, to 1e-4. A run begun on two hosts can be gone on with by
+  one process, or by two on each host, with the same losses.
 * A lost worker, or all of a lost host, ends the run with one line on each host that is left, at most, and
   on one at least; ``--resume`` then goes on to the bits of a run left alone.
 * With torchrun's restarts a run goes on by itself after a lost worker, or once a lost second host is back,
@@ -200,22 +200,23 @@ def alone(arguments: Sequence[str], out: Path) -> list[float]:
     return losses(out)
 
 
-def compare_with_one_process(hosts: list[Host], words: list[str], here: Path) -> float:
-    """How far losses on two hosts, and after going on with other numbers, are from one process's."""
-    out, steps = hosts[0].folder / "out", ["--steps", "100"]
-    one = alone([*words, *steps], here / "one")
-    ended = Started(hosts, [*words, *steps])
-    if ended.wait() != [0, 0]:
-        fail("two hosts failed", ended)
-    worst = furthest(losses(out), one)
-    more = ["--resume", "--steps", "120"]
+def leave_alone(hosts: list[Host], arguments: list[str]) -> tuple[float, tuple[object, ...]]:
+    """A run without a kill: its seconds and bits."""
+    began, started = time.monotonic(), Started(hosts, [*arguments, "--overwrite"])
+    if started.wait() != [0, 0]:
+        fail("the run failed by itself", started)
+    return time.monotonic() - began, bits(hosts[0].folder / "out")
+
+
+def compare_with_others(hosts: list[Host], arguments: list[str], steps: int, here: Path) -> float:
+    """How far the run's losses are from one process's, and those of going on by four from going on by one."""
+    out, more = hosts[0].folder / "out", ["--resume", "--steps", str(steps + 20)]
+    off = furthest(losses(out)[:100], alone(arguments, here / "one")[:100])
     shutil.copytree(out, here / "go-on")
-    one = alone(more, here / "one")
-    worst = max(worst, furthest(alone(more, here / "go-on"), one))
-    ended = Started(hosts, more, processes=2)
-    if ended.wait() != [0, 0]:
-        fail("two hosts with two processes each failed", ended)
-    return max(worst, furthest(losses(out), one))
+    four = Started(hosts, more, processes=2)
+    if four.wait() != [0, 0]:
+        fail("two processes on each host failed", four)
+    return max(off, furthest(losses(out)[steps:], alone(more, here / "go-on")[steps:]))
 
 
 def kill_one(hosts: list[Host], arguments: list[str], whole: float, rng: random.Random, what: str) -> str:
@@ -272,16 +273,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         words = ["--data", str(here / "words.txt"), "--network", "hierarchical", "--n-embd", "4"]
         words += ["--n-hidden", "12", "--device", "cpu", "--samples", "0", "--log-every", "50"]
         words += ["--recipe", "lecture"]
-        off = compare_with_one_process(hosts, words, here)
-        print(f"two hosts against one process, losses: {off:.1e} apart at most", flush=True)
+        arguments = [*words, "--save-every", "0", "--steps", str(args.steps)]
+        whole, expected = leave_alone(hosts, arguments)
+        off, out = compare_with_others(hosts, arguments, args.steps, here), hosts[0].folder / "out"
+        print(f"two hosts, and two processes on each, against one: losses {off:.1e} apart", flush=True)
         if off > 1e-4:
             fail("that is too far")
-        arguments = [*words, "--save-every", "0", "--steps", str(args.steps)]
-        began, out = time.monotonic(), hosts[0].folder / "out"
-        left_alone = Started(hosts, [*arguments, "--overwrite"])
-        if left_alone.wait() != [0, 0]:
-            fail("the run failed by itself", left_alone)
-        whole, expected = time.monotonic() - began, bits(out)
         for number in range(args.kills):
             report = kill_one(hosts, arguments, 0.4 * whole, rng, KINDS[number % len(KINDS)])
             same = bits(out) == expected
