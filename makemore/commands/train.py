@@ -115,6 +115,7 @@ def _train(
         if processes.is_first:
             job.companions += companions(out_dir, job.settings, job.model, job.trainer)
         job.save()
+        processes.begin()
         try:
             print(describe(job.settings, job.words, job.trainer, out_dir, processes))
             print(network_summary(job.trainer.network, job.settings.recipe.batch_size), flush=True)

@@ -17,24 +17,24 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from makemore.errors import MakemoreError, UsageError
-
 RESTARTS = "TORCHELASTIC_RESTART_COUNT"
 """Where torchrun says how often it has started this host's processes anew, unless others were the reason."""
 
-ATTEMPT = "makemore/attempt"
-"""Where torchrun's store, which outlives the processes, has the name of their last start."""
-
+ATTEMPT, BEGUN = "makemore/attempt", "makemore/begun"
+"""Keys of torchrun's store, which outlives the processes: what they call their start; their run has files."""
 
 _store: Any = None
-"""What the processes of this start keep in common, once they have met."""
+"""torchrun's store, once the processes have met."""
+
+_attempt = ""
+"""What they call this start."""
 
 
 @dataclass(frozen=True)
 class Processes:
     """How many processes a run has, which of them this is, and what they tell each other.
 
-    ``restarted`` tells the first one whether torchrun started it in place of one that was lost.
+    ``restarted`` says whether torchrun has started them in place of others, whose run had begun.
     """
 
     number: int = 1
@@ -85,6 +85,11 @@ class Processes:
         self.tell(whole, teller)
         return bytes(whole.cpu().numpy())
 
+    def begin(self) -> None:
+        """Let those who may be started in place of these know that there is a run to go on with."""
+        if _store is not None:
+            _store.set(BEGUN, "")
+
     def _device(self) -> torch.device:
         return (
             torch.device("cuda", torch.cuda.current_device())
@@ -117,7 +122,7 @@ def number_of_processes() -> int:
 
 
 def _met(store: Any, rank: int, number: int) -> tuple[str, bool]:
-    """A name for this start of the processes, once all are there, and whether there was one before it.
+    """A name for this start of the processes, once all are there, and whether one before it had begun.
 
     torchrun's store still has what the processes before wrote, their addresses too, and its counts of
     restarts differ between hosts. So the first process thinks of a name, and answers all that call it by it.
@@ -126,7 +131,7 @@ def _met(store: Any, rank: int, number: int) -> tuple[str, bool]:
     own_name = uuid.uuid4().hex
     if rank == 0:
         lasting = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
-        restarted = store.check([ATTEMPT]) if lasting else os.environ.get(RESTARTS, "0") != "0"
+        restarted = store.check([BEGUN]) if lasting else os.environ.get(RESTARTS, "0") != "0"
         store.set(ATTEMPT, own_name)
         for other in range(1, number):
             store.set(f"{own_name}/{store.get(f'{own_name}/{other}').decode()}", "again" * restarted)
@@ -143,7 +148,7 @@ def speaks() -> bool:
     """Whether this process is the one that tells the user of a host what went wrong: the first to ask."""
     try:
         if _store is not None:
-            return bool(_store.add(f"told on host {os.environ.get('GROUP_RANK')}", 1) == 1)
+            return bool(_store.add(f"{_attempt}/told on host {os.environ.get('GROUP_RANK')}", 1) == 1)
     except RuntimeError:
         pass  # the store went with its host
     return os.environ.get("LOCAL_RANK", "0") == "0"
@@ -163,15 +168,11 @@ def joined(device: str) -> Iterator[Processes]:
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
     backend = "nccl" if on_cuda else "gloo"
     store, rank, _ = next(torch.distributed.rendezvous("env://"))  # type: ignore[attr-defined]
-    attempt, restarted = _met(store, rank, number)
-    global _store
-    own_store = _store = torch.distributed.PrefixStore(attempt, store)  # type: ignore[attr-defined]
+    global _store, _attempt
+    _attempt, restarted = _met(store, rank, number)
+    _store = store
+    own_store = torch.distributed.PrefixStore(_attempt, store)  # type: ignore[attr-defined]
     torch.distributed.init_process_group(backend, store=own_store, rank=rank, world_size=number)
-    try:
-        yield Processes(number, rank, backend, restarted)
-    except MakemoreError as error:
-        if rank == 0 and error.exit_code == UsageError.exit_code:
-            store.delete_key(ATTEMPT)  # nothing has begun that a restart could go on with
-        raise
+    yield Processes(number, rank, backend, restarted)
     torch.distributed.barrier()  # none leaves before the first one has written all
     torch.distributed.destroy_process_group()

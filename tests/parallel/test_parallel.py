@@ -178,18 +178,19 @@ def test_processes_meet_whatever_those_before_them_wrote(monkeypatch: pytest.Mon
         with ThreadPoolExecutor(len(ranks)) as pool:
             return list(pool.map(lambda rank: parallel._met(store, rank, 3), ranks))
 
+    monkeypatch.setattr(parallel, "_store", store)
     (first,) = set(met([2, 0, 1]))
     store.set(f"{first[0]}/2", "one that looked at the name before the first process had a new one")
     (second,) = set(met([1, 2, 0]))
-    assert first[0] != second[0]
-    assert [first[1], second[1]] == [False, True]
-
+    Processes(3).begin()
+    (third,) = set(met([0, 1, 2]))
+    assert len({first[0], second[0], third[0]}) == 3
+    assert [first[1], second[1], third[1]] == [False, False, True], "only the second got as far as a file"
     monkeypatch.setenv("TORCHELASTIC_USE_AGENT_STORE", "False")
     for restarts, expected in (("0", False), ("2", True)):
         monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", restarts)
         assert {again for _, again in met([0, 1, 2])} == {expected}
 
-    monkeypatch.setattr(parallel, "_store", store)
     monkeypatch.setenv("LOCAL_RANK", "1")
     for host in "01":
         monkeypatch.setenv("GROUP_RANK", host)
