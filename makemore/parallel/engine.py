@@ -79,7 +79,7 @@ class ParallelEngine:
             _, kinds, counts = distinct(ends.unbind(1), [V + 1] * ends.shape[1])
             frequent = counts[kinds] > FREQUENT * len(X)
             owner = torch.where(frequent, rows, kinds).remainder(number)
-            rows = ((2 * owner + frequent) * len(counts) + kinds).argsort(stable=True)
+            rows = (owner * len(counts) + kinds).argsort(stable=True)
         return rows[own]
 
     def _distributions(self, Y: Tensor) -> Tensor:

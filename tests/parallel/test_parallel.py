@@ -151,7 +151,7 @@ def test_shares_are_the_whole_batch(rows: int, number: int) -> None:
 def test_rows_that_end_alike_are_one_processs() -> None:
     """Each row is somebody's, as many for each; few processes have the same windows."""
     generator = Generator().manual_seed(1)
-    ends = torch.cat([torch.randint(0, 27, (700, 4), generator=generator), torch.zeros(100, 4).long()])
+    ends = torch.cat([torch.randint(0, 27, (700, 4), generator=generator), torch.zeros(230, 4).long()])
     ends = ends[torch.randint(0, len(ends), (6000,), generator=generator)]
     X = torch.cat([torch.randint(0, 27, ends.shape, generator=generator), ends], dim=1)
     keep = (torch.rand(X.shape, generator=generator) < 0.99).float()
