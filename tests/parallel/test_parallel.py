@@ -219,7 +219,7 @@ def workers(parent: int) -> list[int]:
 
 def kill_one(process: subprocess.Popen[str], which: int, model_file: Path, after_step: int) -> None:
     """Kill a worker once that step is saved."""
-    for _ in range(600):
+    for _ in range(3000):
         time.sleep(0.1)
         assert process.poll() is None, process.communicate()
         if model_file.exists():
