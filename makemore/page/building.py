@@ -1,8 +1,8 @@
 """A model as one HTML file that needs no server and no network (beyond the lecture).
 
-The page computes what the model computes, in the browser: ``network.js`` is the forward pass, ``view.js``
-what is shown of it, and both lie beside this module with the page's frame and style. The numbers go along
-as base64, folded as in ``convolution.stages``: an embedding, then stages, each an affine map of some nodes,
+The page computes what the model computes, in the browser: ``network.js`` is the forward pass, the other
+scripts show it, and all lie beside this module with the page's frame and style. The numbers go along as
+base64, folded as in ``convolution.stages``: an embedding, then stages, each an affine map of some nodes,
 with or without activations; of an ensemble, those of each member. What this does not describe is refused.
 
 Words and characters are anyone's, so nothing of them is markup: they are JSON in which every ``<`` is
@@ -32,6 +32,9 @@ from makemore.ensemble import members_of
 from makemore.errors import UsageError
 from makemore.layers import GatedActivation, Layer, ReLU, Sequential, Tanh
 from makemore.model_file import Model
+
+SCRIPTS = ("network.js", "text.js", "tree.js", "view.js")
+"""What runs in the page, in this order."""
 
 MOST_SHARED = 64
 """Characters that a packed word may share with the one before; one character says how many."""
@@ -63,7 +66,7 @@ def page_html(model: Model, words: Iterable[str] = (), source: str = "") -> str:
         if known
         else None,
     }
-    style, script = asset("style.css"), asset("network.js") + "\n" + asset("view.js")
+    style, script = asset("style.css"), "\n".join(map(asset, SCRIPTS))
     title = f"makemore: {model.plan.name}" + (f", trained on {source}" if source else "")
     return filled(
         asset("page.html"),

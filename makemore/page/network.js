@@ -11,12 +11,18 @@ class Member {
     this.embedding = takeValues(symbols * channels);
     this.stages = description.stages.map(({ n, dilation, from, to, source, added, activations }) => ({
       lags: Array.from({ length: n }, (_, j) => (n - 1 - j) * dilation), // the oldest node comes first
-      from, to, source, added, activations,
+      from,
+      to,
+      source,
+      added,
+      activations,
       weight: takeValues(n * from * to), // (n, from, to)
       bias: takeValues(to),
     }));
     this.rows = this.neededNodes();
-    this.rows.forEach((row, r) => { row.channels = r ? this.stages[r - 1].to : channels; });
+    this.rows.forEach((row, r) => {
+      row.channels = r ? this.stages[r - 1].to : channels;
+    });
     this.stages.forEach(({ activations }, i) => {
       for (const name of activations) if (name === "gate") this.rows[i + 1].channels /= 2;
     });
@@ -51,18 +57,22 @@ class Member {
   nodes(context) {
     const newest = context.length - 1;
     const channels = this.rows[0].channels;
-    const rows = [this.rows[0].places.map((place) => {
-      const start = context[newest - place] * channels;
-      return Float64Array.from(this.embedding.subarray(start, start + channels));
-    })];
+    const rows = [
+      this.rows[0].places.map((place) => {
+        const start = context[newest - place] * channels;
+        return Float64Array.from(this.embedding.subarray(start, start + channels));
+      }),
+    ];
     const node = ([value, i]) => rows[value][i];
     this.stages.forEach((stage, i) => {
       const { places, made, added } = this.rows[i + 1];
-      rows.push(places.map((_, j) => {
-        let out = affine(stage, made[j].map(node));
-        for (const other of added[j].map(node)) out = out.map((x, o) => x + other[o]);
-        return stage.activations.reduce((x, name) => ACTIVATIONS[name](x), out);
-      }));
+      rows.push(
+        places.map((_, j) => {
+          let out = affine(stage, made[j].map(node));
+          for (const other of added[j].map(node)) out = out.map((x, o) => x + other[o]);
+          return stage.activations.reduce((x, name) => ACTIVATIONS[name](x), out);
+        }),
+      );
     });
     return rows;
   }

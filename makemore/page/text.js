@@ -1,0 +1,105 @@
+// Characters, words and numbers as one reads them, and the parts that a page is made of.
+
+const by = (id) => document.getElementById(id);
+const calm = () => matchMedia("(prefers-reduced-motion: reduce)").matches;
+const count = (number) => number.toLocaleString("en");
+
+function element(name, className, text) {
+  const made = document.createElement(name);
+  if (className) made.className = className;
+  if (text !== undefined) made.textContent = text;
+  return made;
+}
+
+// Characters and numbers as one reads them ------------------------------------------------------------
+
+const codeOf = (ch) => "U+" + ch.codePointAt(0).toString(16).toUpperCase().padStart(4, "0");
+const invisible = (ch) => /[\p{C}\p{Z}\p{Default_Ignorable_Code_Point}]/u.test(ch);
+
+function charOf(symbol) {
+  return symbol === STOP ? "." : network.characters[symbol - 1];
+}
+
+// An element that shows a symbol, whatever it is, and lets it change nothing around it.
+function glyph(symbol, className = "") {
+  return refresh(element("span"), symbol, className);
+}
+
+function refresh(span, symbol, className = "") {
+  const ch = charOf(symbol);
+  const code = symbol !== STOP && invisible(ch);
+  span.className = `char ${className}${symbol === STOP ? " stop" : ""}${code ? " code" : ""}`;
+  span.textContent = code ? (ch === " " ? "space" : codeOf(ch)) : /\p{M}/u.test(ch) ? "◌" + ch : ch;
+  return span;
+}
+
+// A symbol's name for a screen reader, which may not read out what is no letter.
+function spoken(symbol, stop = "the end") {
+  if (symbol === STOP) return stop;
+  const ch = charOf(symbol);
+  return /[\p{L}\p{N}]/u.test(ch) ? ch : codeOf(ch);
+}
+
+// The name of a button that shows a symbol and its probability: what is seen, and the symbol if it is no letter.
+function labelOf(face, symbol, p) {
+  const name = spoken(symbol, "end");
+  return `${face.textContent} ${percent(p)}${name === face.textContent ? "" : `, ${name}`}`;
+}
+
+// A word as an element that keeps its direction to itself.
+function wordElement(word) {
+  const seen = [...word].some((ch) => !invisible(ch));
+  return element("bdi", "", seen ? word : word ? [...word].map(codeOf).join(" ") : "(empty)");
+}
+
+function percent(p) {
+  if (p < 0.000005) return "<0.001 %";
+  return (100 * p).toFixed(p < 0.0005 ? 3 : 1) + " %";
+}
+
+function oneIn(nats) {
+  const number = Math.exp(nats);
+  if (number < 10) return number.toFixed(1);
+  if (number < 1e9) return count(Number(number.toPrecision(2)));
+  const power = Math.floor((nats + Math.log(10 / 9.5)) / Math.LN10); // so that 9.7 does not become 10
+  return (
+    `${Math.round(Math.exp(nats - power * Math.LN10))} × 10` +
+    [...String(power)].map((d) => "⁰¹²³⁴⁵⁶⁷⁸⁹"[d]).join("")
+  );
+}
+
+// Toolbars: one stop of the Tab key each, and arrow keys within -----------------------------------------
+
+function roving(bar, neighbour) {
+  const all = () => [...bar.querySelectorAll("button")].filter((b) => !b.hidden);
+  bar.addEventListener("keydown", (event) => {
+    const buttons = all();
+    const from = buttons.indexOf(document.activeElement);
+    const to = neighbour(event.key, from, buttons);
+    if (from < 0 || to === undefined) return;
+    event.preventDefault();
+    buttons[Math.max(0, Math.min(to, buttons.length - 1))].focus();
+  });
+  bar.addEventListener("focusin", (event) => current(bar, event.target.closest("button")));
+}
+
+function current(bar, button) {
+  for (const other of bar.querySelectorAll("button")) other.tabIndex = other === button ? 0 : -1;
+}
+
+function settle(bar) {
+  if (!bar.querySelector('button[tabindex="0"]:not([hidden])')) current(bar, bar.querySelector("button"));
+}
+
+function along(key, from, buttons) {
+  const step = { ArrowRight: 1, ArrowDown: 1, ArrowLeft: -1, ArrowUp: -1 }[key];
+  if (step) return from + step;
+  return { Home: 0, End: buttons.length - 1 }[key];
+}
+
+// As many children as wanted: old ones stay, and with them the focus.
+function children(parent, number, make) {
+  while (parent.children.length > number) parent.lastChild.remove();
+  while (parent.children.length < number) parent.append(make(parent.children.length));
+  return [...parent.children];
+}
