@@ -59,7 +59,47 @@ def places(grad: Tensor | None) -> list[float]:
     return grad[0].abs().amax(0).nonzero().flatten().tolist()
 
 
-@pytest.mark.parametrize(("name", "block"), CONVOLUTIONAL)
+PAPER = [
+    ("gated", 8),
+    ("wavenet-paper", 8),
+    ("wavenet-paper", 2),
+    ("wavenet-paper", 16),
+    ("wavenet-paper", 32),
+]
+
+
+def arrows(figure: Figure, kind: str) -> set[tuple[float, float, float, float]]:
+    """The x and the row that each arrow of a kind starts and ends at, as drawn."""
+    found = [p for axes in figure.axes for p in axes.patches if (p.get_gid() or "").startswith(kind)]
+    return {tuple(float(v) for end in p._posA_posB for v in end) for p in found}
+
+
+def test_residuals_and_skips_are_those_of_the_stages() -> None:
+    """From the newest node fused to each node, and from each block to where they are added up."""
+    network = build("wavenet-paper")
+    added = {(s.source, s.added) for s in Convolution.from_network(network).stages if s.added}
+    assert added == {(1, (0,)), (3, (2,)), (3, (4,)), (6, (7,))}  # rows 1 and 2 have a residual, then 3 skips
+    figure = draw_nodes(network)
+    tree, seen = nodes(figure, "tree"), nodes(figure, "seen")
+    assert arrows(figure, "tree residuals") == {
+        (tree[row - 1][2 * i + 1], row - 1, x, row) for row in (1, 2) for i, x in enumerate(tree[row])
+    }
+    assert arrows(figure, "seen residuals") == {(x, row - 1, x, row) for row in (1, 2) for x in seen[row]}
+    assert arrows(figure, "tree skips") == {(tree[row][-1], row, tree[4][0], 4) for row in (1, 2)}
+    assert arrows(figure, "seen skips") == {(seen[row][-1], row, seen[4][0], 4) for row in (1, 2)}
+    assert not arrows(draw_nodes(build()), "")
+
+
+def test_two_stacks_have_overlapping_windows() -> None:
+    network = network_plan("wavenet-paper", n_embd=5, n_hidden=6, stacks=2).build(27)
+    figure = draw_nodes(network)
+    assert [len(row) for row in nodes(figure, "tree")] == [15, 14, 12, 8, 4, 2, 1, 1, 1, 1]
+    assert [len(row) for row in nodes(figure, "seen")] == [15, 14, 12, 8, 4, 2, 1, 1, 1, 1]
+    kernels = [label.get_text() for label in figure.axes[1].child_axes[0].get_yticklabels()]
+    assert kernels[:6] == [f"kernel 2\ndilation {d}" for d in (1, 2, 4, 1, 2, 4)]
+
+
+@pytest.mark.parametrize(("name", "block"), [*CONVOLUTIONAL, *PAPER])
 def test_the_highlighted_inputs_are_those_with_a_gradient(name: str, block: int) -> None:
     network, word = build(name, block), "diondre"
     figure = draw_nodes(network, word)
@@ -97,7 +137,7 @@ def test_the_highlighted_nodes_and_lines_of_every_row_have_a_gradient(name: str,
         assert drawn == {(a, b) for a, b in every if b in above}
 
 
-@pytest.mark.parametrize(("name", "block"), [*CONVOLUTIONAL, ("wavenet", 32)])
+@pytest.mark.parametrize(("name", "block"), [*CONVOLUTIONAL, *PAPER, ("wavenet", 32)])
 def test_the_highlighted_part_is_the_tree(name: str, block: int) -> None:
     figure = draw_nodes(build(name, block))
     shapes = []
@@ -118,6 +158,8 @@ def test_the_highlighted_part_is_the_tree(name: str, block: int) -> None:
         ("wavenet", 8, [8, 4, 2, 1, 1]),
         ("hierarchical-bug", 8, [8, 4, 2, 1, 1]),
         ("wavenet", 32, [32, 16, 8, 4, 2, 1, 1]),
+        ("gated", 8, [8, 4, 2, 1, 1]),
+        ("wavenet-paper", 8, [8, 4, 2, 1, 1, 1, 1]),
         ("mlp", 3, [3, 1, 1]),
         ("mlp-8", 8, [8, 1, 1]),
     ],
@@ -157,6 +199,8 @@ def test_labels_and_characters() -> None:
         ("mlp", 1, ""),
         ("mlp", 3, "diondre"),
         ("hierarchical-bug", 8, "diondre"),
+        ("wavenet-paper", 8, "diondre"),
+        ("wavenet-paper", 32, "muhammadibrahim"),
     ],
 )
 def test_no_text_overlaps_or_is_cut_off(name: str, block: int, word: str) -> None:
