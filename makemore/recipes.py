@@ -21,6 +21,12 @@ FIRST = "what most people need"
 LECTURE_EXAMPLES = 182_625
 """Training examples of the lecture's list."""
 
+PLENTY = 2**19
+"""Training examples above which the lecture's network needs less dropping; of 1.6 million on, none."""
+
+WIDTH_COUNTS = 0.8
+"""The power of its width by which a network asks for more examples: twice as wide drops 0.3, not 0.2."""
+
 
 @dataclass(frozen=True)
 class Knob:
@@ -98,8 +104,11 @@ class Recipe(Knobs):
     lr: float
 
     @classmethod
-    def for_examples(cls, examples: int, **given: Any) -> Self:
-        """The recipe for a list with that many training examples; ``given`` fields are as they are."""
+    def for_examples(cls, examples: int, width: float = 1.0, **given: Any) -> Self:
+        """The recipe for a list with that many training examples; ``given`` fields are as they are.
+
+        ``width`` is how many times as wide as the lecture's its hidden layers are.
+        """
         return cls(**given)
 
     def lr_at(self, step: int) -> float:
@@ -136,7 +145,7 @@ class LectureRecipe(Recipe):
     lr_drop: int = knob(150_000, "the first step with it", 0, 10**9, otherwise="after 3/4 of the steps")
 
     @classmethod
-    def for_examples(cls, examples: int, **given: Any) -> LectureRecipe:
+    def for_examples(cls, examples: int, width: float = 1.0, **given: Any) -> LectureRecipe:
         """The same for every list; the last rate and its first step follow from the first and the steps."""
         steps, lr = given.get("steps", cls.steps), given.get("lr", cls.lr)
         return cls(**({"lr_final": lr / 10, "lr_drop": steps * 3 // 4} | given))
@@ -206,16 +215,20 @@ class ModernRecipe(Recipe):
             raise UsageError("consecutive examples need --targets hard --drop 0: leave out --chunk, or these")
 
     @classmethod
-    def for_examples(cls, examples: int, **given: Any) -> ModernRecipe:
+    def for_examples(cls, examples: int, width: float = 1.0, **given: Any) -> ModernRecipe:
         """The recipe for a list with that many training examples; ``given`` fields are as they are.
 
-        Fewer examples are learnt by heart sooner: they get fewer steps, smaller batches, more dropping and
-        more decay. The rules were found on lists of 300, 7,000 and 32,000 names.
+        Fewer examples are learnt by heart sooner, and sooner by a network that is ``width`` times as wide as
+        the lecture's: they get more dropping and more decay, fewer examples also fewer steps and smaller
+        batches. Of ``PLENTY`` of examples and more nothing is learnt by heart; dropping fades away. The rules
+        were found on lists of 300, 7,000 and 32,000 names and of 1,000,000 words (docs/LOG.md).
         """
         chosen = EFFORTS.get(given.get("effort", cls.effort), {})
         taught = given.get("teachers", chosen.get("teachers", 0)) > 0
         chunked = given.get("chunk", 1) > 1
-        scarcity = min(5.0, max(0.0, math.log(LECTURE_EXAMPLES / examples)))
+        enough = examples / max(1.0, width) ** WIDTH_COUNTS
+        scarcity = min(5.0, max(0.0, math.log(LECTURE_EXAMPLES / enough)))
+        plenty = max(0.0, math.log(enough / PLENTY))
         steps = chosen.get("steps", 2500 if taught else 850)
         batch_size = 1024
         while batch_size > max(64, examples / 12):
@@ -226,7 +239,7 @@ class ModernRecipe(Recipe):
             "steps": round(min(10_000, max(steps / 8, steps * (examples / LECTURE_EXAMPLES) ** 0.5))),
             "batch_size": batch_size,
             "weight_decay": round(0.4 + 0.2 * scarcity, 2),
-            "drop": round(min(0.75, chosen.get("drop", 0.2) + 0.18 * scarcity), 2),
+            "drop": round(min(0.75, max(0.0, chosen.get("drop", 0.2) + 0.18 * (scarcity - plenty))), 2),
         }
         if chunked:
             rules |= {"targets": "hard", "drop": 0.0}

@@ -114,6 +114,7 @@ class Trainer:
     """A network in training by the lecture's recipe: how far it is, and what it has seen.
 
     ``losses`` holds the batch loss of every step done, ``evaluations`` the split losses in between.
+    ``parts`` of the training split follow one another, epoch by epoch; the lecture's way has but one.
     The batches are drawn from ``generator``, a CPU one, so that a run on any device sees the same.
     ``engine`` makes of the network what does the steps; ``loss`` gives its mean loss on some examples.
     """
@@ -134,6 +135,7 @@ class Trainer:
         self.make_engine = engine
         self.engine = engine(network)
         self.loss = loss
+        self.parts = [data.train]
         self.watched, self.judged = data.val.parts(WATCHED)[0], data.train.parts(JUDGED)[0]
         self.step = 0
         self.evaluations: list[Evaluation] = []

@@ -85,13 +85,13 @@ def main(argv: Sequence[str] | None = None) -> int:
             write_list(whole, sizes[-1])
         print(" ".join(f"{title:>20}" for title in COLUMNS.values()), flush=True)
         for size in sizes:
-            with whole.open("rb") as source, some.open("wb") as file:
-                file.writelines(islice(source, size))
             try:
+                with whole.open("rb") as source, some.open("wb") as file:
+                    file.writelines(islice(source, size))
                 row = {"words": size} | in_fresh_process(measured, some)
-            except MakemoreError as error:
+            except (MakemoreError, OSError) as error:
                 print(error, file=sys.stderr)
-                return error.exit_code
+                return 1
             rows.append(row)
             print(f"{size:>20,} " + " ".join(f"{row[c]:>20,.1f}" for c in list(COLUMNS)[1:]), flush=True)
     for less, more in pairwise(rows):

@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 
 import benchmark
+import benchmark_lists
 import benchmark_long
 import benchmark_processes
 import benchmark_to_val
@@ -42,6 +43,17 @@ def test_a_quick_run_prints_and_writes_its_rows(tmp_path: Path, capsys: pytest.C
             for row in rows.values():
                 assert 0 < row["q25"] <= row["us"] <= row["q75"]
             assert rows["autograd"]["speed to autograd"] == rows["products"]["to products"] == 1
+
+
+def test_lists_of_two_lengths(word_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert benchmark_lists.main(["--sizes", "300", "20", "--data", str(word_file)]) == 0
+    machine, titles, less, more, further = capsys.readouterr().out.splitlines()
+    assert machine.startswith("processor ")
+    assert titles.split() == "words s to the first step s a val loss s of all losses MB".split()
+    assert [row.split()[0] for row in (less, more)] == ["20", "300"]
+    assert 100 < float(more.split()[-1].replace(",", "")) < 1000
+    assert further.startswith("from 20 to 300 words, a word: ")
+    assert benchmark_lists.main(["--sizes", "6", "--data", str(word_file.parent)]) == 1
 
 
 def test_a_quick_run_of_the_words(

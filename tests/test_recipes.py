@@ -27,6 +27,21 @@ def test_fewer_examples_get_more_regularisation() -> None:
     assert ModernRecipe.for_examples(1_700, steps=5).steps == 5
 
 
+def test_plenty_of_examples_need_no_dropping_and_wide_networks_more() -> None:
+    def drop(examples: int, width: float = 1.0) -> float:
+        return ModernRecipe.for_examples(examples, width).drop
+
+    assert drop(267_771) == drop(2**19) == 0.2
+    assert 0.2 > drop(1_000_000) > drop(2_000_000) == drop(10**8) == 0
+    assert drop(182_625, 2) == 0.3
+    assert drop(182_625, 0.5) == 0.2
+    assert drop(1_000_000, 4) > drop(1_000_000)
+    wide = ModernRecipe.for_examples(182_625, 2)
+    assert (wide.steps, wide.batch_size) == (850, 1024)
+    assert ModernRecipe.for_examples(182_625, 2, drop=0.1).drop == 0.1
+    assert LectureRecipe.for_examples(10, 4) == LectureRecipe()
+
+
 def test_an_effort_chooses_what_is_not_given() -> None:
     quick, default, best = (ModernRecipe.for_examples(LECTURE_EXAMPLES, effort=effort) for effort in EFFORTS)
     assert default == ModernRecipe.for_examples(LECTURE_EXAMPLES)

@@ -27,8 +27,10 @@ def describe(
         f"{name} ({len(examples):,}, {run.block_size})"
         for name, examples in zip(("train", "val", "test"), data[1:4], strict=True)
     )
+    if len(trainer.parts) > 1:
+        shapes += f"\neach epoch: one of {len(trainer.parts):,} parts of train, with soft targets of its own"
     if len(trainer.watched) < len(data.val):
-        shapes += f"\nval loss during the training: of {len(trainer.watched):,} of them, always the same"
+        shapes += f"\nval loss during the training: of {len(trainer.watched):,} examples, always the same"
     # Names with values in lines that are broken between the pairs alone.
     knobs = recipe.describe().replace(" ", "\xa0").replace(",\xa0", ", ")
     rows = {

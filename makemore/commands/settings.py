@@ -192,14 +192,16 @@ def checked(given: Mapping[str, Any]) -> RunSettings:
     return run
 
 
-def resolved(given: Mapping[str, Any], sizes: Mapping[str, Any], examples: int) -> Settings:
+def resolved(
+    given: Mapping[str, Any], sizes: Mapping[str, Any], examples: int, width: float = 1.0
+) -> Settings:
     """The settings with every default filled in, for a list with that many training examples.
 
-    ``sizes`` are those of the network's plan.
+    ``sizes`` are those of the network's plan, ``width`` is what ``Recipe.for_examples`` asks for.
     """
     run = checked(given)
     own = {name: value for name, value in given.items() if name not in RUN}
-    recipe = RECIPES[run.recipe][0].for_examples(examples, **own)
+    recipe = RECIPES[run.recipe][0].for_examples(examples, width, **own)
     log_every = run.log_every or max(1, min(10_000, recipe.steps // 20))
     known = {name: size for name, size in sizes.items() if name in RUN}
     run = replace(run, log_every=log_every, eval_every=run.eval_every or log_every, **known)

@@ -35,7 +35,7 @@ from makemore.errors import DivergedError, Interrupted, ModelFileError, Training
 from makemore.files import replacing
 from makemore.layers import Sequential
 from makemore.model_file import MODEL_FILE, Model, Progress, load_model, read_bytes, read_model, save_model
-from makemore.networks import network_plan
+from makemore.networks import NETWORKS, network_plan
 from makemore.parallel.engine import ParallelEngine, check_shareable
 from makemore.parallel.processes import Processes, joined, number_of_processes
 from makemore.pictures.recorder import GRADIENTS_FILE
@@ -290,7 +290,8 @@ def new_job(given: Mapping[str, Any], out_dir: Path, processes: Processes) -> Jo
     device = resolve_device(run.device)
     words = load_words(given.get("data"))
     data = words.data(plan.block_size)
-    settings = resolved(given, plan.sizes(), len(data.train))
+    width = plan.n_hidden / NETWORKS[plan.name].n_hidden
+    settings = resolved(given, plan.sizes(), len(data.train), width)
     generator = Generator().manual_seed(run.seed)
     members = run.members if run.members > 1 else None
     network = build(plan, members, len(data.vocabulary), generator).to(device)
