@@ -264,6 +264,15 @@ def search(args: argparse.Namespace, theirs: Sequence[str]) -> None:
     print(f"wrote {', '.join(draw(study, args.out_dir)) or 'no pictures: the trials are too few'}")
 
 
+def told_search(args: argparse.Namespace, theirs: Sequence[str]) -> None:
+    """The search; what a database raises as well is told in a line."""
+    try:
+        search(args, theirs)
+    except (*DATABASE_ERRORS, ImportError) as error:
+        reason = str(getattr(error, "orig", None) or error).strip().partition("\n")[0]
+        raise UsageError(f"the study's database: {reason}") from error
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """The command."""
     argv = list(sys.argv[1:] if argv is None else argv)
@@ -281,17 +290,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser.parse_args(argv[:end])
     pyplot.switch_backend("Agg")
     optuna.logging.set_verbosity(optuna.logging.CRITICAL)
-
-    def run() -> None:
-        try:
-            search(args, argv[end + 1 :])
-        except (*DATABASE_ERRORS, ImportError) as error:
-            reason = str(getattr(error, "orig", None) or error).strip().partition("\n")[0]
-            raise UsageError(f"the study's database: {reason}") from error
-
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Optuna's pictures and heartbeats count as experimental
-        return answer("search.py", run)
+        return answer("search.py", f"{__name__}:told_search", args, argv[end + 1 :])
 
 
 if __name__ == "__main__":
