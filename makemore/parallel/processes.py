@@ -86,8 +86,8 @@ class Processes:
         return bytes(whole.cpu().numpy())
 
     def begin(self) -> None:
-        """Let those who may be started in place of these know that there is a run to go on with."""
-        if _store is not None:
+        """Let those who may be started in place of these know that the first one has written a file."""
+        if _store is not None and self.is_first:
             _store.set(BEGUN, "")
 
     def _device(self) -> torch.device:

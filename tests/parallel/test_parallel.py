@@ -26,7 +26,7 @@ from torch import Generator, Tensor
 
 from makemore.backprop.windows import WindowsEngine
 from makemore.errors import UsageError
-from makemore.model_file import load_model
+from makemore.model_file import TRAINED, load_model
 from makemore.networks import network_plan
 from makemore.parallel import processes as parallel
 from makemore.parallel.engine import ParallelEngine, check_shareable
@@ -133,6 +133,17 @@ def test_mistakes_are_told_once(word_file: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
+def test_a_refused_run_is_refused_again_when_it_is_restarted(word_file: Path, tmp_path: Path) -> None:
+    """What lies there is another run's: not for a restart to go on with."""
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(TRAINED.read_bytes())
+    done = run(2, *TRAIN, *SMALL, "--data", word_file, "--out-dir", tmp_path, restarts=1)
+    assert done.returncode != 0
+    assert done.stderr.count("is there already: --overwrite it") == 2
+    assert path.read_bytes() == TRAINED.read_bytes()
+
+
 def test_what_cannot_be_shared_is_refused() -> None:
     with pytest.raises(UsageError, match="4 processes need a --batch-size of 4 or more, got 3"):
         check_shareable(LectureRecipe(batch_size=3), Processes(4))
@@ -182,10 +193,14 @@ def test_processes_meet_whatever_those_before_them_wrote(monkeypatch: pytest.Mon
     (first,) = set(met([2, 0, 1]))
     store.set(f"{first[0]}/2", "one that looked at the name before the first process had a new one")
     (second,) = set(met([1, 2, 0]))
-    Processes(3).begin()
+    Processes(3, rank=1).begin()
+    assert {again for _, again in met([0, 1, 2])} == {False}
+    Processes(3, rank=0).begin()
     (third,) = set(met([0, 1, 2]))
     assert len({first[0], second[0], third[0]}) == 3
-    assert [first[1], second[1], third[1]] == [False, False, True], "only the second got as far as a file"
+    assert [first[1], second[1], third[1]] == [False, False, True], (
+        "the first process of the second start got as far as a file"
+    )
     monkeypatch.setenv("TORCHELASTIC_USE_AGENT_STORE", "False")
     for restarts, expected in (("0", False), ("2", True)):
         monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", restarts)
