@@ -32,6 +32,7 @@ from makemore.layers import (
     Newest,
     ReLU,
     ResidualBlock,
+    RMSNorm,
     Sequential,
     SkipConnections,
     Tanh,
@@ -148,7 +149,7 @@ def paper_layers(plan: Plan, vocab_size: int, generator: Generator | None) -> li
     windows that one tree over their outputs looks at overlap: the 15 characters of two stacks of dilations
     1, 2, 4 have 14, 12, 8 nodes in the first and 4, 2, 1 in the second.
 
-    Departures from the paper: an Embedding in place of its first convolution of one-hot rows; BatchNorm in
+    Departures from the paper: an Embedding in place of its first convolution of one-hot rows; RMSNorm in
     front of the gates. Raises UsageError unless the dilations of the stacks come to the context.
     """
     E, H = plan.n_embd, plan.n_hidden
@@ -167,9 +168,9 @@ def paper_layers(plan: Plan, vocab_size: int, generator: Generator | None) -> li
             last_stack = i == plan.stacks - 1
             fuse = FlattenConsecutive(2) if last_stack else FlattenDilated(2, 2**k)
             positions = positions // 2 if last_stack else positions - 2**k
-            gates = [Linear(2 * E, 2 * H, bias=False, generator=generator), BatchNorm1d(2 * H)]
+            gates = [Linear(2 * E, 2 * H, generator=generator), RMSNorm(2 * H), GatedActivation()]
             residual = Linear(H, E, generator=generator) if positions > 1 else None
-            blocks.append(ResidualBlock(fuse, [*gates, GatedActivation()], residual))
+            blocks.append(ResidualBlock(fuse, gates, residual))
             skip = Linear(H, H, generator=generator)
             skips.append(Sequential([Newest(positions), skip]) if positions > 1 else skip)
     return [
@@ -188,7 +189,7 @@ NETWORKS = {
         Plan("hierarchical", 8, 10, 68, fusing_layers),
         Plan("wavenet", 8, 24, 128, fusing_layers),
         Plan("gated", 8, 24, 89, partial(fusing_layers, gated=True)),
-        Plan("wavenet-paper", 8, 48, 64, paper_layers),
+        Plan("wavenet-paper", 8, 48, 74, paper_layers),
     )
 }
 """The performance log, from its first row to its last, and two networks beyond it."""

@@ -45,6 +45,9 @@ class Row:
 
 
 LECTURE = ("--recipe", "lecture", "--network")
+LARGE, PAPER_LARGE = ("--drop", "0.3"), ("--n-embd", "104", "--n-hidden", "144")
+"""Flags of networks of some 300,000 parameters."""
+
 ROWS = (
     Row("mlp, lecture", (*LECTURE, "mlp"), "2.058 / 2.105"),
     Row("mlp-8, lecture", (*LECTURE, "mlp-8"), "1.918 / 2.027"),
@@ -54,6 +57,11 @@ ROWS = (
     Row("wavenet, modern, effort quick", ("--effort", "quick")),
     Row("wavenet, modern", ()),
     Row("wavenet, modern, 4 teachers", ("--teachers", "4")),
+    Row("gated, modern", ("--network", "gated")),
+    Row("wavenet-paper, modern", ("--network", "wavenet-paper")),
+    Row("wavenet, modern, large", ("--n-hidden", "264", *LARGE)),
+    Row("gated, modern, large", ("--network", "gated", "--n-hidden", "185", *LARGE)),
+    Row("wavenet-paper, modern, large", ("--network", "wavenet-paper", *PAPER_LARGE, *LARGE)),
     Row("wavenet, modern, effort best", ("--effort", "best")),
     Row("wavenet, modern, 4 members", ("--members", "4")),
     Row("wavenet 256, modern, 8 members", ("--n-hidden", "256", "--drop", "0.3", "--members", "8")),

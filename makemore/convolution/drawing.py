@@ -179,8 +179,12 @@ def rows_of_nodes(network: Sequential) -> list[Row]:
         elif looks is not None:
             row = _looked_at(given[sources[0]], looks, rows)
         else:
-            row = _open(given[sources[0]])
-            acts = declared(layer, "acts_per_position")
+            row, below = given[sources[0]], wires[sources[0]].layer
+            acts = bool(declared(layer, "acts_per_position"))
+            if acts and below and declared(below, "acts_per_position") and readers[sources[0]] == 1:
+                row.names[-1] = row.names[-1].replace("\n", " ")  # one more that acts on each position
+            else:
+                row = _open(row)
             plus = "" if not row.names else "\n+ " if acts else " + "
             row.names.append(plus + type(layer).__name__.removesuffix("1d"))
             row.channels = layer.out.shape[-1]

@@ -94,19 +94,24 @@ def test_random_blocks_and_skips_at_every_position(seed: int) -> None:
         torch.testing.assert_close(found[ids], expected.view(3, 20, -1)[:, t], atol=1e-12, rtol=1e-12)
 
 
+def _names(activation: Layer | None) -> str:
+    layers = activation.layers if isinstance(activation, Sequential) else [activation] if activation else []
+    return " ".join(type(layer).__name__ for layer in layers)
+
+
 def test_residuals_and_skips_are_added_in_stages() -> None:
     convolutions = Convolution.from_network(NETWORKS["wavenet-paper"].build(27)).stages
-    assert [(len(s.weight), s.dilation, s.source, s.added, str(s.activation)) for s in convolutions] == [
-        (2, 1, 0, (), "GatedActivation()"),
-        (1, 2, 1, (0,), "None"),  # the residual of the embedding
-        (2, 2, 2, (), "GatedActivation()"),
-        (1, 8, 1, (), "None"),  # the first block's skip
-        (1, 4, 3, (2,), "None"),
-        (2, 4, 5, (), "GatedActivation()"),
-        (1, 8, 3, (4,), "None"),
-        (1, 8, 6, (7,), "ReLU()"),  # the last block's skip, the other two added
-        (1, 8, 8, (), "ReLU()"),
-        (1, 8, 9, (), "None"),
+    assert [(len(s.weight), s.dilation, s.source, s.added, _names(s.activation)) for s in convolutions] == [
+        (2, 1, 0, (), "RMSNorm GatedActivation"),
+        (1, 2, 1, (0,), ""),  # the residual of the embedding
+        (2, 2, 2, (), "RMSNorm GatedActivation"),
+        (1, 8, 1, (), ""),  # the first block's skip
+        (1, 4, 3, (2,), ""),
+        (2, 4, 5, (), "RMSNorm GatedActivation"),
+        (1, 8, 3, (4,), ""),
+        (1, 8, 6, (7,), "ReLU"),  # the last block's skip, the other two added
+        (1, 8, 8, (), "ReLU"),
+        (1, 8, 9, (), ""),
     ]
 
 
