@@ -188,6 +188,16 @@ def test_every_tile_shows_what_the_layers_compute(open_page: Any, shipped_page: 
     shown = [layer.out for layer in model.network.layers if type(layer).__name__ in ("Embedding", "Tanh")]
     for row, out in zip(told, [*shown, model.network.layers[-1].out], strict=True):
         torch.testing.assert_close(torch.tensor(row), out.view(len(row), -1), atol=1e-5, rtol=0)
+    write(page, "emma")
+    pixels = page.execute_script(
+        "const tile = document.querySelectorAll('canvas')[11];"  # the fourth of the first hidden layer
+        "return Array.from(tile.getContext('2d').getImageData(0, 0, tile.width, tile.height).data)"
+    )
+    painted = torch.tensor(pixels, dtype=torch.float64).view(-1, 4)[:128, :3]
+    blue, none, orange = (torch.tensor(rgb) for rgb in ([0, 114, 178], [243, 240, 233], [213, 94, 0]))
+    for square, value in zip(painted, shown[1][0, 3].tolist(), strict=True):
+        expected = none + ((blue if value < 0 else orange) - none) * abs(value)
+        torch.testing.assert_close(square, expected.double(), atol=1, rtol=0)
 
 
 def test_the_nodes_of_each_member_and_of_residual_and_skip_connections(
@@ -255,6 +265,11 @@ def label(page: Any) -> str:
 def test_all_of_it_by_keyboard(open_page: Any, shipped_page: Path) -> None:
     keys = pytest.importorskip("selenium.webdriver.common.keys").Keys
     page = open_page(shipped_page)
+    stops = page.execute_script(
+        "return [...document.querySelectorAll('[role=toolbar]')]"
+        ".map((bar) => [...bar.querySelectorAll('button')].filter((b) => b.tabIndex === 0).length)"
+    )
+    assert stops == [1, 1, 1], "one stop of the Tab key each"
     page.execute_script("document.getElementById('word').focus()")
     page.switch_to.active_element.send_keys(keys.CONTROL, "a")
     press(page, "e", "m")

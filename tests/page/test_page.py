@@ -157,6 +157,12 @@ def test_the_command(
     assert page_main(["bare.html", "--without-words"]) == 0
     assert content_of(Path("bare.html").read_text())["words"] is None
 
+    save_model(model_of("abc", members=3), "ensemble")
+    assert page_main(["ensemble.html", "--model", "ensemble"]) == 0
+    members = content_of(Path("ensemble.html").read_text())["members"]
+    assert isinstance(members, list)
+    assert len(members) == 3
+
     capsys.readouterr()
     save_model(small_model, "small")
     assert page_main(["--model", "small"]) == 0
