@@ -1,7 +1,11 @@
 """Several networks as one, whose probabilities are averaged (beyond the lecture).
 
 Networks that started from other values err in other places: their mean errs less than each of them. Members
-are trained side by side, each on its own loss, on the same batches.
+are trained side by side, each on its own loss, on the same batches. What takes a network takes an ensemble:
+
+    network = Ensemble([plan.build(len(data.vocabulary), generator) for _ in range(4)])
+    engine = partial(EnsembleEngine, make_engine=WindowsEngine)
+    trainer = ModernTrainer(network, data, recipe, generator, engine)
 """
 
 from __future__ import annotations

@@ -273,7 +273,8 @@ class Job:
         from makemore.plotting import plot_losses, save_figure
 
         run, recipe = self.settings
-        title = f"{run.network} on {Path(self.words.source).name}, {run.recipe} recipe"
+        network = run.network if run.members == 1 else f"{run.members} x {run.network}"
+        title = f"{network} on {Path(self.words.source).name}, {run.recipe} recipe"
         figure = plot_losses(self.trainer.losses, self.trainer.evaluations, recipe, title)
         with replacing(path) as file:
             save_figure(figure, file)
