@@ -477,7 +477,7 @@ def test_all_pictures_of_a_run_that_recorded_its_gradients(
     tiny = ["--network", "mlp", "--block-size", "2", "--n-embd", "3", "--n-hidden", "4", "--samples", "0"]
     argv = [*tiny, "--data", word_file, "--steps", "6", "--record-every", "2", "--out-dir", tmp_path]
     assert train(argv) == 0
-    assert f"{tmp_path / 'losses.csv'}, {tmp_path / 'gradients.csv'}," in capsys.readouterr().out
+    assert f"{tmp_path / 'loss.png'}, {tmp_path / 'gradients.csv'}\n" in capsys.readouterr().out
     assert draw(["all", tmp_path / "all", "--model", tmp_path / "model.safetensors"]) == 0
     written = [f"wrote {tmp_path / 'all' / name}.png" for name in PICTURES]
     assert capsys.readouterr().out.splitlines() == written
