@@ -183,16 +183,24 @@ class ModernRecipe(Recipe):
 
     steps: int = knob(850, "updates", 1, 10**9, otherwise="by the number of words", group=FIRST)
     batch_size: int = knob(1024, "examples in each", 2, 2**20, otherwise="up to 1,024")
-    lr: float = knob(0.02, "peak learning rate of Muon", 0, 1e30)
-    lr_other: float = knob(8e-3, "peak learning rate of AdamW", 0, 1e30)
+    lr: float = knob(0.02, "peak learning rate of Muon", 0, 1e30, otherwise="0.02 to 0.055 for few words")
+    lr_other: float = knob(
+        8e-3, "peak learning rate of AdamW", 0, 1e30, otherwise="0.008 to 0.02 for few words"
+    )
     weight_decay: float = knob(0.4, "of the last layer", 0, 1e6, otherwise="by the number of words")
-    warm_up: float = knob(0.05, "share of the steps in which learning rates rise", 0, 1)
+    warm_up: float = knob(
+        0.05, "share of the steps in which learning rates rise", 0, 1, otherwise="0.05 to 0.15 for few words"
+    )
     drop: float = knob(0.2, "probability to drop old characters", 0, 1, otherwise="by the number of words")
     targets: str = knob(
         "soft", "soft: the distribution after a context, or hard: one symbol", choices=("soft", "hard")
     )
     examples_per_row: int = knob(
-        4, "soft targets: examples of one context in one row", 1, 10**6, otherwise="4, with teachers 2"
+        4,
+        "soft targets: examples of one context in one row",
+        1,
+        10**6,
+        otherwise="4, for few words to 16, with teachers 2",
     )
     patience: int = knob(5, "evaluations without a lower val loss before it stops", 1, 10**9)
     chunk: int = knob(1, "consecutive examples taken together; for long contexts 128", 1, 2**20)
@@ -220,8 +228,9 @@ class ModernRecipe(Recipe):
 
         Fewer examples are learnt by heart sooner, and sooner by a network that is ``width`` times as wide as
         the lecture's: they get more dropping and more decay, fewer examples also fewer steps and smaller
-        batches. Of ``PLENTY`` of examples and more nothing is learnt by heart; dropping fades away. The rules
-        were found on lists of 300, 7,000 and 32,000 names and of 1,000,000 words (docs/LOG.md).
+        batches, and without teachers or an effort higher learning rates and coarser targets. Of ``PLENTY`` of
+        examples and more nothing is learnt by heart; dropping fades away. The rules were found on lists of
+        300, 3,000, 7,000 and 32,000 names and of 1,000,000 words (docs/LOG.md).
         """
         chosen = EFFORTS.get(given.get("effort", cls.effort), {})
         taught = given.get("teachers", chosen.get("teachers", 0)) > 0
@@ -229,17 +238,25 @@ class ModernRecipe(Recipe):
         enough = examples / max(1.0, width) ** WIDTH_COUNTS
         scarcity = min(5.0, max(0.0, math.log(LECTURE_EXAMPLES / enough)))
         plenty = max(0.0, math.log(enough / PLENTY))
+        few = (
+            0.0 if taught or chosen or chunked else min(5.0, max(0.0, math.log(LECTURE_EXAMPLES / examples)))
+        )
         steps = chosen.get("steps", 2500 if taught else 850)
         batch_size = 1024
         while batch_size > max(64, examples / 12):
             batch_size //= 2
+        wanted = steps * (examples / LECTURE_EXAMPLES) ** 0.5 * math.exp(-0.21 * few)
+        drop = chosen.get("drop", 0.2) + 0.18 * (scarcity - plenty) + 0.08 * few
         rules = {
-            "examples_per_row": 2 if taught else 4,
+            "examples_per_row": 2 if taught else min(16, round(4 * 2 ** (0.84 * few))),
+            "lr": round(min(0.055, 0.02 * math.exp(0.41 * few)), 4),
+            "lr_other": round(min(0.02, 0.008 * math.exp(0.365 * few)), 4),
+            "warm_up": round(min(0.15, 0.05 + 0.042 * few), 3),
             **chosen,
-            "steps": round(min(10_000, max(steps / 8, steps * (examples / LECTURE_EXAMPLES) ** 0.5))),
+            "steps": round(min(10_000, max(steps / 8, wanted))),
             "batch_size": batch_size,
-            "weight_decay": round(0.4 + 0.2 * scarcity, 2),
-            "drop": round(min(0.75, max(0.0, chosen.get("drop", 0.2) + 0.18 * (scarcity - plenty))), 2),
+            "weight_decay": round(0.4 + 0.2 * scarcity + min(1.4, 0.6 * few), 2),
+            "drop": round(min(0.85 if few else 0.75, max(0.0, drop)), 2),
         }
         if chunked:
             rules |= {"targets": "hard", "drop": 0.0}

@@ -24,7 +24,12 @@ def test_fewer_examples_get_more_regularisation() -> None:
     assert few.steps < lecture.steps < many.steps <= 10_000
     assert few.batch_size < lecture.batch_size
     assert few.drop > lecture.drop
+    assert few.lr > lecture.lr == many.lr
+    assert few.examples_per_row > lecture.examples_per_row == many.examples_per_row
     assert ModernRecipe.for_examples(1_700, steps=5).steps == 5
+    found = ModernRecipe.for_examples(17_000)  # 3,000 names, by scripts/search.py
+    assert (found.steps, found.lr, found.lr_other, found.drop) == (158, 0.0529, 0.019, 0.82)
+    assert ModernRecipe.for_examples(17_000, teachers=2).lr == lecture.lr
 
 
 def test_plenty_of_examples_need_no_dropping_and_wide_networks_more() -> None:
