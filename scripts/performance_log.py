@@ -64,6 +64,7 @@ ROWS = (
     Row("wavenet-paper, modern, large", ("--network", "wavenet-paper", *PAPER_LARGE, *LARGE)),
     Row("wavenet, modern, effort best", ("--effort", "best")),
     Row("wavenet, modern, 4 members", ("--members", "4")),
+    Row("wavenet 256, modern, 4 teachers", ("--n-hidden", "256", "--drop", "0.3", "--teachers", "4")),
     Row("wavenet 256, modern, 8 members", ("--n-hidden", "256", "--drop", "0.3", "--members", "8")),
 )
 

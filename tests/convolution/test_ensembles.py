@@ -13,7 +13,7 @@ from makemore.convolution.drawing import draw_nodes
 from makemore.convolution.forms import plain_form
 from makemore.ensemble import Ensemble
 from makemore.evaluation import split_loss
-from makemore.layers import HistoricBatchNorm1d, Sequential
+from makemore.layers import Embedding, FlattenDilated, HistoricBatchNorm1d, Linear, Sequential
 from makemore.networks import block_size, network_plan, summary
 from makemore.sampling import sample_word
 from makemore.words import Examples
@@ -29,6 +29,8 @@ def with_statistics_per_position(seed: int) -> Sequential:
 ENSEMBLES = {
     "alike": [shaken(plan(8), seed, torch.float64) for seed in range(3)],
     "of all kinds": [
+        # The oldest and the newest of 8: contexts that are one to it are several to the others.
+        shaken([Embedding(V, 4), FlattenDilated(2, 7), Linear(8, V)], 2, torch.float64),
         shaken(plan(8), 3, torch.float64),
         shaken(plan(8, hierarchical=False), 4, torch.float64),
         with_statistics_per_position(5),
