@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from makemore.bars import bar
-from makemore.shuffle import stretches
+from makemore.shuffle import STRETCH, stretches
 
 PLACE = 2**32
 """Number of symbols that there may be: what a place counts in the number of a symbol at it."""
@@ -50,12 +50,14 @@ def _signed(x: int) -> int:
 
 def found(wanted: Tensor, run: Tensor) -> Tensor:
     """Which of some words, by their bits, (N,), stand in a run: bool, (N,)."""
-    kinds, which = torch.unique(wanted, return_inverse=True)
+    if len(wanted) == 0:
+        return torch.empty(0, dtype=torch.bool)
+    kinds = wanted.sort().values  # of those that are there twice the first one counts
     there = torch.zeros(len(kinds), dtype=torch.bool)
-    for bits in hashes(run, "looking for known words") if len(wanted) else ():
+    for bits in hashes(run, "looking for known words"):
         place = torch.searchsorted(kinds, bits).clamp_(max=len(kinds) - 1)
         there[place[kinds[place] == bits]] = True
-    return there[which]
+    return torch.cat([there[torch.searchsorted(kinds, bits)] for bits in torch.split(wanted, STRETCH)])
 
 
 def kept(run: Tensor, mask: Tensor) -> Tensor:

@@ -232,8 +232,8 @@ class WordList:
     def data(self, block_size: int) -> Data:
         """Vocabulary and examples of the splits, for contexts of ``block_size`` symbols."""
         train, val, test = self._runs()
-        bits = [torch.cat([*hashes(run, "looking at val and test words")]) for run in (val, test)]
-        seen = torch.split(found(torch.cat(bits), train), [len(b) for b in bits])
+        bits = torch.cat([*hashes(self.symbols[self.cuts[0] :], "looking at val and test words")])
+        seen = found(bits, train).tensor_split([int((val == STOP).sum())])
         unseen = (kept(run, ~mask) for run, mask in zip((val, test), seen, strict=True))
         runs = (train, val, test, *unseen)
         return Data(self.vocabulary, *(Examples(run, block_size) for run in runs))
