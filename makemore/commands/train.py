@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 import signal
 import sys
 import time
@@ -74,7 +75,8 @@ def train(given: Mapping[str, Any], out_dir: Path, resume: bool = False, overwri
         except RuntimeError as error:
             if number_of_processes() == 1:
                 raise
-            first_line = (str(error).splitlines() or [type(error).__name__])[0][:80]
+            said = re.sub(r"^\[\S+\]\s*", "", str(error)) or type(error).__name__  # gloo: where in its code
+            first_line = said.splitlines()[0][:80]
             how = f"go on with: makemore-train --resume --out-dir {out_dir}"
             raise TrainingError(
                 f"this process or another failed or was lost ({first_line}); {how}"
