@@ -30,7 +30,7 @@ import makemore
 from makemore.convolution.stages import Convolution
 from makemore.ensemble import members_of
 from makemore.errors import UsageError
-from makemore.layers import GatedActivation, Layer, ReLU, Sequential, Tanh
+from makemore.layers import GatedActivation, Layer, ReLU, RMSNorm, Sequential, Tanh
 from makemore.model_file import Model
 
 SCRIPTS = ("network.js", "text.js", "tree.js", "view.js")
@@ -58,7 +58,7 @@ def page_html(model: Model, words: Iterable[str] = (), source: str = "") -> str:
     content = {
         "characters": model.vocabulary.characters,
         "members": [description for description, _ in members],
-        "weights": base64.b64encode(values.float().cpu().numpy().astype("<f4").tobytes()).decode(),
+        "weights": base64.b64encode(values.detach().float().cpu().numpy().astype("<f4").tobytes()).decode(),
         "parameters": sum(p.numel() for p in model.network.parameters()),
         "network": model.plan.name,
         "source": source,
@@ -96,26 +96,32 @@ def describe(network: Sequential) -> tuple[dict[str, Any], list[Tensor]]:
             {
                 **{"n": n, "dilation": stage.dilation, "from": channels, "to": out},
                 **{"source": stage.source, "added": stage.added},
-                "activations": activation_names(stage.activation),
+                "activations": [described(layer) for layer in layers_of(stage.activation)],
             }
         )
-        tensors += [stage.weight, stage.bias]
+        norms = [layer.gamma for layer in layers_of(stage.activation) if isinstance(layer, RMSNorm)]
+        tensors += [stage.weight, stage.bias, *norms]
     return {"embedding": list(convolution.embedding.shape), "stages": stages}, tensors
 
 
 ACTIVATIONS: dict[type[Layer], str] = {Tanh: "tanh", ReLU: "relu", GatedActivation: "gate"}
-"""What the page can compute, and what it calls it."""
+"""What the page can compute, beside RMSNorm, and what it calls it."""
 
 
-def activation_names(layer: Layer | None) -> list[str]:
-    """What the page calls one or more activations. Raises UsageError on one it cannot compute."""
-    if layer is None:
+def layers_of(activation: Layer | None) -> list[Layer]:
+    """What a stage does to its sums, one layer after another."""
+    if activation is None:
         return []
-    if type(layer) is Sequential:
-        return [name for each in layer.layers for name in activation_names(each)]
+    return activation.flattened() if type(activation) is Sequential else [activation]
+
+
+def described(layer: Layer) -> dict[str, Any]:
+    """An activation in plain values, without its numbers. Raises UsageError on one that is unknown."""
+    if type(layer) is RMSNorm:
+        return {"name": "norm", "eps": layer.eps}
     if type(layer) not in ACTIVATIONS:
         raise UsageError(f"no page can be made of this network: a page cannot compute the layer {layer}")
-    return [ACTIVATIONS[type(layer)]]
+    return {"name": ACTIVATIONS[type(layer)]}
 
 
 def packed(words: list[str]) -> str:

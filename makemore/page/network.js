@@ -9,22 +9,22 @@ class Member {
   constructor(description, takeValues) {
     const [symbols, channels] = description.embedding;
     this.embedding = takeValues(symbols * channels);
-    this.stages = description.stages.map(({ n, dilation, from, to, source, added, activations }) => ({
-      lags: Array.from({ length: n }, (_, j) => (n - 1 - j) * dilation), // the oldest node comes first
-      from,
-      to,
-      source,
-      added,
-      activations,
-      weight: takeValues(n * from * to), // (n, from, to)
-      bias: takeValues(to),
-    }));
+    this.stages = description.stages.map(({ n, dilation, from, to, source, added, activations }) => {
+      const weight = takeValues(n * from * to); // (n, from, to)
+      const bias = takeValues(to);
+      let channels = to;
+      const functions = activations.map(({ name, eps }) => {
+        if (name === "norm") return norm(takeValues(channels), eps);
+        if (name === "gate") channels /= 2;
+        return ACTIVATIONS[name];
+      });
+      const lags = Array.from({ length: n }, (_, j) => (n - 1 - j) * dilation); // the oldest node comes first
+      const bounded = ["tanh", "gate"].includes(activations.at(-1)?.name); // from -1 to 1
+      return { lags, from, source, added, weight, bias, functions, channels, bounded };
+    });
     this.rows = this.neededNodes();
     this.rows.forEach((row, r) => {
-      row.channels = r ? this.stages[r - 1].to : channels;
-    });
-    this.stages.forEach(({ activations }, i) => {
-      for (const name of activations) if (name === "gate") this.rows[i + 1].channels /= 2;
+      row.channels = r ? this.stages[r - 1].channels : channels;
     });
     this.blockSize = 1 + this.rows[0].places[0];
   }
@@ -70,7 +70,7 @@ class Member {
         places.map((_, j) => {
           let out = affine(stage, made[j].map(node));
           for (const other of added[j].map(node)) out = out.map((x, o) => x + other[o]);
-          return stage.activations.reduce((x, name) => ACTIVATIONS[name](x), out);
+          return stage.functions.reduce((x, f) => f(x), out);
         }),
       );
     });
@@ -86,8 +86,16 @@ const ACTIVATIONS = {
   gate: (x) => x.slice(0, x.length / 2).map((f, i) => Math.tanh(f) * sigmoid(x[x.length / 2 + i])),
 };
 
-function affine({ weight, bias, from, to }, inputs) {
+function norm(gamma, eps) {
+  return (x) => {
+    const root = Math.sqrt(x.reduce((sum, v) => sum + v * v, 0) / x.length + eps);
+    return x.map((v, i) => (gamma[i] * v) / root);
+  };
+}
+
+function affine({ weight, bias, from }, inputs) {
   const out = Float64Array.from(bias);
+  const to = out.length;
   let at = 0;
   for (const input of inputs) {
     for (let i = 0; i < from; i++, at += to) {

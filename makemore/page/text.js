@@ -40,7 +40,7 @@ function spoken(symbol, stop = "the end") {
   return /[\p{L}\p{N}]/u.test(ch) ? ch : codeOf(ch);
 }
 
-// The name of a button that shows a symbol and its probability: what is seen, and the symbol if it is no letter.
+// The name of a button that shows a symbol and its probability, with the code of what is no letter.
 function labelOf(face, symbol, p) {
   const name = spoken(symbol, "end");
   return `${face.textContent} ${percent(p)}${name === face.textContent ? "" : `, ${name}`}`;

@@ -170,8 +170,7 @@ function showTree() {
   const rows = member.nodes(context);
   for (const { place, face } of tree.leaves) refresh(face, symbolAt(context, place), "leaf");
   tree.rows.forEach((row, r) => {
-    const bounded = r > 0 && ["tanh", "gate"].includes(member.stages[r - 1].activations.at(-1));
-    const most = bounded
+    const most = member.stages[r - 1]?.bounded
       ? 1
       : rows[r].reduce((m, v) => v.reduce((a, x) => Math.max(a, Math.abs(x)), m), 1e-9);
     row.shown.forEach((node, j) => {

@@ -30,11 +30,15 @@ def resize(browser: Any, width: int) -> None:
 
 
 def model_of(characters: str, name: str = "wavenet", members: int | None = None, **sizes: Any) -> Model:
-    """A network of the log with other last weights than it starts with, or an ensemble of such."""
+    """A network of the log, or an ensemble, with other last weights and norms than it starts with."""
     plan = network_plan(name, **({"n_embd": 5, "n_hidden": 12} | sizes))
     vocabulary = Vocabulary(characters)
     network = build(plan, members, len(vocabulary), Generator().manual_seed(1)).eval()
+    generator = Generator().manual_seed(2)
     with torch.no_grad():
         for member in members_of(network):
             member.layers[-1].state_dict()["weight"].mul_(20)
+            for name, values in member.state_dict().items():
+                if name.endswith(("gamma", "running_mean")):
+                    values.add_(0.3 * torch.randn(values.shape, generator=generator))
     return Model(plan, vocabulary, network)
