@@ -132,7 +132,11 @@ def test_a_layer_of_ones_own_can_be_added(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 @pytest.mark.parametrize(
-    "name", ["wavenet", "hierarchical-bug", pytest.param("wavenet-paper", marks=pytest.mark.slow)]
+    "name",
+    [
+        "wavenet",
+        *(pytest.param(name, marks=pytest.mark.slow) for name in ("hierarchical-bug", "wavenet-paper")),
+    ],
 )
 def test_torch_export_of_any_batch(name: str) -> None:
     network, X = built(name), contexts(name)
