@@ -64,7 +64,6 @@ PAPER = [
     ("wavenet-paper", 8),
     ("wavenet-paper", 2),
     ("wavenet-paper", 16),
-    ("wavenet-paper", 32),
 ]
 
 
