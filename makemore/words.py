@@ -139,8 +139,8 @@ class Examples:
         >>> words = Vocabulary("emma").encode_all(["emma"])
         >>> Examples(words, 3)[:3]
         (tensor([[0, 0, 0],
-                [0, 0, 1],
-                [0, 1, 3]]), tensor([1, 3, 3]))
+                [0, 0, 2],
+                [0, 2, 3]]), tensor([2, 3, 3]))
         """
         if isinstance(index, slice):
             index = torch.arange(*index.indices(len(self)), device=self.symbols.device)

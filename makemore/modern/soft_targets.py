@@ -78,6 +78,7 @@ class SoftTargets:
     def __getitem__(self, index: Tensor) -> tuple[Tensor, Tensor]:
         """Contexts and weighted distributions: (B,) -> (B, block_size) int64, (B, vocab_size) float32.
 
+        >>> from makemore.words import Vocabulary
         >>> rows = SoftTargets(Examples(Vocabulary("ab").encode_all(["ab", "b"]), 2), 3)
         >>> rows[torch.arange(len(rows))]
         (tensor([[0, 0],
