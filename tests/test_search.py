@@ -49,7 +49,7 @@ def test_a_search_and_what_it_found(
     assert err == ""
     trials = study_of(tmp_path).trials
     assert len(trials) == len(re.findall(r"^trial +\d: ", out, re.MULTILINE)) == 5
-    assert trials[0].params == {"lr": 0.02, "batch_size": 128, "targets": "soft"}, "the defaults come first"
+    assert trials[0].params == {"lr": 0.055, "batch_size": 128, "targets": "soft"}, "the defaults come first"
     value, default, command = re.search(
         r"best val of 5 whole trials: (\S+), of the defaults (\S+)\n(makemore-train .+)\n", out
     ).groups()  # type: ignore[union-attr]
