@@ -1,4 +1,4 @@
-"""What a user can be told: every error has a message of one line and the exit code of the commands."""
+"""What a user can be told: each has a message of one line and the exit code of the commands."""
 
 
 class MakemoreError(Exception):
@@ -36,8 +36,11 @@ class DivergedError(TrainingError):
         super().__init__(f"the training diverged: at step {step} {what}")
 
 
-class Interrupted(MakemoreError):
-    """A signal ended the run; the exit code is the shell's for it, 130 or 143."""
+class Interrupted(BaseException):
+    """A signal ended the run; the exit code is the shell's for it, 130 or 143.
+
+    No Exception, as KeyboardInterrupt is none: what goes on after any error does not go on after this.
+    """
 
     def __init__(self, signum: int, message: str = "interrupted") -> None:
         super().__init__(message)

@@ -39,10 +39,11 @@ def texts(path: str) -> Iterator[str]:
         try:
             text = block.decode(codec)
         except UnicodeDecodeError as error:
-            line = lines + block[: error.start].count(b"\n") + 1
+            undecoded, at = error.object, error.start  # in what is behind a byte-order mark
+            line = lines + undecoded.count(b"\n", 0, at) + 1
             raise DataError(
                 f"{named(path)} is not a utf-8 word list: line {line:,} holds the byte"
-                f" 0x{block[error.start]:02x}; save it as utf-8, one word a line"
+                f" 0x{undecoded[at]:02x}; save it as utf-8, one word a line"
             ) from error
         if "\0" in text:
             raise DataError(f"{named(path)} is a binary file, not a word list")

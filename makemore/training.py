@@ -132,7 +132,6 @@ class Trainer:
         self.data = data
         self.recipe = recipe
         self.generator = generator
-        self.make_engine = engine
         self.engine = engine(network)
         self.loss = loss
         self.parts = [data.train]

@@ -7,6 +7,7 @@ import gzip
 import io
 import lzma
 import random
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -101,6 +102,27 @@ def test_the_line_of_a_bad_byte_is_counted_over_blocks(tmp_path: Path) -> None:
     path.write_bytes(b"anna\n" * 1_000_000 + b"b\xff\n")
     with pytest.raises(DataError, match="line 1,000,001 holds the byte 0xff"):
         list(texts(str(path)))
+
+
+def test_the_bad_byte_behind_a_byte_order_mark(tmp_path: Path) -> None:
+    path = tmp_path / "words.txt"
+    path.write_bytes("\ufeffanna\n".encode() + b"\xffb\n")
+    with pytest.raises(DataError, match="line 2 holds the byte 0xff"):
+        list(texts(str(path)))
+
+
+def test_a_signal_while_a_list_comes_is_no_broken_list(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    class Slow(io.BytesIO):
+        def read(self, size: int | None = -1, /) -> bytes:
+            signal.raise_signal(signal.SIGTERM)
+            return b""
+
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(Slow()))
+    assert train_main(["--data", "-", "--out-dir", str(tmp_path / "run")]) == 143
+    assert capsys.readouterr().err == "makemore-train: interrupted\n"
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize("before", [0, 5, BLOCK - 3])

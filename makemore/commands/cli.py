@@ -22,7 +22,7 @@ from typing import Any, NoReturn
 
 import makemore
 from makemore.commands.settings import NETWORK, OUTPUT, PICTURES, TRAINING, SampleSettings, flag, flags
-from makemore.errors import MakemoreError
+from makemore.errors import Interrupted, MakemoreError
 from makemore.recipes import FIRST, Knob
 
 
@@ -241,7 +241,7 @@ def answer(prog: str, command: str, *asked: Any) -> int:
     except BrokenPipeError:
         drop_stdout()
         return 0
-    except MakemoreError as error:
+    except (MakemoreError, Interrupted) as error:
         code, message = error.exit_code, str(error)
     except KeyboardInterrupt:
         code, message = 130, "interrupted"

@@ -93,6 +93,8 @@ def _train(
 ) -> None:
     """A run, or the part of one process in it. The first one alone writes, and holds the lock."""
     started = time.perf_counter()
+    if given.get("data") not in (None, "lecture", STDIN):
+        given = {**given, "data": str(Path(str(given["data"])).resolve())}  # the run may go on from elsewhere
     model_file, content = out_dir / MODEL_FILE, b""
     with ExitStack() as stack:
         if processes.is_first:
@@ -252,8 +254,6 @@ class Job:
             try:
                 write()
                 written.append(path)
-            except Interrupted:
-                raise
             except Exception as error:  # whatever a picture may fail on: the run is worth more
                 reason = " ".join(str(error).split()) or type(error).__name__
                 print(f"makemore-train: no picture {path}: {reason}", file=sys.stderr)
@@ -286,8 +286,6 @@ def new_job(given: Mapping[str, Any], out_dir: Path, processes: Processes) -> Jo
     """A run from its first step on."""
     run = checked(given)
     check_stdin(given, processes)
-    if run.data not in (None, "lecture", STDIN):
-        given = {**given, "data": str(Path(str(run.data)).resolve())}
     plan = network_plan(run.network, run.block_size, run.n_embd, run.n_hidden, run.stacks)
     torch.set_num_threads(run.threads)
     device = resolve_device(run.device)

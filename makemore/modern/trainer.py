@@ -17,7 +17,7 @@ from makemore.modern.optimizers import AdamW, Muon
 from makemore.modern.soft_targets import SoftTargets
 from makemore.modern.teachers import trained_teachers
 from makemore.parallel.engine import ParallelEngine
-from makemore.parallel.processes import ALONE, Processes
+from makemore.parallel.processes import ALONE
 from makemore.recipes import ModernRecipe
 from makemore.training import Engine, Evaluation, Run, Trainer
 from makemore.words import Data, Examples
@@ -63,6 +63,9 @@ class ModernTrainer(Trainer):
         loss: Callable[[Sequential, Examples], float] = loss,
     ) -> None:
         super().__init__(network, data, recipe, generator, engine, loss)
+        shared = self.engine if isinstance(self.engine, ParallelEngine) else None
+        self._processes = shared.processes if shared else ALONE  # those that share each batch
+        self._teachers_engine = shared.make_engine if shared else engine  # one process trains a teacher
         self.muon, self.adamw = self._make_optimizers()
         self.best: dict[str, Tensor] = {}
         self.best_val = math.inf
@@ -85,22 +88,17 @@ class ModernTrainer(Trainer):
         rest = {name: p for name, p in self.network.named_parameters() if name not in hidden}
         assert len(hidden) + len(rest) == len(self.network.parameters())
         decays = {names[id(w)]: self.recipe.weight_decay for weights in linears for w in weights[-1:]}
-        return Muon(hidden, processes=self._processes()), AdamW(rest, decays)
-
-    def _processes(self) -> Processes:
-        """Those that share each batch."""
-        return self.engine.processes if isinstance(self.engine, ParallelEngine) else ALONE
+        return Muon(hidden, processes=self._processes), AdamW(rest, decays)
 
     def prepare(self, run: Run) -> None:
         """Train the teachers that the recipe asks for, or read those that are there, and learn from them."""
         if self.recipe.teachers:
-            teachers = trained_teachers(self.recipe, self.data, run, self._teacher, self._processes())
+            teachers = trained_teachers(self.recipe, self.data, run, self._teacher, self._processes)
             self.learn_from(teachers)
 
     def _teacher(self, network: Sequential, recipe: ModernRecipe, generator: Generator) -> ModernTrainer:
-        """What trains a teacher, which is one process's."""
-        engine = self.engine.make_engine if isinstance(self.engine, ParallelEngine) else self.make_engine
-        return ModernTrainer(network, self.data, recipe, generator, engine, self.loss)
+        """What trains a teacher."""
+        return ModernTrainer(network, self.data, recipe, generator, self._teachers_engine, self.loss)
 
     def learn_from(self, teachers: Sequence[Sequential]) -> None:
         """Let the targets lean on the mean of the teachers' distributions, as on so many examples."""

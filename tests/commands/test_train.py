@@ -249,6 +249,16 @@ def test_resume_refuses_another_list(
     assert train_main(resume) == 0
 
 
+def test_a_list_given_anew_is_found_from_anywhere(
+    stopped: Path, word_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(word_file.parent)
+    resume = ["--resume", "--out-dir", str(stopped.resolve())]
+    assert train_main([*resume, "--steps", "60", "--data", word_file.name]) == 0
+    monkeypatch.chdir(tmp_path)
+    assert train_main([*resume, "--steps", "61"]) == 0
+
+
 def test_resume_needs_a_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     code = train_main(["--resume", "--out-dir", str(tmp_path)])
     assert_matches("2: .*no run to resume in", error_of(capsys, code))

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -18,8 +21,11 @@ from makemore.modern import trainer as trainer_module
 from makemore.modern.soft_targets import SoftTargets
 from makemore.modern.trainer import ModernTrainer
 from makemore.networks import network_plan
+from makemore.parallel.engine import ParallelEngine
+from makemore.parallel.processes import Processes
+from makemore.pictures.recorder import Recorder
 from makemore.recipes import ModernRecipe
-from makemore.training import AutogradEngine, Engine
+from makemore.training import AutogradEngine, Engine, Run
 from makemore.words import Data, Examples, bundled_path, read_words
 
 
@@ -43,6 +49,22 @@ def test_modern_recipe_is_the_same_by_both_engines(data: Data, targets: str) -> 
     losses = [torch.cat(list(run.run(30))) for run in runs]
     torch.testing.assert_close(losses[0], losses[1], rtol=0, atol=2e-3)
     assert losses[0][-1] < losses[0][0]
+
+
+def test_what_is_recorded_does_not_change_who_trains_the_teachers(
+    data: Data, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each process a teacher of its own, all alike: the others wait for the first one, which records."""
+    asked: list[Any] = []
+    monkeypatch.setattr(trainer_module, "trained_teachers", lambda *args: asked.append(args))
+    monkeypatch.setattr(ModernTrainer, "learn_from", lambda self, teachers: None)
+    engine = partial(ParallelEngine, make_engine=BackpropEngine, processes=Processes(2))
+    run = modern(data, engine, teachers=1)
+    run.engine = Recorder(run.engine, run.network, 1)
+    run.prepare(Run(tmp_path, network_plan("hierarchical"), "", 1))
+    *_, make_trainer, processes = asked[0]
+    assert processes.number == 2
+    assert type(make_trainer(run.network, run.recipe, run.generator).engine) is BackpropEngine
 
 
 def test_old_characters_are_dropped_and_new_ones_never(data: Data) -> None:
