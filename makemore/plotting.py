@@ -76,6 +76,6 @@ def drawable(text: str, weight: str = "normal") -> str:
     return "".join(ch if ch.isprintable() and font.get_char_index(ord(ch)) else mark for ch in text)
 
 
-def save_figure(figure: Figure, file: str | Path | BinaryIO) -> None:
-    """Write a figure as PNG; it needs no display."""
-    figure.savefig(file, format="png", dpi=150)
+def save_figure(figure: Figure, file: str | Path | BinaryIO, format: str = "png") -> None:
+    """Write a figure as PNG, or as "svg" or "pdf"; it needs no display."""
+    figure.savefig(file, format=format, dpi=150)

@@ -161,7 +161,7 @@ def draw_parser() -> Parser:
     )
     add = parser.add_argument
     add("what", nargs="?", help="a picture of those below (default: nodes)")
-    add("picture", nargs="?", type=Path, help="PNG to write (default: named as the picture)")
+    add("picture", nargs="?", type=Path, help="PNG, SVG or PDF to write, by its ending (default: WHAT.png)")
     add("--model", type=Path, metavar="FILE", help=DEFAULT_MODEL)
     add("--network", metavar="NAME", help="nodes alone: of a network by name, untrained")
     add("--word", metavar="TEXT", help="the word to draw (default: diondre)")
@@ -181,6 +181,8 @@ def draw_main(argv: Sequence[str] | None = None) -> int:
         parser.error(f"unknown picture {what!r}: choose from {', '.join(PICTURES)}, all")
     if picture is None:
         picture = Path("pictures") if what == "all" else Path(f"{what}.png")
+    if what != "all" and picture.suffix.lower() not in ("", ".png", ".svg", ".pdf"):
+        parser.error(f"a picture is a .png, .svg or .pdf file, not {picture.name!r}")
     asked = (what, picture, args.network, args.model, args.word)
     return answer(parser.prog, "makemore.commands.draw:draw", *asked)
 
@@ -221,7 +223,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """``python -m makemore``: each command by its name."""
     parser = Parser("python -m makemore", "One command for each thing that makemore does.")
     parser.add_argument("command", choices=COMMANDS, help="each is makemore-COMMAND as well")
-    parser.add_argument("flags", nargs=argparse.REMAINDER, help="see --help of each command")
+    rest = parser.add_argument("flags", nargs=argparse.REMAINDER, help="see --help of each command")
+    rest.required = False
     args = parser.parse_args(argv)
     return COMMANDS[args.command](args.flags)
 

@@ -111,7 +111,7 @@ def draw(what: str, picture: Path, network: str | None, model: Path | None, word
 
 
 def write_picture(figure: Figure, path: Path) -> None:
-    """Write a figure as PNG and say so. Raises WriteError."""
+    """Write a figure in the format its name ends in, without one as PNG, and say so. Raises WriteError."""
     with writing_whole(path) as file:
-        save_figure(figure, file)
+        save_figure(figure, file, path.suffix.lstrip(".").lower() or "png")
     print(f"wrote {path}")

@@ -13,7 +13,7 @@ from torch import Tensor
 from makemore.convolution.drawing import GREY, OUTPUT, SEEN, WIDTH
 from makemore.errors import UsageError
 from makemore.layers import Sequential
-from makemore.pictures.style import AMOUNTS, figure_of, observe
+from makemore.pictures.style import AMOUNTS, PlainLog, figure_of, observe
 
 ROW = 1.75
 """Inches of height for a layer."""
@@ -22,7 +22,7 @@ MOST_POSITIONS = 8
 """Positions whose statistics are drawn, the newest and others at even distances."""
 
 NOTE = (
-    "One black line is right: one figure a channel for all positions. The lecture's bug keeps one for each"
+    "One black line is right: one value a channel for all positions. The lecture's bug keeps one for each"
     " position. Thin lines, from the oldest position (dark) to the newest (light), should scatter about it."
 )
 
@@ -59,6 +59,8 @@ def draw_batchnorm(network: Sequential, X: Tensor) -> Figure:
         _lines(panels[0], mean[:, order], x.mean(0)[:, order])
         _lines(panels[1], var[:, order].sqrt(), x.std(0, correction=0)[:, order])
         panels[1].set_yscale("log")
+        panels[1].yaxis.set_major_formatter(PlainLog())
+        panels[1].yaxis.set_minor_formatter(PlainLog())
         panels[2].plot(gamma[order].tolist(), color=SEEN, linewidth=1.2, label="gain (gamma)")
         panels[2].plot(beta[order].tolist(), color=OUTPUT, linewidth=1.2, label="bias (beta)")
         panels[0].set_ylabel(

@@ -18,7 +18,7 @@ APART = 0.035
 """The least distance between two labels, as a share of the picture; others stay dots."""
 
 NOTE = (
-    "Look for characters that stand together: the network uses them alike, as vowels. "
+    "Look for characters that stand together: the network uses them alike, often the vowels. "
     "Two dimensions are not all: the axes say how much of the variance they show."
 )
 

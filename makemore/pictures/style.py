@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogFormatter
 from torch import Tensor
 
 from makemore.convolution.drawing import GREY, OUTPUT, SEEN
@@ -93,6 +94,13 @@ def figure_of(width: float, height: float, title: str, note: str = "") -> Figure
         wrapped = textwrap.fill(note, round(LETTERS_PER_INCH * width))
         figure.supxlabel(wrapped, fontsize=8.5, color=GREY, parse_math=False)
     return figure
+
+
+class PlainLog(LogFormatter):
+    """The labels of a log scale as 0.6 instead of 6 x 10^-1, where there is room for them."""
+
+    def __call__(self, x: float, pos: int | None = None) -> str:
+        return f"{x:g}" if super().__call__(x, pos) else ""
 
 
 def plain_ticks(axis: Any, places: list[float], labels: list[str], **more: Any) -> None:

@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from makemore.convolution.drawing import GREY, OUTPUT, SEEN, WIDTH
+from makemore.ensemble import members_of
 from makemore.layers import Sequential
 from makemore.networks import block_size
 from makemore.pictures.style import (
@@ -49,16 +50,18 @@ def draw_tree(network: Sequential, vocabulary: Vocabulary, word: str = "diondre"
     drawn. On top, the probabilities of the next character.
 
     What to look for: alike characters have alike boxes in the lowest row; further up a box says less about
-    a character and more about the whole. Raises DataError on a character the vocabulary lacks. The figure is
-    returned, not shown.
+    a character and more about the whole. Of an ensemble the first member is drawn. Raises DataError on a
+    character the vocabulary lacks. The figure is returned, not shown.
     """
-    size = block_size(network)
+    members = members_of(network)
+    network, size = members[0], block_size(network)
     context = ([STOP] * size + vocabulary.encode(word))[-size:]
     device = network.parameters()[0].device
     observed = observe(network, torch.tensor([context], device=device))
     rows = nodes_of(observed)
     probs = F.softmax(observed[-1].out[0].cpu(), dim=-1)
-    figure = figure_of(WIDTH, ROW * len(rows) + 2.9, f"{quoted(word)}, node by node", NOTE)
+    which = f", in network 1 of {len(members)}" if len(members) > 1 else ""
+    figure = figure_of(WIDTH, ROW * len(rows) + 2.9, f"{quoted(word)}, node by node{which}", NOTE)
     panels = figure.subplots(len(rows) + 1, 1, height_ratios=[1.1, *[1] * len(rows)])
 
     _draw_next(panels[0], probs, symbols_of(vocabulary))

@@ -435,6 +435,7 @@ def test_drawing(
     ("argv", "code", "message"),
     [
         (["activation"], 2, "unknown picture 'activation': choose from nodes, tree, probabilities"),
+        (["nodes", "a.jpg"], 2, "a picture is a .png, .svg or .pdf file, not 'a.jpg'"),
         (["activation", "a.png"], 2, "unknown picture 'activation': choose from nodes"),
         (["tree", "--network", "mlp"], 2, "--network is for nodes; tree is of a trained network, by --model"),
         (["tree", "--model", "MODEL", "--word", "a!"], 2, "the character '!' is not in the vocabulary"),
@@ -492,5 +493,8 @@ def test_drawing_the_network_of_a_model_file(
     argv = [str(tmp_path / "a.png"), "--model", str(finished / "model.safetensors")]
     assert draw_main(argv) == 0
     assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")
+    for ending, start in (("svg", b"<?xml"), ("PDF", b"%PDF")):
+        assert draw_main([str(tmp_path / f"a.{ending}"), *argv[1:]]) == 0
+        assert (tmp_path / f"a.{ending}").read_bytes().startswith(start)
     assert draw_main([str(tmp_path / "none" / "a.png")]) == 1
     assert "makemore-draw: cannot write" in capsys.readouterr().err

@@ -25,6 +25,7 @@ from makemore import (
 )
 from makemore.commands.draw import MAKERS, Subject
 from makemore.commands.settings import PICTURES
+from makemore.ensemble import Ensemble
 from makemore.errors import DataError, UsageError
 from makemore.layers import Embedding, FlattenConsecutive, Layer, Linear, Sequential, Tanh
 from makemore.model_file import Model
@@ -113,6 +114,10 @@ def test_batchnorm_shows_running_statistics_and_those_of_the_contexts() -> None:
         for _ in range(30):
             network(X)  # the running statistics move
         figure = draw_batchnorm(network, X)
+        figure.draw_without_rendering()
+        scale = [tick.get_text() for tick in figure.axes[1].get_yticklabels(which="both")]
+        assert any(scale)
+        assert not any("10^" in text or "e" in text for text in scale)
         norm = network.layers[3]
         with network.evaluating():
             x = network.layers[2](network.layers[1](network.layers[0](X))).double()
@@ -178,6 +183,11 @@ def test_the_tree_has_every_channel_of_every_node(small_model: Model) -> None:
     torch.testing.assert_close(torch.tensor(bars).float(), F.softmax(observed["13 Linear"], 0))
     below = [label.get_text() for label in figure.axes[len(rows)].get_xticklabels()]
     assert "".join(below) == "....emma"
+    other = small_model.plan.build(len(vocabulary), Generator().manual_seed(9))
+    ensemble = draw_tree(Ensemble([network, other]), vocabulary, "emma")
+    assert ensemble.get_suptitle() == "“emma”, node by node, in network 1 of 2"
+    assert [patch.get_height() for patch in ensemble.axes[0].patches] == bars
+    assert len(ensemble.axes) == len(figure.axes)
 
 
 def records(network: Sequential) -> list[Record]:
