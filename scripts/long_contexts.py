@@ -14,6 +14,7 @@ import argparse
 import json
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -98,11 +99,12 @@ def picture(rows: list[dict[str, Any]]) -> Figure:
     return figure
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> None:
+    """The command."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("directory", type=Path)
     parser.add_argument("--steps", type=int, default=3000)
-    args = parser.parse_args()
+    args = parser.parse_args(argv)
     args.directory.mkdir(parents=True, exist_ok=True)
     (args.directory / "lines.txt").write_text("\n".join(lines()) + "\n", encoding="utf-8")
     rows = [run(name, context, args.steps, args.directory) for name, context in RUNS]

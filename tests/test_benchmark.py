@@ -15,6 +15,7 @@ import benchmark_long
 import benchmark_processes
 import benchmark_to_val
 import benchmark_words
+import long_contexts
 import pytest
 import torch
 from in_turns import right
@@ -124,6 +125,19 @@ def test_many_processes_need_torchrun(capsys: pytest.CaptureFixture[str]) -> Non
     with pytest.raises(SystemExit, match="2"):
         benchmark_processes.main([])
     assert "start it by torchrun" in capsys.readouterr().err
+
+
+def test_long_contexts_are_trained_once_and_drawn(
+    word_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(long_contexts, "RUNS", [("wavenet", 16), ("wavenet-paper", 8)])
+    monkeypatch.setattr(long_contexts, "lines", word_file.read_text(encoding="utf-8").split)
+    long_contexts.main([str(tmp_path), "--steps", "3"])
+    table = capfd.readouterr().out[-500:].splitlines()[-4:]
+    assert [row.split(" | ")[:2] for row in table[2:]] == [["| wavenet", "16"], ["| wavenet-paper", "8"]]
+    assert (tmp_path / "long.png").read_bytes().startswith(b"\x89PNG")
+    long_contexts.main([str(tmp_path), "--steps", "3"])
+    assert capfd.readouterr().out.splitlines() == table, "nothing is trained again"
 
 
 class WrongLosses(AutogradEngine):

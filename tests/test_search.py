@@ -148,7 +148,7 @@ def test_a_killed_trial_is_done_again(
     word_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One that would never end, which has told of val losses, and one that had told nothing yet."""
-    argv = ["--search", "lr=0.01,0.02", "--trials", "1", "--out-dir", str(tmp_path), "--"]
+    argv = ["--search", "lr=0.01,0.055", "--trials", "1", "--out-dir", str(tmp_path), "--"]
     argv += ["--data", str(word_file), *TINY, "--steps", "1000000", "--patience", "1000000"]
     process = subprocess.Popen([sys.executable, SCRIPT, *argv, "--eval-every", "10"])
     trials: list[Any] = []
@@ -169,8 +169,8 @@ def test_a_killed_trial_is_done_again(
     assert run([*argv, "--eval-every", "10"]) == 0
     killed, silent, again = study_of(tmp_path).trials
     assert (killed.state, silent.state, again.state) == (State.FAIL, State.FAIL, State.COMPLETE)
-    assert again.params == killed.params == {"lr": 0.02}
-    assert again.value == 0.02
+    assert again.params == killed.params == {"lr": 0.055}, "the defaults come first"
+    assert again.value == 0.055
 
 
 @pytest.mark.slow
