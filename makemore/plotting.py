@@ -67,13 +67,17 @@ def plot_losses(
 
 
 def drawable(text: str, weight: str = "normal") -> str:
-    """The text with a mark in place of every character that the font of that weight has no picture of.
+    """The text with a mark in place of every character that no font of that weight has a picture of.
+
+    The fonts are those of matplotlib's setting ``font.family``.
 
     >>> drawable("emma 日本語")
     'emma ���'
     """
-    font, mark = get_font(findfont(FontProperties(weight=weight))), "\N{REPLACEMENT CHARACTER}"
-    return "".join(ch if ch.isprintable() and font.get_char_index(ord(ch)) else mark for ch in text)
+    families, mark = FontProperties().get_family(), "\N{REPLACEMENT CHARACTER}"
+    fonts = [get_font(findfont(FontProperties(family=family, weight=weight))) for family in families]
+    known = {ch for ch in set(text) if ch.isprintable() and any(f.get_char_index(ord(ch)) for f in fonts)}
+    return "".join(ch if ch in known else mark for ch in text)
 
 
 def save_figure(figure: Figure, file: str | Path | BinaryIO, format: str = "png") -> None:

@@ -8,10 +8,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import matplotlib
 import pytest
 import torch
 
-from makemore.plotting import plot_losses, save_figure, window_size
+from makemore.plotting import drawable, plot_losses, save_figure, window_size
 from makemore.recipes import LectureRecipe, ModernRecipe
 from makemore.training import Evaluation
 
@@ -77,3 +78,9 @@ def test_picture_needs_no_display(tmp_path: Path) -> None:
     with path.open("wb") as file:
         save_figure(plot_losses(torch.full((100,), 2.5)), file)
     assert path.read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_character_is_drawn_if_any_font_of_the_setting_has_it() -> None:
+    assert drawable("aᴥ") == "a\N{REPLACEMENT CHARACTER}"
+    with matplotlib.rc_context({"font.family": ["DejaVu Sans", "DejaVu Serif"]}):
+        assert drawable("aᴥ") == "aᴥ"
