@@ -218,7 +218,9 @@ class ModernRecipe(Recipe):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.teachers and self.targets == "hard":
-            raise UsageError("teachers need soft targets: leave out --targets hard")
+            raise UsageError(
+                "teachers need soft targets: leave out --targets hard and --chunk, or give --teachers 0"
+            )
         if self.chunk > 1 and (self.targets == "soft" or self.drop > 0):
             raise UsageError("consecutive examples need --targets hard --drop 0: leave out --chunk, or these")
 

@@ -80,3 +80,12 @@ def test_the_lectures_rates_follow_from_the_first_and_the_steps() -> None:
 def test_knobs_out_of_range_are_refused(fields: dict[str, float], message: str) -> None:
     with pytest.raises(UsageError, match=message):
         ModernRecipe(**fields)  # type: ignore[arg-type]
+
+
+def test_what_an_effort_brings_is_named_where_it_does_not_fit() -> None:
+    """Nobody said --targets hard: consecutive examples did, and best asks for teachers."""
+    advice = "leave out --targets hard and --chunk, or give --teachers 0"
+    with pytest.raises(UsageError, match=advice):
+        ModernRecipe.for_examples(10_000, effort="best", chunk=128)
+    recipe = ModernRecipe.for_examples(10_000, effort="best", chunk=128, teachers=0)
+    assert (recipe.targets, recipe.drop, recipe.teachers) == ("hard", 0.0, 0)
