@@ -31,10 +31,11 @@ def describe(
         shapes += f"\neach epoch: one of {len(trainer.parts):,} parts of train, with soft targets of its own"
     if len(trainer.watched) < len(data.val):
         shapes += f"\nval loss during the training: of {len(trainer.watched):,} examples, always the same"
+    source = words.source if run.data is not None else Path(words.source).name
     # Names with values in lines that are broken between the pairs alone.
     knobs = recipe.describe().replace(" ", "\xa0").replace(",\xa0", ", ")
     rows = {
-        "data": f"{words.source}: {len(words):,} words, {len(data.vocabulary)} symbols",
+        "data": f"{source}: {len(words):,} words, {len(data.vocabulary)} symbols",
         "examples": shapes,
         "network": f"{run.network}, block size {run.block_size}, n_embd {run.n_embd},"
         f" n_hidden {run.n_hidden}"

@@ -314,7 +314,10 @@ def resumed_job(given: Mapping[str, Any], out_dir: Path, model: Model, processes
         raise ModelFileError(f"{model_file} has invalid settings") from error
     run, recipe = settings
     if progress.finished and not recipe.can_go_on:
-        raise UsageError(f"the run in {out_dir} is finished: the {run.recipe} recipe ends where it ends")
+        raise UsageError(
+            f"the run in {out_dir} is finished, and the {run.recipe} recipe cannot be prolonged: for a longer"
+            " one choose another --out-dir, or --overwrite it"
+        )
     if recipe.steps < progress.step or (recipe.steps == progress.step and progress.finished):
         state = "finished at" if progress.finished else "already at"
         raise UsageError(f"the run in {out_dir} is {state} step {progress.step:,}: give it more --steps")

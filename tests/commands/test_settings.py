@@ -65,7 +65,8 @@ def test_a_new_recipe_runs_and_resumes_by_its_rules(
     code, _, err = run(capsys, "--resume", "--out-dir", tmp_path)
     assert (code, err) == (
         2,
-        f"makemore-train: the run in {tmp_path} is finished: the fading recipe ends where it ends\n",
+        f"makemore-train: the run in {tmp_path} is finished, and the fading recipe cannot be prolonged: "
+        "for a longer one choose another --out-dir, or --overwrite it\n",
     )
 
 
