@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import stat
 import sys
@@ -9,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from importlib import import_module
 from pathlib import Path
-from typing import BinaryIO, cast
+from typing import Any, BinaryIO, cast
 
 from makemore.bars import bar
 from makemore.errors import DataError
@@ -76,7 +77,7 @@ def _read(path: str) -> Iterator[bytes]:
     """What a list's file holds, unpacked, with a bar that tells how far it is read."""
     with _opened(path) as file:
         size = _size(file)
-        unpacked = _unpacked(file, path)
+        unpacked = Unpacked(file, path) if is_packed(path) else file
         with bar(size, "B", f"reading {Path(named(path)).name}") as shown:
             while block := _block(unpacked, path):
                 yield block
@@ -111,10 +112,7 @@ def _size(file: BinaryIO) -> int | None:
 
 def _unpacked(file: BinaryIO, path: str) -> BinaryIO:
     """What gives the bytes of a list, as the ending of its name asks."""
-    suffix = Path(path).suffix.lower()
-    if suffix not in PACKED:
-        return file
-    for module, kind in PACKED[suffix]:
+    for module, kind in PACKED[Path(path).suffix.lower()]:
         try:
             opener = getattr(import_module(module), kind)
         except ImportError:
@@ -122,19 +120,48 @@ def _unpacked(file: BinaryIO, path: str) -> BinaryIO:
         return cast(BinaryIO, opener(file) if kind != "GzipFile" else opener(fileobj=file))
     raise DataError(
         f"to unpack {path} Python before 3.14 needs one more package: pip install backports.zstd;"
-        f" or unpack it in front: zstd -dc {path} | … --data -"
+        f" or unpack it in front: zstd -dc {path} | …, with - in place of its name"
     )
 
 
-def _block(unpacked: BinaryIO, path: str) -> bytes:
+def _block(file: BinaryIO | io.RawIOBase, path: str) -> bytes:
     """The next block, empty at the end."""
     try:
-        return unpacked.read(BLOCK)
-    except Exception as error:  # whatever the disk, or gzip and its like, make of it
-        if isinstance(error, OSError) and error.errno is not None:
-            raise DataError(f"cannot read the word list {named(path)}: {error.strerror}") from error
-        why = " ".join(str(error).split()) or type(error).__name__
-        raise DataError(f"{path} is broken or cut short, it cannot be unpacked: {why}") from error
+        return file.read(BLOCK) or b""
+    except OSError as error:
+        raise DataError(f"cannot read the word list {named(path)}: {error.strerror}") from error
+
+
+class Unpacked(io.RawIOBase):
+    """What a packed file holds. Raises DataError where it is broken."""
+
+    def __init__(self, file: BinaryIO, path: str) -> None:
+        self._file, self._path = _unpacked(file, path), path
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET, /) -> int:
+        return self._file.seek(offset, whence)
+
+    def readinto(self, buffer: Any, /) -> int:
+        try:
+            block = self._file.read(len(buffer))
+        except Exception as error:  # whatever gzip and its like make of it
+            if isinstance(error, OSError) and error.errno is not None:
+                raise
+            why = " ".join(str(error).split()) or type(error).__name__
+            raise DataError(f"{self._path} is broken or cut short, it cannot be unpacked: {why}") from error
+        buffer[: len(block)] = block
+        return len(block)
+
+
+def is_packed(path: str) -> bool:
+    """Whether the ending of a name asks for unpacking."""
+    return Path(path).suffix.lower() in PACKED
 
 
 def named(path: str) -> str:

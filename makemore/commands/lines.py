@@ -1,4 +1,4 @@
-"""Lines of text in and out: from a file or stdin, to a file or stdout, packed by gzip or not, in parts."""
+"""Lines of text in and out: from a file or stdin, to a file or stdout, packed or not, in parts."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import gzip
 import io
 import re
 import sys
-import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -14,8 +13,9 @@ from typing import BinaryIO, cast
 
 from tqdm import tqdm
 
-from makemore.errors import DataError, UsageError
+from makemore.errors import UsageError
 from makemore.files import writing_whole
+from makemore.reading import Unpacked, is_packed
 
 CHUNK = 8192
 """Lines that are read, scored or written at a time."""
@@ -44,7 +44,7 @@ def part_of(number: int, shard: str) -> range:
 
 @contextmanager
 def reading(path: str) -> Iterator[io.BufferedReader]:
-    """A file, ``-`` for stdin; unpacked if its name ends in ``.gz``.
+    """A file, ``-`` for stdin; unpacked if its name asks for it, as a word list is.
 
     Raises UsageError if it cannot be opened, DataError as soon as it turns out not to be whole.
     """
@@ -56,14 +56,11 @@ def reading(path: str) -> Iterator[io.BufferedReader]:
             file = stack.enter_context(open(path, "rb"))
         except OSError as error:
             raise UsageError(f"cannot read {path}: {error.strerror}") from error
-        if path.endswith(".gz"):
+        if is_packed(path):
             if not file.seekable():
                 raise UsageError(f"cannot read {path}: only a file can be unpacked, not a pipe")
-            file = stack.enter_context(io.BufferedReader(gzip.GzipFile(fileobj=file), BLOCK))
-        try:
-            yield file
-        except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-            raise DataError(f"{path} is no whole gzip file: {error}") from error
+            file = stack.enter_context(io.BufferedReader(Unpacked(file, path), BLOCK))
+        yield file
 
 
 @contextmanager

@@ -148,8 +148,8 @@ class SampleSettings(Knobs):
     data: str | None = knob(None, "where the training list lies now, for --novel", metavar="PATH")
     score: str | None = knob(
         None,
-        "draw nothing; print each word of a file (- for stdin) with its log-likelihood in nats,"
-        " and that per character; unpacked if it ends in .gz",
+        "draw nothing; print each word of a file, also .gz, .bz2, .xz, .zst (- for stdin), with its"
+        " log-likelihood in nats, and that per character",
         metavar="FILE",
     )
     shard: str | None = knob(

@@ -5,13 +5,15 @@ And files: packed or not, written whole or not at all; what is broken is one lin
 
 from __future__ import annotations
 
+import bz2
 import gzip
 import io
+import lzma
 import os
 import random
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -231,6 +233,18 @@ def test_flags_that_cannot_be(
     assert len(err.splitlines()) == 1
 
 
+@pytest.mark.parametrize(("ending", "pack"), [("bz2", bz2.compress), ("XZ", lzma.compress)])
+def test_words_packed_otherwise_are_scored_too(
+    ending: str, pack: Callable[[bytes], bytes], model_file: Path, tmp_path: Path
+) -> None:
+    content = "\n".join(random.Random(1).choices(["anna", "mia", "ada"], k=9000)).encode()
+    words, plain = tmp_path / f"words.{ending}", tmp_path / "words"
+    words.write_bytes(pack(content))
+    plain.write_bytes(content)
+    argv = [model_file, "--shard", "2/2", "--score"]
+    assert written(tmp_path / "a", *argv, words) == written(tmp_path / "b", *argv, plain)
+
+
 @pytest.mark.parametrize("how", ["cut", "bent", "plain"])
 def test_gzip_that_is_broken(
     how: str, model_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -243,7 +257,7 @@ def test_gzip_that_is_broken(
     words.write_bytes({"cut": gzip.compress(content)[:-20], "bent": bytes(packed), "plain": content}[how])
     assert sample_main([str(model_file), "--score", str(words), "--output", str(scores)]) == 2
     out, err = capsys.readouterr()
-    assert re.fullmatch(r"makemore-sample: \S*words.gz is no whole gzip file: .+\n", err)
+    assert re.fullmatch(r"makemore-sample: \S*words.gz is broken or cut short, it cannot .+\n", err)
     assert out == ""
     assert scores.read_text() == "before"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["scores", "words.gz"]
