@@ -123,7 +123,7 @@ In eight processes, here by GNU parallel, the words of one, in their order:
 SHORT = {"number": ["-n"], "output": ["-o"]}
 """The short names of flags of ``makemore-sample``."""
 
-DEFAULT_MODEL = "default: out/model.safetensors, or without one the network that ships with makemore"
+DEFAULT_MODEL = "model file, or folder of a run (default: out, else the network that ships with makemore)"
 
 
 def sample_parser() -> Parser:

@@ -10,7 +10,7 @@ from pathlib import Path
 from matplotlib.figure import Figure
 from torch import Generator, Tensor
 
-from makemore.commands.models import DEFAULT_RUN, open_model
+from makemore.commands.models import open_model
 from makemore.convolution import generate
 from makemore.convolution.drawing import draw_nodes
 from makemore.errors import UsageError, WriteError
@@ -92,8 +92,8 @@ def draw(what: str, picture: Path, network: str | None, model: Path | None, word
         untrained = network_plan(network).build(LETTERS + 1, Generator().manual_seed(42))
         write_picture(draw_nodes(untrained, DEFAULT_WORD if word is None else word), picture)
         return
-    opened = open_model(model, "makemore-draw").model
-    subject = Subject(opened, word, DEFAULT_RUN if model is None else model.parent)
+    opened = open_model(model, "makemore-draw")
+    subject = Subject(opened.model, word, opened.directory)
     if what != "all":
         write_picture(MAKERS[what](subject), picture)
         return

@@ -14,14 +14,15 @@ DEFAULT_RUN = Path("out")
 
 
 class Opened(NamedTuple):
-    """A model, and whether it is the one that ships with the package."""
+    """A model, whether it is the one that ships with the package, and the directory of its run."""
 
     model: Model
     ships: bool
+    directory: Path
 
 
 def open_model(path: Path | None, command: str) -> Opened:
-    """The model of a file; without one, of the run in ``out/``; without one, the one that ships.
+    """The model of a file or of a run's directory; by default of ``out/``, or else the one that ships.
 
     The last is told in a line on stderr. Raises ModelFileError.
     """
@@ -31,8 +32,11 @@ def open_model(path: Path | None, command: str) -> Opened:
             " (makemore-train trains one of your own)",
             file=sys.stderr,
         )
-        return Opened(load_model(), ships=True)
-    return Opened(load_model(path or DEFAULT_RUN / MODEL_FILE), ships=False)
+        return Opened(load_model(), ships=True, directory=DEFAULT_RUN)
+    path = DEFAULT_RUN if path is None else path
+    if path.is_dir():
+        path /= MODEL_FILE
+    return Opened(load_model(path), ships=False, directory=path.parent)
 
 
 def known_words(opened: Opened, data: str | None = None) -> WordList:

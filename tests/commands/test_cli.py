@@ -483,6 +483,9 @@ def test_all_pictures_of_a_run_that_recorded_its_gradients(
     written = [f"wrote {tmp_path / 'all' / name}.png" for name in PICTURES]
     assert capsys.readouterr().out.splitlines() == written
     assert all((tmp_path / "all" / f"{name}.png").read_bytes().startswith(b"\x89PNG") for name in PICTURES)
+    assert draw(["gradients", tmp_path / "of-the-folder.png", "--model", tmp_path]) == 0
+    by_file = (tmp_path / "all" / "gradients.png").read_bytes()
+    assert (tmp_path / "of-the-folder.png").read_bytes() == by_file
     assert train([*argv[:-4], "--overwrite", "--out-dir", tmp_path]) == 0
     assert not (tmp_path / "gradients.csv").exists()
 
