@@ -6,6 +6,8 @@ import csv
 import math
 import random
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -135,6 +137,24 @@ def test_sampling_prints_words_and_nothing_else(finished: Path, capsys: pytest.C
     assert words[0].startswith("ab")
     assert sample([model, "-n", "0"]) == 0
     assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize(
+    ("closed", "flags", "code", "said"),
+    [
+        (">&-", "--number 1", 0, ""),
+        ("<&-", "--novel --data -", 2, "makemore-sample: stdin holds 0 words; 6 is the least"),
+    ],
+)
+def test_a_stream_that_is_closed_is_an_empty_one(
+    closed: str, flags: str, code: int, said: str, finished: Path
+) -> None:
+    command = f'"$0" -m makemore sample "$1" {flags} {closed}'
+    argv = ["sh", "-c", command, sys.executable, str(finished / "model.safetensors")]
+    done = subprocess.run(argv, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (code, "")
+    assert done.stderr.startswith(said)
+    assert len(done.stderr.splitlines()) == bool(said)
 
 
 def test_every_filter_and_score(
