@@ -218,7 +218,7 @@ class Job:
                 for i in range(-(-start // log_every) * log_every, trainer.step, log_every):
                     line = f"{i:7d}/{recipe.steps:7d}: {losses[i - start].item():.4f}"
                     last = trainer.evaluations[-1] if trainer.evaluations else None
-                    if recipe.shows_val and last is not None and last.step == i:
+                    if recipe.shows_val and last and last.step == i and last.val is not None:
                         line += f"   val {last.val:.4f}"
                     bar.write(line, file=sys.stdout)
                     sys.stdout.flush()

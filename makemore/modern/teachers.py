@@ -35,7 +35,8 @@ def trained_teachers(
         content = processes.told(read_bytes(path) if processes.is_first and path.exists() else b"")
         if content:
             model = read_model(content, str(path))
-            if model.progress is not None and model.progress.settings == {**settings, "i": i}:
+            progress = model.progress
+            if progress and progress.settings == {**settings, "i": i} and _last_val(progress) is not None:
                 models[i] = model
     missing = [i for i in paths if i not in models]
     for start in range(0, len(missing), processes.number):
@@ -54,7 +55,7 @@ def trained_teachers(
     for i in paths:
         trained = models[i].progress
         assert trained is not None
-        print(f"teacher {i} of {pupil.teachers}: val {trained.evaluations[-1].val:.4f}", flush=True)
+        print(f"teacher {i} of {pupil.teachers}: val {_last_val(trained):.4f}", flush=True)
     print()
     return [models[i].network.to(data.train.symbols.device) for i in paths]
 
@@ -77,3 +78,8 @@ def trained_teacher(
     teacher.finish()
     teacher.evaluations = [teacher.evaluate("val")]
     return teacher
+
+
+def _last_val(progress: Progress) -> float | None:
+    """The val loss that a teacher ended with, if its file has one."""
+    return progress.evaluations[-1].val if progress.evaluations else None

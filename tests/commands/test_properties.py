@@ -459,6 +459,7 @@ def test_sampling_from_any_model_file(changes: Any) -> None:
 @forgery("modern", "/tensors/state.epoch_start", torch.zeros(3, dtype=torch.uint8))
 @forgery("modern", "/tensors/state.muon.2.weight", torch.zeros(4, 2, dtype=torch.int64))
 @forgery("lecture", "/progress/evaluations", [[1, 0.0, -1.0, float("nan"), None, None]])
+@forgery("modern", "/progress/evaluations/1/2", None)
 def test_resuming_any_model_file(changes: Any) -> None:
     with tempfile.TemporaryDirectory() as directory:
         Path(directory, "model.safetensors").write_bytes(made(*changes))
