@@ -6,7 +6,7 @@ derivative, write a class like those below and put it in ``DERIVATIVES``. A laye
 
 Departures from the lecture, equal up to rounding:
 
-* A FlattenConsecutive is a change of view, and so is a Newest.
+* A FlattenConsecutive is a change of view.
 * A parameter's derivative is added straight where it is wanted: ``into(p)`` is ``p`` itself for a step of
   SGD and ``p.grad``, zeroed before, for gradients. All derivatives are linear in that of the loss by the
   logits, which has the factor, ``-lr`` or 1, from the start.
@@ -40,7 +40,7 @@ from makemore.layers import (
 )
 
 ONEHOT_SYMBOLS = 128
-"""The largest vocabulary whose one-hot rows are copied from the identity matrix."""
+"""The largest vocabulary whose one-hot rows are multiplied on the CPU."""
 
 # No Python function of torch's own takes these.
 _batch_norm_backward = torch.ops.aten.native_batch_norm_backward.default
@@ -59,15 +59,13 @@ class Derivative(Protocol):
     """A layer at a given batch shape, behind the one that fills the buffer ``x``.
 
     ``forward`` holds the kernels that fill the buffer ``y``; ``backward`` takes the derivative of the loss by
-    ``y``, adds those by the parameters where they go, and returns the one by ``x``. It may overwrite what it
-    is given, unless ``overwrites`` says that it does not. ``needs_output`` says that it reads ``y``, which
-    the layer behind it must then leave as it is.
+    ``y``, adds those by the parameters where they go, and returns the one by ``x``; it may overwrite what it
+    is given. ``needs_output`` says that it reads ``y``, which the layer behind it must then leave as it is.
     """
 
     y: Tensor
     forward: list[Kernel]
     needs_output: bool
-    overwrites: bool = True
 
     def __init__(self, layer: Any, x: Tensor, into: Into, may_overwrite: bool) -> None:
         """``may_overwrite`` allows ``y`` to lie in the memory of ``x``."""
@@ -79,7 +77,6 @@ class LinearDerivative(Derivative):
     """(rows, fan_in) -> (rows, fan_out)."""
 
     needs_output = False
-    overwrites = False
 
     def __init__(self, layer: Linear, x: Tensor, into: Into, may_overwrite: bool) -> None:
         W, b = layer.weight, layer.bias
@@ -114,7 +111,6 @@ class BatchNormDerivative(Derivative):
     """
 
     needs_output = False
-    overwrites = False
 
     def __init__(self, layer: BatchNorm1d, x: Tensor, into: Into, may_overwrite: bool) -> None:
         gamma, beta = layer.gamma, layer.beta
@@ -162,7 +158,6 @@ class TotalBatchNormDerivative(Derivative):
     """
 
     needs_output = False
-    overwrites = False
 
     def __init__(self, layer: BatchNorm1d, x: Tensor, into: Into, may_overwrite: bool) -> None:
         assert layer.total is not None
@@ -245,7 +240,6 @@ class GatedActivationDerivative(Derivative):
     """(rows, 2*C) -> (rows, C). One sigmoid for all channels: a = tanh f = 2 sigmoid(2f) - 1."""
 
     needs_output = False
-    overwrites = False
 
     def __init__(self, layer: GatedActivation, x: Tensor, into: Into, may_overwrite: bool) -> None:
         rows, channels = x.shape
@@ -275,7 +269,6 @@ class RMSNormDerivative(Derivative):
     """(rows, dim) -> the same, row by row."""
 
     needs_output = False
-    overwrites = False
 
     def __init__(self, layer: RMSNorm, x: Tensor, into: Into, may_overwrite: bool) -> None:
         self.gamma, self.into_gamma = layer.gamma, into(layer.gamma)
@@ -305,38 +298,31 @@ class FlattenConsecutiveDerivative(Derivative):
     """The same memory in another shape: (B, T, C) -> (B*T//n, C*n)."""
 
     def __init__(self, layer: FlattenConsecutive, x: Tensor, into: Into, may_overwrite: bool) -> None:
-        B, T, C = x.shape
-        self.shape = B * T, C
-        windows = x.view(B, T // layer.n, layer.n, C)
         self.forward = []
-        if x.is_contiguous():
-            self.y = x.view(-1, C * layer.n)  # (B, T, C) -> (B*T//n, C*n)
-            self.needs_output = not may_overwrite  # its output is the output of the layer before
-        else:
-            self.y, self.needs_output = x.new_empty(B * T // layer.n, C * layer.n), False
-            self.forward = [partial(self.y.view(windows.shape).copy_, windows)]
+        self.y = x.view(-1, x.shape[2] * layer.n)  # (B, T, C) -> (B*T//n, C*n)
+        self.shape = x.shape[:2].numel(), x.shape[2]
+        self.needs_output = not may_overwrite  # its output is the output of the layer before
 
     # The same numbers in another shape.
     def backward(self, dy: Tensor) -> Tensor:
         return dy.view(self.shape)
 
 
-class FlattenDilatedDerivative(Derivative):
-    """Side by side what lies ``dilation`` apart: (B, T, C) -> (B*T', C*n), with T' = T - (n-1)*dilation."""
+class PositionsDerivative(Derivative):
+    """Copies of the n positions that ``looks_at`` names, side by side: (B, T, C) -> (B*T', C*n)."""
 
     needs_output = False
-    overwrites = False
 
-    def __init__(self, layer: FlattenDilated, x: Tensor, into: Into, may_overwrite: bool) -> None:
+    def __init__(self, layer: FlattenDilated | Newest, x: Tensor, into: Into, may_overwrite: bool) -> None:
         B, T, C = x.shape
-        positions = T - (layer.n - 1) * layer.dilation
-        self.shape = B, positions, layer.n, C
-        self.y, self.dx = x.new_empty(B * positions, layer.n * C), x.new_empty(B * T, C)
-        starts = [j * layer.dilation for j in range(layer.n)]
-        parts = [x[:, start : start + positions] for start in starts]
+        stride, offsets = layer.looks_at()
+        positions = [slice(offset, T - offsets[-1] + offset, stride) for offset in offsets]
+        self.shape = B, -1, len(offsets), C
+        self.y = torch.cat([x[:, some] for some in positions], dim=2).flatten(0, 1)
         places = self.y.view(self.shape).unbind(2)
-        self.forward = [partial(place.copy_, part) for place, part in zip(places, parts, strict=True)]
-        self.dparts = [self.dx.view(B, T, C)[:, start : start + positions] for start in starts]
+        self.forward = [partial(y.copy_, x[:, some]) for y, some in zip(places, positions, strict=True)]
+        self.dx = x.new_empty(B * T, C)
+        self.dparts = [self.dx.view(x.shape)[:, some] for some in positions]
 
     # Each part of a row of dy is added to the position that it is of.
     def backward(self, dy: Tensor) -> Tensor:
@@ -346,45 +332,13 @@ class FlattenDilatedDerivative(Derivative):
         return self.dx
 
 
-class NewestDerivative(Derivative):
-    """Some positions of x, in its memory where they lie evenly: (B, T, C) -> (B*T', C)."""
-
-    overwrites = False
-
-    def __init__(self, layer: Newest, x: Tensor, into: Into, may_overwrite: bool) -> None:
-        B, T, C = x.shape
-        self.shape = B, T, C
-        self.positions = slice(layer.skipped + layer.n - 1, None, layer.n)
-        newest = x[:, self.positions]
-        self.forward = []
-        if layer.skipped == 0:
-            self.y, self.needs_output = newest.flatten(0, 1), not may_overwrite
-        else:
-            self.y, self.needs_output = x.new_empty(newest.shape).flatten(0, 1), False
-            self.forward = [partial(self.y.view(newest.shape).copy_, newest)]
-        self.dx = x.new_empty(B * T, C)
-
-    # dx is dy at these positions, 0 at the others. As a rule others read x as well, and have their own dx.
-    def backward(self, dy: Tensor) -> Tensor:
-        self.dx.zero_()
-        self.add_to(self.dx, dy)
-        return self.dx
-
-    def add_to(self, dx: Tensor, dy: Tensor) -> None:
-        """Add the derivative by x to what others have found of it."""
-        newest = dx.view(self.shape)[:, self.positions]
-        newest.add_(dy.view(newest.shape))
-
-
 class SumDerivative:
     """y = a + b, of one shape: (rows, C). Both have the derivative dy."""
 
     needs_output = False
-    overwrites = False
 
     def __init__(self, a: Tensor, b: Tensor, may_overwrite_a: bool, may_overwrite_b: bool) -> None:
-        free = [t for t, may in ((a, may_overwrite_a), (b, may_overwrite_b)) if may and t.is_contiguous()]
-        self.y = free[0] if free else a.new_empty(a.shape)
+        self.y = a if may_overwrite_a else b if may_overwrite_b else torch.empty_like(a)
         self.forward: list[Kernel] = [partial(torch.add, a, b, out=self.y)]
 
 
@@ -402,9 +356,7 @@ class EmbeddingDerivative(Derivative):
         self.forward = [self.look_up]
         # On CUDA index_add_ adds in no fixed order. A product with one-hot rows does, so that runs repeat.
         # With few symbols it is the faster one on the CPU as well.
-        few = len(E) <= ONEHOT_SYMBOLS
-        self.onehot = E.new_empty(rows, len(E)) if few or E.is_cuda else None
-        self.identity = torch.eye(len(E), dtype=E.dtype, device=E.device) if few else None
+        self.onehot = E.new_empty(rows, len(E)) if len(E) <= ONEHOT_SYMBOLS or E.is_cuda else None
 
     def drop(self) -> Tensor:
         """From now on rows of y are multiplied by what stands in the tensor returned, (rows, 1): 0 or 1."""
@@ -422,10 +374,7 @@ class EmbeddingDerivative(Derivative):
         if self.onehot is None:
             self.into_E.index_add_(0, self.x, dy)
         else:
-            if self.identity is None:
-                self.onehot.zero_().scatter_(1, self.x.long().unsqueeze(1), 1.0)
-            else:
-                torch.index_select(self.identity, 0, self.x, out=self.onehot)  # (B*T,) -> (B*T, V)
+            self.onehot.zero_().scatter_(1, self.x.long().unsqueeze(1), 1.0)  # (B*T,) -> (B*T, V)
             self.into_E.addmm_(self.onehot.t(), dy)
         return dy  # of indices there is no derivative
 
@@ -440,8 +389,8 @@ DERIVATIVES: dict[type[Layer], type[Derivative]] = {
     GatedActivation: GatedActivationDerivative,
     RMSNorm: RMSNormDerivative,
     FlattenConsecutive: FlattenConsecutiveDerivative,
-    FlattenDilated: FlattenDilatedDerivative,
-    Newest: NewestDerivative,
+    FlattenDilated: PositionsDerivative,
+    Newest: PositionsDerivative,
 }
 """By the exact kind: a subclass may compute something else."""
 

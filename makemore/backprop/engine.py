@@ -12,7 +12,7 @@ Departures from the lecture, beside those of the derivatives:
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -20,7 +20,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from makemore.backprop.cuda_graph import Capture, capture_cuda_graph
 from makemore.backprop.derivatives import (
     DERIVATIVES,
     EmbeddingDerivative,
@@ -95,46 +94,34 @@ class Step:
 class Backward:
     """The backward passes of all wires of a network, from the last one to the first.
 
-    What several wires have read has the sum of what they find as its derivative. A part with ``add_to``, a
-    ``Newest``, knows but few positions of it, which are added to what the others have found.
+    What several wires have read has the sum of what they find as its derivative. A part with ``add_to`` knows
+    but few positions of it, which are added to what the others have found.
     """
 
     def __init__(self, wires: Sequence[Wire], parts: Sequence[Any]) -> None:
-        readers = readers_of(wires)
-        self.parts = list(parts)
-        self.sums = [len(wire.sources) == 2 for wire in wires]
-        self.sources = [wire.sources for wire in wires]
+        self.parts, self.sources = parts, [wire.sources for wire in wires]
         self.partial = [hasattr(part, "add_to") for part in parts]
-        # Of what a sum has read, each has the same derivative: a copy where it may be changed.
-        self.copies = [readers[i] > 1 or part.overwrites for i, part in enumerate(parts)]
         self.late = [
-            [j for j, wire in enumerate(wires) if self.partial[j] and wire.sources == (i,)]
+            [j for j, sources in enumerate(self.sources) if self.partial[j] and sources == (i,)]
             for i in range(len(wires))
         ]
 
     def __call__(self, dy: Tensor) -> None:
-        found: list[Any] = [None] * len(self.parts)
-        found[-1] = dy
-        for i in range(len(self.parts) - 1, -1, -1):
-            dy = found[i]
+        found = {len(self.parts) - 1: dy}  # the derivatives by the outputs of the wires
+        for i in reversed(range(len(self.parts))):
             for j in self.late[i]:
-                if dy is None:
-                    dy = self.parts[j].backward(found[j])
+                if i in found:
+                    self.parts[j].add_to(found[i], found[j])
                 else:
-                    self.parts[j].add_to(dy, found[j])
-            found[i] = dy
+                    found[i] = self.parts[j].backward(found[j])
             if self.partial[i]:
                 continue
-            if self.sums[i]:
-                for source in self.sources[i]:
-                    self._add(found, source, dy.clone() if self.copies[source] else dy)
-            else:
-                self._add(found, self.sources[i][0], self.parts[i].backward(dy))
-
-    @staticmethod
-    def _add(found: list[Any], source: int, dx: Tensor) -> None:
-        if source != INPUT:
-            found[source] = dx if found[source] is None else found[source].add_(dx)
+            if len(self.sources[i]) == 1:
+                dxs = [self.parts[i].backward(found[i])]
+            else:  # a sum: each has its derivative, as a copy, which may be changed
+                dxs = [found[i].clone() for _ in self.sources[i]]
+            for source, dx in zip(self.sources[i], dxs, strict=True):
+                found[source] = found[source].add_(dx) if source in found else dx
 
 
 def known_wires(network: Sequential) -> list[Wire]:
@@ -179,6 +166,37 @@ def logits_of(network: Sequential, wires: Sequence[Wire], X: Tensor, Y: Tensor) 
         for tensor, value in before:
             tensor.copy_(value)  # the running statistics have moved
     return logits
+
+
+Capture = Callable[[Kernel, Sequence[Tensor]], Kernel]
+"""Records the kernels of a function, which it does not keep alive, and returns what repeats them.
+
+The given tensors are the same after the recording as before.
+"""
+
+
+def capture_cuda_graph(run: Kernel, tensors: Sequence[Tensor]) -> Kernel:
+    """Record the kernels of ``run`` as a CUDA graph; returns its replay. Raises RuntimeError if it cannot.
+
+    All that they read and write must stay where it is, and alive: the graph has but addresses. ``run`` is
+    called a few times first, on a stream of its own as the recording asks for.
+    """
+    before = [tensor.clone() for tensor in tensors]
+    graph = torch.cuda.CUDAGraph()
+    try:
+        with torch.cuda.device(tensors[0].device):
+            stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+            stream.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(stream):
+                for _ in range(3):
+                    run()
+            torch.cuda.current_stream().wait_stream(stream)
+            with torch.cuda.graph(graph):
+                run()  # recorded, not executed
+    finally:
+        for tensor, value in zip(tensors, before, strict=True):
+            tensor.copy_(value)
+    return graph.replay
 
 
 class _Recorded:

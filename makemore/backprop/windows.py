@@ -139,13 +139,11 @@ class NodesDerivative(Protocol):
 
     ``forward`` takes x, (D, C), and returns y. ``backward`` takes the derivative of the loss by y, summed
     over equal windows, adds those by the parameters where they go, and returns the one by x, summed
-    likewise. Both may overwrite what they are given, ``forward`` only where ``may_overwrite`` allows it,
-    ``backward`` unless ``overwrites`` says that it does not. ``needs_output`` says that ``backward`` reads y,
-    which the layer behind must then leave as it is.
+    likewise. Both may overwrite what they are given, ``forward`` only where ``may_overwrite`` allows it.
+    ``needs_output`` says that ``backward`` reads y, which the layer behind must then leave as it is.
     """
 
     needs_output: bool
-    overwrites: bool = True
 
     def forward(self, x: Tensor) -> Tensor: ...
     def backward(self, dy: Tensor) -> Tensor: ...
@@ -176,7 +174,6 @@ class FuseDerivative(NodesDerivative):
     """What fuses positions and the Linear behind it, from the nodes of one level to those of the next."""
 
     needs_output = False
-    overwrites = False
 
     def __init__(self, layer: Linear, lower: Level, upper: Level, into: Into) -> None:
         W, b = layer.weight, layer.bias
@@ -222,7 +219,6 @@ class ConcatenateDerivative(NodesDerivative):
     """What fuses positions with no Linear behind it: a window's row is its nodes' rows, side by side."""
 
     needs_output = False
-    overwrites = False
 
     def __init__(self, lower: Level, upper: Level) -> None:
         self.lower, self.upper = lower, upper
@@ -241,7 +237,6 @@ class PartDerivative(NodesDerivative):
     """A Newest: one part of each window of the next level, or of each whole context one window far below."""
 
     needs_output = False
-    overwrites = False
 
     def __init__(self, lower: Level, upper: Level, looks: Looks) -> None:
         self.lower, self.upper = lower, upper
@@ -273,7 +268,6 @@ class SumOfNodesDerivative:
     """y = a + b, of one level. Both have the derivative dy."""
 
     needs_output = False
-    overwrites = False
 
     def __init__(self, may_overwrite_a: bool, may_overwrite_b: bool) -> None:
         self.may_a, self.may_b = may_overwrite_a, may_overwrite_b
@@ -352,7 +346,7 @@ class EachNodeDerivative(NodesDerivative):
         kind = DERIVATIVES[type(layer)]
         if type(layer) is Linear and layer.weight.shape[1] <= NARROW:
             kind = NarrowLinearDerivative
-        self.needs_output, self.overwrites = kind.needs_output, kind.overwrites
+        self.needs_output = kind.needs_output
         self.derivative_at: Callable[[Tensor], Derivative] = lambda x: kind(layer, x, into, may_overwrite)
 
     def forward(self, x: Tensor) -> Tensor:
