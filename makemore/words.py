@@ -19,12 +19,12 @@ Departures from the lecture:
 from __future__ import annotations
 
 import hashlib
-import itertools
 import os
 import sys
 import urllib.request
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 from pathlib import Path
 from typing import NamedTuple
 
@@ -34,7 +34,7 @@ from torch import Tensor
 from makemore.errors import DataError
 from makemore.reading import named, texts
 from makemore.seen import KnownWords, found, hashes, kept
-from makemore.shuffle import places, shuffled
+from makemore.shuffle import places, shuffled, stretches
 
 STOP = 0
 """The symbol that starts and stops every word."""
@@ -74,12 +74,7 @@ class Vocabulary:
 
     def decode(self, symbols: Iterable[int]) -> str:
         """The word before the first stop."""
-        word = []
-        for symbol in symbols:
-            if symbol == STOP:
-                break
-            word.append(self.itos[symbol])
-        return "".join(word)
+        return "".join(self.itos[symbol] for symbol in takewhile(lambda symbol: symbol != STOP, symbols))
 
     def encode_all(self, words: Sequence[str]) -> Tensor:
         """All words in one run, each followed by its stop: (total characters + words,).
@@ -161,16 +156,10 @@ class Examples:
     def parts(self, most: int) -> list[Examples]:
         """The examples in parts of whole words, alike in size and of some ``most`` examples at most."""
         number = max(1, -(-len(self) // most))
-        cuts = {self._word_end(len(self) * i // number) for i in range(1, number)} - {len(self)}
+        # A cut is moved to the end of the word there: it has the first length of what lies from it on.
+        lasts = [len(self) * i // number - 1 for i in range(1, number)]
+        cuts = {last + int(next(stretches(self.symbols[last:]))[1][0]) for last in lasts} - {len(self)}
         return [Examples(run, self.block_size) for run in self.symbols.tensor_split(sorted(cuts))]
-
-    def _word_end(self, place: int) -> int:
-        """The first place from ``place`` on at which a word starts, or the end."""
-        for length in (2**i for i in itertools.count(6)):
-            stops = (self.symbols[place - 1 : place - 1 + length] == STOP).nonzero()
-            if len(stops):
-                return place + int(stops[0])
-        raise AssertionError("the last symbol is a stop")
 
     def to(self, device: torch.device | str) -> Examples:
         """The same examples on another device."""

@@ -63,10 +63,6 @@ class Subject:
         return next(iter(generate(network, vocabulary, Generator().manual_seed(42), 1)))
 
 
-def _gradients(subject: Subject) -> Figure:
-    return draw_gradients(read_records(subject.directory / GRADIENTS_FILE), subject.model.network)
-
-
 MAKERS: dict[str, Callable[[Subject], Figure]] = {
     "nodes": lambda s: draw_nodes(s.model.network, s.a_word),
     "tree": lambda s: draw_tree(s.model.network, s.model.vocabulary, s.a_word),
@@ -74,7 +70,7 @@ MAKERS: dict[str, Callable[[Subject], Figure]] = {
     "embedding": lambda s: draw_embedding(s.model.network, s.model.vocabulary),
     "activations": lambda s: draw_activations(s.model.network, s.contexts),
     "batchnorm": lambda s: draw_batchnorm(s.model.network, s.contexts),
-    "gradients": _gradients,
+    "gradients": lambda s: draw_gradients(read_records(s.directory / GRADIENTS_FILE), s.model.network),
 }
 """What draws each picture of ``settings.PICTURES``."""
 
