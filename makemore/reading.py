@@ -7,7 +7,7 @@ import os
 import stat
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from importlib import import_module
 from pathlib import Path
 from typing import Any, BinaryIO, cast
@@ -75,30 +75,25 @@ def blocks(path: str) -> Iterator[bytes]:
 
 def _read(path: str) -> Iterator[bytes]:
     """What a list's file holds, unpacked, with a bar that tells how far it is read."""
-    with _opened(path) as file:
-        size = _size(file)
-        unpacked = Unpacked(file, path) if is_packed(path) else file
-        with bar(size, "B", f"reading {Path(named(path)).name}") as shown:
-            while block := _block(unpacked, path):
-                yield block
-                at = shown.n + len(block) if size is None else file.tell()
-                shown.update(at - shown.n)
-                if size is not None and at > size:
-                    break
-        if size != _size(file):
-            raise DataError(f"{named(path)} changed while it was read: wait until it is whole")
-
-
-@contextmanager
-def _opened(path: str) -> Iterator[BinaryIO]:
     try:
-        file = sys.stdin.buffer if path == STDIN else open(path, "rb")  # noqa: SIM115
+        with nullcontext(sys.stdin.buffer) if path == STDIN else open(path, "rb") as file:
+            size = _size(file)
+            unpacked = Unpacked(file, path) if is_packed(path) else file
+            with bar(size, "B", f"reading {Path(named(path)).name}") as shown:
+                while block := unpacked.read(BLOCK):
+                    yield block
+                    at = shown.n + len(block) if size is None else file.tell()
+                    shown.update(at - shown.n)
+                    if size is not None and at > size:
+                        break
+            if size != _size(file):
+                raise DataError(f"{named(path)} changed while it was read: wait until it is whole")
+    except DataError:
+        raise
     except OSError as error:
-        raise DataError(f"cannot read the word list {path}: {error.strerror}") from error
-    except ValueError as error:  # a NUL character
+        raise DataError(f"cannot read the word list {named(path)}: {error.strerror}") from error
+    except ValueError as error:  # a NUL character in the path
         raise DataError(f"cannot read the word list {path!r}: {error}") from error
-    with nullcontext(file) if path == STDIN else file:
-        yield file
 
 
 def _size(file: BinaryIO) -> int | None:
@@ -122,14 +117,6 @@ def _unpacked(file: BinaryIO, path: str) -> BinaryIO:
         f"to unpack {path} Python before 3.14 needs one more package: pip install backports.zstd;"
         f" or unpack it in front: zstd -dc {path} | …, with - in place of its name"
     )
-
-
-def _block(file: BinaryIO | io.RawIOBase, path: str) -> bytes:
-    """The next block, empty at the end."""
-    try:
-        return file.read(BLOCK) or b""
-    except OSError as error:
-        raise DataError(f"cannot read the word list {named(path)}: {error.strerror}") from error
 
 
 class Unpacked(io.RawIOBase):
