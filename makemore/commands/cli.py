@@ -149,8 +149,8 @@ def sample_main(argv: Sequence[str] | None = None) -> int:
     return answer(parser.prog, "makemore.commands.sample:sample", args.model, wanted)
 
 
-def draw_parser() -> Parser:
-    """The flags of ``makemore-draw``."""
+def draw_main(argv: Sequence[str] | None = None) -> int:
+    """``makemore-draw``."""
     names = max(map(len, PICTURES)) + 2
     rows = [f"  {name:<{names}}{what}\n" for name, what in PICTURES.items()]
     parser = Parser(
@@ -165,12 +165,6 @@ def draw_parser() -> Parser:
     add("--model", type=Path, metavar="FILE", help=DEFAULT_MODEL)
     add("--network", metavar="NAME", help="nodes alone: of a network by name, untrained")
     add("--word", metavar="TEXT", help="the word to draw (default: diondre)")
-    return parser
-
-
-def draw_main(argv: Sequence[str] | None = None) -> int:
-    """``makemore-draw``."""
-    parser = draw_parser()
     args = parser.parse(argv)
     if args.model is not None and args.network is not None:
         parser.error("--model has a network of its own: leave out --network")
@@ -187,8 +181,8 @@ def draw_main(argv: Sequence[str] | None = None) -> int:
     return answer(parser.prog, "makemore.commands.draw:draw", *asked)
 
 
-def page_parser() -> Parser:
-    """The flags of ``makemore-page``."""
+def page_main(argv: Sequence[str] | None = None) -> int:
+    """``makemore-page``."""
     parser = Parser(
         "makemore-page",
         "Write a page to play with a network in a browser: one HTML file, without server or network.",
@@ -203,12 +197,6 @@ def page_parser() -> Parser:
         help="leave the training list out: whoever has the page cannot read it there, and the page cannot"
         " tell which words are new",
     )
-    return parser
-
-
-def page_main(argv: Sequence[str] | None = None) -> int:
-    """``makemore-page``."""
-    parser = page_parser()
     args = parser.parse(argv)
     if args.data is not None and args.without_words:
         parser.error("--without-words leaves the list of --data out: choose one")

@@ -44,9 +44,8 @@ class Gradients(Companion):
 
     def __init__(self, out_dir: Path, trainer: Trainer, every: int) -> None:
         self.path = out_dir / GRADIENTS_FILE
-        self.recorder = Recorder(trainer.engine, trainer.network, every)
         known = read_records(self.path) if trainer.step and self.path.exists() else []
-        self.recorder.resume(trainer.step, known)
+        self.recorder = Recorder(trainer.engine, trainer.network, every, trainer.step, known)
         trainer.engine = self.recorder
 
     def save(self) -> None:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from makemore.convolution.drawing import FAINT, OUTPUT, SEEN, WIDTH
 from makemore.layers import Layer, Sequential, declared
-from makemore.pictures.style import figure_of, observe
+from makemore.pictures.style import figure_of, observe, row_label
 
 BINS = 80
 
@@ -57,9 +57,7 @@ def draw_activations(network: Sequential, X: Tensor) -> Figure:
         for bound in bounds:
             axes.axvline(bound, color=OUTPUT, linewidth=2)
         axes.text(1.01, 0.5, text, transform=axes.transAxes, va="center", fontsize=8)
-        axes.set_ylabel(
-            f"{name}\n({out.shape[-1]:,})", rotation=0, ha="right", va="center", fontsize=9, parse_math=False
-        )
+        row_label(axes, f"{name}\n({out.shape[-1]:,})")
         axes.set(xlim=(low, high), yticks=[])
         axes.tick_params(labelsize=7, pad=1, length=2)
         axes.spines[["left", "right", "top"]].set_visible(False)

@@ -13,7 +13,7 @@ from torch import Tensor
 from makemore.convolution.drawing import GREY, OUTPUT, SEEN, WIDTH
 from makemore.errors import UsageError
 from makemore.layers import Sequential
-from makemore.pictures.style import AMOUNTS, PlainLog, figure_of, observe
+from makemore.pictures.style import AMOUNTS, PlainLog, figure_of, observe, row_label
 
 ROW = 1.75
 """Inches of height for a layer."""
@@ -63,10 +63,7 @@ def draw_batchnorm(network: Sequential, X: Tensor) -> Figure:
         panels[1].yaxis.set_minor_formatter(PlainLog())
         panels[2].plot(gamma[order].tolist(), color=SEEN, linewidth=1.2, label="gain (gamma)")
         panels[2].plot(beta[order].tolist(), color=OUTPUT, linewidth=1.2, label="bias (beta)")
-        panels[0].set_ylabel(
-            f"{name}\n({', '.join(f'{n:,}' for n in out.shape[1:])})",
-            rotation=0, ha="right", va="center", fontsize=9, parse_math=False,
-        )  # fmt: skip
+        row_label(panels[0], f"{name}\n({', '.join(f'{n:,}' for n in out.shape[1:])})")
         for axes in panels:
             axes.tick_params(which="both", labelsize=7)
             axes.grid(alpha=0.3)

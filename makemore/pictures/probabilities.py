@@ -46,19 +46,10 @@ def draw_probabilities(network: Sequential, vocabulary: Vocabulary, word: str = 
     figure = figure_of(max(5.5, 0.36 * len(targets) + 2), 0.19 * len(rows) + 1.9, title, NOTE)
     axes = figure.add_subplot()
     image = axes.imshow(logprobs.exp()[:, rows].T.tolist(), cmap=AMOUNTS, vmin=0, aspect="auto")
-    places = [*range(len(targets))]
-    axes.scatter(
-        places,
-        [rows.index(i) for i in targets],
-        s=70,
-        facecolor="none",
-        edgecolor=OUTPUT,
-        linewidth=1.8,
-        gid="word",
-    )
-    beginnings = ["start", *map(shown, word)]
-    plain_ticks(axes.xaxis, places, beginnings)
-    plain_ticks(axes.yaxis, [*range(len(rows))], [symbols[i] for i in rows])
+    rings = axes.scatter(range(len(targets)), [rows.index(i) for i in targets], s=70, gid="word")
+    rings.set(facecolor="none", edgecolor=OUTPUT, linewidth=1.8)
+    plain_ticks(axes.xaxis, range(len(targets)), ["start", *map(shown, word)])
+    plain_ticks(axes.yaxis, range(len(rows)), [symbols[i] for i in rows])
     axes.tick_params(axis="y", labelsize=8, length=0)
     axes.set_xlabel("after")
     few = "" if len(rows) == len(vocabulary) else f", {len(rows)} of {len(vocabulary):,} symbols"

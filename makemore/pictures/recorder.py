@@ -37,36 +37,32 @@ class Record(NamedTuple):
 class Recorder:
     """An engine that does what another does, and records every ``every``-th step, from step 0 on.
 
-    ``step`` counts the steps done; a resumed run sets it, with the ``records`` up to there.
+    ``step`` counts the steps done: a resumed run begins with some, and with what was recorded before them.
     """
 
-    def __init__(self, engine: Engine, network: Sequential, every: int) -> None:
+    def __init__(
+        self, engine: Engine, network: Sequential, every: int, step: int = 0, records: Sequence[Record] = ()
+    ) -> None:
         self.engine = engine
         self.network = network
         self.every = every
-        self.step = 0
-        self._records: list[Record] = []
-        self._pending: tuple[int, list[Tensor], list[float] | None] | None = None
-
-    def resume(self, step: int, records: Sequence[Record]) -> None:
-        """Stand at a step, with what was recorded before it."""
         self.step = step
         self._records = [record for record in records if record.step < step]
+        self._pending: tuple[int, list[Tensor], list[float] | None] | None = None
 
     def sgd_steps(self, X: Tensor, Y: Tensor, lrs: Sequence[float]) -> Tensor:
         """As the engine's: a recorded step's update is its learning rate times its gradient."""
         losses, start = [], 0
         while start < len(lrs):
-            due = (self.step + start) % self.every == 0
-            until_due = self.every - (self.step + start) % self.every
-            end = start + 1 if due else min(len(lrs), start + until_due)
-            if due:
-                self._look(self.step + start, None)
+            past = self.step % self.every  # steps since the last one that was recorded
+            end = min(len(lrs), start + self.every - past) if past else start + 1
+            if past == 0:
+                self._look(None)
             losses.append(self.engine.sgd_steps(X[start:end], Y[start:end], lrs[start:end]))
-            if due:
+            if past == 0:
                 self._look_again(lrs[start])
+            self.step += end - start
             start = end
-        self.step += len(lrs)
         return torch.cat(losses) if losses else self.engine.sgd_steps(X, Y, lrs)
 
     def gradients(self, X: Tensor, Y: Tensor, keep: Tensor | None = None) -> Tensor:
@@ -74,7 +70,7 @@ class Recorder:
         self._look_again()
         loss = self.engine.gradients(X, Y, keep)
         if self.step % self.every == 0:
-            self._look(self.step, [rms(p.grad) for p in self.network.parameters() if p.grad is not None])
+            self._look([rms(p.grad) for p in self.network.parameters() if p.grad is not None])
         self.step += 1
         return loss
 
@@ -83,8 +79,8 @@ class Recorder:
         self._look_again()
         return self._records
 
-    def _look(self, step: int, gradients: list[float] | None) -> None:
-        self._pending = step, [p.detach().clone() for p in self.network.parameters()], gradients
+    def _look(self, gradients: list[float] | None) -> None:
+        self._pending = self.step, [p.detach().clone() for p in self.network.parameters()], gradients
 
     def _look_again(self, lr: float = 1.0) -> None:
         if self._pending is None:

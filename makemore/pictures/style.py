@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import copy
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogFormatter
 from torch import Tensor
@@ -103,6 +104,11 @@ class PlainLog(LogFormatter):
         return f"{x:g}" if super().__call__(x, pos) else ""
 
 
-def plain_ticks(axis: Any, places: list[float], labels: list[str], **more: Any) -> None:
+def row_label(axes: Axes, text: str) -> None:
+    """What stands to the left of a row of the picture."""
+    axes.set_ylabel(text, rotation=0, ha="right", va="center", fontsize=9, parse_math=False)
+
+
+def plain_ticks(axis: Any, places: Sequence[float], labels: list[str], **more: Any) -> None:
     """Ticks whose labels are text, whatever characters they have."""
     axis.set_ticks(places, labels, parse_math=False, **more)

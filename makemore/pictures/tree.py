@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import groupby
 
 import torch
 import torch.nn.functional as F
@@ -21,6 +22,7 @@ from makemore.pictures.style import (
     observe,
     plain_ticks,
     quoted,
+    row_label,
     shown,
     symbols_of,
 )
@@ -75,14 +77,7 @@ def draw_tree(network: Sequential, vocabulary: Vocabulary, word: str = "diondre"
         )  # fmt: skip
         axes.set(xlim=(-0.5, size - 0.5), xticks=[], yticks=[])
         nodes, channels = values.shape
-        axes.set_ylabel(
-            f"{name}\n{nodes:,} x {channels:,}",
-            rotation=0,
-            ha="right",
-            va="center",
-            fontsize=9,
-            parse_math=False,
-        )
+        row_label(axes, f"{name}\n{nodes:,} x {channels:,}")
         for edge in range(1, nodes):
             axes.axvline(edge * size / nodes - 0.5, color="white", linewidth=min(3.0, 150 / size))
         axes.spines[:].set_visible(False)
@@ -90,9 +85,9 @@ def draw_tree(network: Sequential, vocabulary: Vocabulary, word: str = "diondre"
             image, ax=axes, fraction=0.02, pad=0.01, ticks=[-bound, 0, bound], format="%.2g"
         )
         bar.ax.tick_params(labelsize=7)
-    places = [*range(size)] if size <= MOST_LABELS else []
+    places = range(size if size <= MOST_LABELS else 0)
     labels = [shown(vocabulary.itos[context[i]]) for i in places]
-    plain_ticks(panels[-1].xaxis, [float(i) for i in places], labels, weight="bold", color=SEEN)
+    plain_ticks(panels[-1].xaxis, places, labels, weight="bold", color=SEEN)
     panels[-1].tick_params(axis="x", length=0)
     panels[-1].set_xlabel("context, the oldest character first (. is none)")
     return figure
@@ -100,12 +95,7 @@ def draw_tree(network: Sequential, vocabulary: Vocabulary, word: str = "diondre"
 
 def nodes_of(observed: list[Observed]) -> list[Observed]:
     """Of layers in a row with outputs of one shape, the last."""
-    follows = [*observed[1:], None]
-    return [
-        this
-        for this, after in zip(observed, follows, strict=True)
-        if after is None or after.out.shape != this.out.shape
-    ]
+    return [[*alike][-1] for _, alike in groupby(observed, lambda one: one.out.shape)]
 
 
 def boxes(values: Tensor, size: int) -> list[list[float]]:
@@ -131,9 +121,9 @@ def _draw_next(axes: Axes, probs: Tensor, symbols: list[str]) -> None:
     rows = likeliest.sort().values.tolist()
     bars = axes.bar([*range(len(rows))], probs[rows].tolist(), color=SEEN, gid="next")
     bars[rows.index(int(likeliest[0]))].set_color(OUTPUT)
-    plain_ticks(axes.xaxis, [float(i) for i in range(len(rows))], [symbols[i] for i in rows], fontsize=8)
+    plain_ticks(axes.xaxis, range(len(rows)), [symbols[i] for i in rows], fontsize=8)
     few = "" if len(rows) == len(probs) else f"\n{len(rows)} of {len(probs):,} symbols"
-    axes.set_ylabel(f"probability of\nthe next{few}", rotation=0, ha="right", va="center", fontsize=9)
+    row_label(axes, f"probability of\nthe next{few}")
     axes.tick_params(axis="x", length=0, pad=1)
     axes.tick_params(axis="y", labelsize=8, colors=GREY)
     axes.spines[["right", "top"]].set_visible(False)
