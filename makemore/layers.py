@@ -127,8 +127,8 @@ class Layer:
         return self
 
     def __getstate__(self) -> dict[str, Any]:
-        """What is copied and pickled: not the last output, which may hang on a graph, nor ``total``."""
-        return {name: value for name, value in vars(self).items() if name not in ("out", "total")}
+        """What is copied and pickled: not the last output, which may hang on a graph, nor ``gathered``."""
+        return {name: value for name, value in vars(self).items() if name not in ("out", "gathered")}
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}()"
@@ -201,14 +201,14 @@ class BatchNorm1d(Layer):
     in evaluation the running statistics are used. ``torch.nn.BatchNorm1d`` differs twice: it
     normalises by the biased variance (and stores the unbiased one), and it takes (B, dim, T).
 
-    ``total`` is None, or adds up a tensor over processes that have a part of the batch each. Raises
-    ValueError on another rank or channel count, and in training on one value per channel, which has no
-    variance (the lecture gives nan).
+    ``gathered`` is None, or gives the tensors, (P, ...), of P processes that have a part of the batch each.
+    Raises ValueError on another rank or channel count, and in training on one value per channel, which has
+    no variance (the lecture gives nan).
     """
 
     PARAMETERS = ("gamma", "beta")
     BUFFERS = ("running_mean", "running_var")
-    total: Callable[[Tensor], Tensor] | None = None
+    gathered: Callable[[Tensor], Tensor] | None = None
 
     def __init__(self, dim: int, eps: float = 1e-5, momentum: float = 0.1) -> None:
         self.eps = eps
@@ -226,10 +226,9 @@ class BatchNorm1d(Layer):
         """Mean and unbiased variance of a batch, or of all processes' parts of it."""
         dims = self.reduced_dims(x)
         values = x.shape[: len(dims)].numel()
-        if self.total is not None:
-            N = self.total(x.new_tensor(float(values)))
-            xmean = self.total(x.sum(dims)) / N
-            return xmean, self.total(((x - xmean) ** 2).sum(dims)) / (N - 1)
+        if self.gathered is not None:
+            xmean = x.mean(dims)
+            return pooled(values, xmean, ((x - xmean) ** 2).sum(dims), self.gathered)[1:]
         if values < 2:
             raise ValueError(
                 f"{self} in training needs more than one value per channel, got"
@@ -259,6 +258,22 @@ class BatchNorm1d(Layer):
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({len(self.gamma)})"
+
+
+def pooled(
+    values: float, mean: Tensor, squares: Tensor, gathered: Callable[[Tensor], Tensor]
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Number, mean and unbiased variance of the values that several processes have.
+
+    Each process tells of its own how many there are, their mean, and the sum of their squared distances from
+    it (Chan, Golub and LeVeque 1979).
+    """
+    own = torch.stack([torch.full_like(mean, values), mean, squares])
+    counts, means, own_squares = gathered(own).unbind(1)  # (P, 3, ...) -> (P, ...)
+    N = counts.sum(0)
+    total_mean = (counts * means).sum(0) / N
+    total_squares = own_squares.sum(0) + (counts * (means - total_mean) ** 2).sum(0)
+    return N, total_mean, total_squares / (N - 1)
 
 
 class HistoricBatchNorm1d(BatchNorm1d):

@@ -23,6 +23,9 @@ from makemore.errors import MakemoreError
 Run = Callable[[], Any]
 Rows = list[dict[str, Any]]
 
+CORES = len(os.sched_getaffinity(0))
+"""How many the script may use; later a process of many keeps to its share."""
+
 
 def compare(title: str, runs: Mapping[str, tuple[Run, int]], rounds: int, **bases: str) -> Rows:
     """Time runs in turns, each round begun by another one; print and return a row for each.
@@ -96,10 +99,9 @@ def machine() -> dict[str, Any]:
     info = Path("/proc/cpuinfo")
     lines = info.read_text().splitlines() if info.exists() else []
     cpu = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "")
-    cores = len(os.sched_getaffinity(0))
     return {
         "processor": cpu or platform.processor(),
-        "cores": cores,
+        "cores": CORES,
         "load before": os.getloadavg()[0],
         "torch": torch.__version__,
         "python": platform.python_version(),

@@ -29,6 +29,7 @@ from makemore.layers import (
     SkipConnections,
     Tanh,
     declared,
+    pooled,
 )
 
 EXACT = {"rtol": 1e-12, "atol": 1e-12}
@@ -133,6 +134,19 @@ def test_historic_batchnorm_normalises_each_position_apart() -> None:
     historic.training = False
     assert historic(x[:1]).shape == (1, 3, 2)
     assert_all_close(HistoricBatchNorm1d(2)(x[:, 0]), BatchNorm1d(2)(x[:, 0]))
+
+
+def test_statistics_of_several_processes() -> None:
+    """As those of one, in float32, also of parts that lie far from each other and from 0."""
+    x = 300 + torch.randn((9, 4), dtype=torch.float64) * torch.tensor([1e-2, 1, 30, 1e3])
+    x[5:] += 100
+    parts = x.float().split([1, 4, 4])
+    own = [(len(part), part.mean(0), ((part - part.mean(0)) ** 2).sum(0)) for part in parts]
+    all_of_them = torch.stack([torch.stack([torch.full_like(m, n), m, squares]) for n, m, squares in own])
+    N, mean, var = pooled(*own[0], lambda _: all_of_them)
+    assert (N == 9).all()
+    torch.testing.assert_close(mean.double(), x.mean(0), rtol=1e-5, atol=1e-3)
+    torch.testing.assert_close(var.double(), x.var(0), rtol=1e-5, atol=0)
 
 
 def test_tanh_equals_torch() -> None:

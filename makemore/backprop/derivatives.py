@@ -37,6 +37,7 @@ from makemore.layers import (
     ReLU,
     RMSNorm,
     Tanh,
+    pooled,
 )
 
 ONEHOT_SYMBOLS = 128
@@ -152,7 +153,7 @@ class BatchNormDerivative(Derivative):
 
 
 class TotalBatchNormDerivative(Derivative):
-    """BatchNorm of N rows in all, of which this process has some; ``layer.total`` adds up over all of them.
+    """BatchNorm of N rows in all, of which this process has some; ``layer.gathered`` asks all of them.
 
     The derivatives of gamma and beta are the own rows' part: they are added up with all other gradients.
     """
@@ -160,8 +161,8 @@ class TotalBatchNormDerivative(Derivative):
     needs_output = False
 
     def __init__(self, layer: BatchNorm1d, x: Tensor, into: Into, may_overwrite: bool) -> None:
-        assert layer.total is not None
-        self.layer, self.total, self.shape = layer, layer.total, x.shape
+        assert layer.gathered is not None
+        self.layer, self.gathered, self.shape = layer, layer.gathered, x.shape
         self.x = x.view(-1, layer.running_mean.numel())
         self.centred, y = torch.empty_like(self.x), torch.empty_like(self.x)
         self.channels_first, self.y = y, y.view(self.shape)
@@ -171,11 +172,11 @@ class TotalBatchNormDerivative(Derivative):
     # mean = sum(x) / N   var = sum((x - mean)^2) / (N-1)   y = gamma (x - mean) / sqrt(var + eps) + beta
     def normalise(self) -> None:
         layer, dim = self.layer, len(self.layer.gamma)
-        rows = self.x.new_full((1,), float(len(self.x)))
-        sums, self.N = torch.tensor_split(self.total(torch.cat([self.x.sum(0), rows])), [-1])
-        mean = sums / self.N
-        torch.sub(self.x, mean, out=self.centred)
-        var = self.total((self.centred * self.centred).sum(0)) / (self.N - 1)
+        own_mean = self.x.mean(0)
+        torch.sub(self.x, own_mean, out=self.centred)
+        squares = (self.centred * self.centred).sum(0)
+        self.N, mean, var = pooled(len(self.x), own_mean, squares, self.gathered)
+        self.centred.add_(own_mean - mean)
         layer.running_mean.view(-1).lerp_(mean, layer.momentum)
         layer.running_var.view(-1).lerp_(var, layer.momentum)
         self.inverse_std = (var + layer.eps).rsqrt()
@@ -191,7 +192,7 @@ class TotalBatchNormDerivative(Derivative):
         dgamma, dbeta = own.view(2, -1, dim).sum(1)
         self.into_gamma.add_(dgamma)
         self.into_beta.add_(dbeta)
-        dgamma, dbeta = self.total(own)
+        dgamma, dbeta = self.gathered(own).sum(0)
         slope = self.inverse_std * dgamma / (self.N - 1)
         dx: Tensor = (dy - dbeta / self.N - self.centred * slope) * self.scale
         return dx.view(self.shape)
@@ -397,5 +398,5 @@ DERIVATIVES: dict[type[Layer], type[Derivative]] = {
 
 def derivative_of(layer: Layer) -> type[Derivative]:
     """The derivative of a layer, by its kind and by whether other processes have a part of the batch."""
-    shared = isinstance(layer, BatchNorm1d) and layer.total is not None
+    shared = isinstance(layer, BatchNorm1d) and layer.gathered is not None
     return TotalBatchNormDerivative if shared else DERIVATIVES[type(layer)]

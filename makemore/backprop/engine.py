@@ -140,7 +140,7 @@ def layers_of(wires: Sequence[Wire]) -> list[Layer]:
 
 def is_shared(network: Sequential) -> bool:
     """Whether other processes have a part of each batch."""
-    return any(isinstance(layer, BatchNorm1d) and layer.total is not None for layer in network.modules())
+    return any(isinstance(layer, BatchNorm1d) and layer.gathered is not None for layer in network.modules())
 
 
 def logits_of(network: Sequential, wires: Sequence[Wire], X: Tensor, Y: Tensor) -> Tensor:

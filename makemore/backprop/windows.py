@@ -29,7 +29,7 @@ from torch import Tensor
 from makemore.backprop.derivatives import DERIVATIVES, Derivative, Into, LinearDerivative
 from makemore.backprop.engine import BackpropEngine, Backward, Step, known_wires, layers_of, logits_of
 from makemore.distinct import distinct
-from makemore.layers import BatchNorm1d, Embedding, Layer, Linear, Looks, Sequential, declared
+from makemore.layers import BatchNorm1d, Embedding, Layer, Linear, Looks, Sequential, declared, pooled
 from makemore.wiring import INPUT, Wire, looks_at, positions_of, readers_of
 
 LEAST_WORK = 4_000_000
@@ -291,14 +291,16 @@ class WeightedBatchNormDerivative(NodesDerivative):
         layer, w = self.layer, self.level.counts
         N: int | Tensor = self.level.total
         y = squares = self.y(len(x))
-        sums = torch.mv(x.t(), w)
-        if layer.total is not None:
-            sums, N = torch.tensor_split(layer.total(torch.cat([sums, sums.new_full((1,), float(N))])), [-1])
-        mean = sums / N
+        mean = torch.mv(x.t(), w) / N
         self.centred = x.sub_(mean) if self.may_overwrite else x - mean
         torch.mul(self.centred, self.centred, out=squares)
         sums = torch.mv(squares.t(), w)
-        var = (sums if layer.total is None else layer.total(sums)) / (N - 1)
+        if layer.gathered is None:
+            var = sums / (N - 1)
+        else:
+            own_mean = mean
+            N, mean, var = pooled(self.level.total, own_mean, sums, layer.gathered)
+            self.centred.add_(own_mean - mean)
         layer.running_mean.lerp_(mean, layer.momentum)
         layer.running_var.lerp_(var, layer.momentum)
         self.N, self.inverse_std = N, var.add_(layer.eps).rsqrt_()
@@ -314,8 +316,8 @@ class WeightedBatchNormDerivative(NodesDerivative):
         dgamma = torch.mul(dy, self.centred, out=scratch).sum(0).mul_(self.inverse_std)
         self.into_gamma.add_(dgamma)
         self.into_beta.add_(dbeta)
-        if self.layer.total is not None:
-            dgamma, dbeta = self.layer.total(torch.stack([dgamma, dbeta]))
+        if self.layer.gathered is not None:
+            dgamma, dbeta = self.layer.gathered(torch.stack([dgamma, dbeta])).sum(0)
         slope = dgamma * self.inverse_std / (N - 1)
         torch.addcmul(dbeta / N, self.centred, slope, out=scratch).mul_(w)
         return dy.sub_(scratch).mul_(self.scale)

@@ -33,7 +33,7 @@ class ParallelEngine:
     ) -> None:
         for layer in network.modules():
             if isinstance(layer, BatchNorm1d):
-                layer.total = processes.total
+                layer.gathered = processes.gathered
         self.network, self.processes = network, processes
         self.make_engine = make_engine
         self.engine = make_engine(network)

@@ -6,6 +6,7 @@ Without torchrun there is one, and torch.distributed is not imported.
 from __future__ import annotations
 
 import os
+import sys
 import time
 import uuid
 from collections.abc import Iterator
@@ -52,10 +53,10 @@ class Processes:
         ends = [things * rank // self.number for rank in range(self.number + 1)]
         return [slice(start, end) for start, end in pairwise(ends)]
 
-    def total(self, tensor: Tensor) -> Tensor:
-        """The sum of all processes' tensors, the same bits in each; autograd goes through."""
-        summed: Tensor = _Total.apply(tensor)  # type: ignore[no-untyped-call]
-        return summed
+    def gathered(self, tensor: Tensor) -> Tensor:
+        """All processes' tensors, the same bits in each: (...) -> (processes, ...). Autograd goes through."""
+        tensors: Tensor = _Gathered.apply(tensor, self)  # type: ignore[no-untyped-call]
+        return tensors
 
     def add_up(self, tensor: Tensor) -> None:
         """Put the sum of all processes' tensors, which lie in one piece, in place of each."""
@@ -71,7 +72,7 @@ class Processes:
         """Whether it is so in any process."""
         if self.number == 1:
             return here
-        return bool(self.total(torch.tensor([float(here)], device=self._device())) > 0)
+        return bool(self.gathered(torch.tensor(float(here), device=self._device())).any())
 
     def told(self, content: bytes, teller: int = 0) -> bytes:
         """The bytes that one process has, in all of them."""
@@ -102,18 +103,21 @@ ALONE = Processes()
 """Of a run without torchrun."""
 
 
-class _Total(torch.autograd.Function):
-    """A sum over all processes. All their losses depend on it, so that its derivative is a sum as well."""
+class _Gathered(torch.autograd.Function):
+    """The tensors of all processes. All their losses depend on each, so that its derivative is a sum."""
 
     @staticmethod
-    def forward(ctx: Any, tensor: Tensor) -> Tensor:
-        summed = tensor.detach().clone(memory_format=torch.contiguous_format)
-        torch.distributed.all_reduce(summed)
-        return summed
+    def forward(ctx: Any, tensor: Tensor, processes: Processes) -> Tensor:
+        ctx.processes = processes
+        tensors = tensor.new_empty(processes.number, *tensor.shape)
+        torch.distributed.all_gather(list(tensors.unbind()), tensor.detach().contiguous())
+        return tensors
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> Tensor:
-        return _Total.forward(ctx, grads[0])
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
+        grad = grads[0].clone(memory_format=torch.contiguous_format)
+        ctx.processes.add_up(grad)
+        return grad[ctx.processes.rank], None
 
 
 def number_of_processes() -> int:
@@ -154,6 +158,19 @@ def speaks() -> bool:
     return os.environ.get("LOCAL_RANK", "0") == "0"
 
 
+def _keep_to_own_cores() -> None:
+    """Keep this process to its share of the host's cores, if there is one for each and nobody has chosen any.
+
+    Else gloo's threads wake where another process computes, and often wait there until the scheduler's next
+    tick, up to 4 ms, while their own process waits for them.
+    """
+    local = Processes(int(os.environ["LOCAL_WORLD_SIZE"]), int(os.environ["LOCAL_RANK"]))
+    if sys.platform == "linux":
+        cores = sorted(os.sched_getaffinity(0))
+        if local.number <= len(cores) == os.cpu_count():
+            os.sched_setaffinity(0, cores[local.shares(len(cores))[local.rank]])
+
+
 @contextmanager
 def joined(device: str) -> Iterator[Processes]:
     """The processes of the run within a ``with`` block: NCCL on CUDA, gloo elsewhere."""
@@ -166,6 +183,8 @@ def joined(device: str) -> Iterator[Processes]:
     on_cuda = device.startswith("cuda") or (device == "auto" and torch.cuda.is_available())
     if on_cuda:
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+    else:
+        _keep_to_own_cores()
     backend = "nccl" if on_cuda else "gloo"
     store, rank, _ = next(torch.distributed.rendezvous("env://"))  # type: ignore[attr-defined]
     global _store, _attempt

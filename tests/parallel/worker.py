@@ -5,6 +5,7 @@ torchrun --nproc-per-node 2 worker.py OUT ENGINE NETWORK BATCH_SIZE
 
 from __future__ import annotations
 
+import os
 import sys
 from functools import partial
 from pkgutil import resolve_name
@@ -23,6 +24,7 @@ STEPS = 100
 
 
 def main(out: str, engine_name: str, network_name: str, batch_size: int) -> None:
+    cores = sorted(os.sched_getaffinity(0))
     windows.LEAST_WORK = windows.LEAST_SAVING = 0  # small networks take the step on distinct windows too
     torch.set_num_threads(1)
     generator = Generator().manual_seed(1)
@@ -45,9 +47,12 @@ def main(out: str, engine_name: str, network_name: str, batch_size: int) -> None
             f"grad.{name}": p.grad.clone() for name, p in network.named_parameters() if p.grad is not None
         }
         results |= network.state_dict()
+        if 1 < processes.number <= len(cores) == os.cpu_count():
+            own = torch.tensor([core in os.sched_getaffinity(0) for core in cores])
+            assert (processes.gathered(own.long()).sum(0) == 1).all(), "each core is not one process's"
         if processes.number > 1:
             values = torch.cat([tensor.double().flatten() for tensor in network.state_dict().values()])
-            assert torch.equal(processes.total(values), processes.number * values), "the networks differ"
+            assert (processes.gathered(values) == values).all(), "the networks differ"
         if processes.is_first:
             safetensors.torch.save_file({n: t.detach().contiguous() for n, t in results.items()}, out)
 
