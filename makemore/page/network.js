@@ -22,16 +22,13 @@ class Member {
       const bounded = ["tanh", "gate"].includes(activations.at(-1)?.name); // from -1 to 1
       return { lags, from, source, added, weight, bias, functions, channels, bounded };
     });
-    this.rows = this.neededNodes();
-    this.rows.forEach((row, r) => {
-      row.channels = r ? this.stages[r - 1].channels : channels;
-    });
+    this.rows = this.neededNodes(channels);
     this.blockSize = 1 + this.rows[0].places[0];
   }
 
   // The nodes of each value that the last stage's newest one needs, the oldest first. A node's place is how
   // many symbols ago it ends; `made` are the nodes it is made of, and `added` those added, as [value, node].
-  neededNodes() {
+  neededNodes(embedded) {
     const places = [new Set(), ...this.stages.map(() => new Set())];
     places.at(-1).add(0);
     for (let i = this.stages.length - 1; i >= 0; i--) {
@@ -42,11 +39,12 @@ class Member {
       }
     }
     const sorted = places.map((set) => [...set].sort((a, b) => b - a));
+    const makers = [{ lags: [], added: [], channels: embedded }, ...this.stages];
     return sorted.map((own, r) => {
-      if (r === 0) return { places: own, made: own.map(() => []), added: own.map(() => []) };
-      const { lags, source, added } = this.stages[r - 1];
+      const { lags, source, added, channels } = makers[r];
       return {
         places: own,
+        channels,
         made: own.map((place) => lags.map((lag) => [source, sorted[source].indexOf(place + lag)])),
         added: own.map((place) => added.map((value) => [value, sorted[value].indexOf(place)])),
       };
@@ -174,6 +172,9 @@ class Network {
   }
 }
 
+// All symbols, the likeliest first; of equally likely ones the first.
+const ranked = (logits) => [...logits.keys()].sort((a, b) => logits[b] - logits[a] || a - b);
+
 // Probabilities after the filters, as makemore-sample has them: temperature divides the logits (0: always
 // the likeliest), then the K likeliest symbols are kept; of equally likely ones the first.
 function filtered(logProbs, temperature, topK) {
@@ -181,8 +182,7 @@ function filtered(logProbs, temperature, topK) {
   if (temperature === 0) return logProbs.map((_, i) => (i === likeliest ? 1 : 0));
   let logits = logProbs.map((x) => (x - logProbs[likeliest]) / temperature);
   if (topK < logits.length) {
-    const order = [...logits.keys()].sort((a, b) => logits[b] - logits[a] || a - b);
-    for (const i of order.slice(topK)) logits[i] = -Infinity;
+    for (const i of ranked(logits).slice(topK)) logits[i] = -Infinity;
   }
   return logSoftmax(logits).map(Math.exp);
 }

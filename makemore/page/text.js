@@ -11,6 +11,12 @@ function element(name, className, text) {
   return made;
 }
 
+function svgElement(name, attributes) {
+  const made = document.createElementNS("http://www.w3.org/2000/svg", name);
+  for (const [key, value] of Object.entries(attributes)) made.setAttribute(key, value);
+  return made;
+}
+
 // Characters and numbers as one reads them ------------------------------------------------------------
 
 const codeOf = (ch) => "U+" + ch.codePointAt(0).toString(16).toUpperCase().padStart(4, "0");

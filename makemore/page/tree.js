@@ -32,7 +32,6 @@ function buildTree() {
         r === 0 ? (width - place - 0.5) / width : centred ? (made[0].x + made.at(-1).x) / 2 : made.at(-1).x;
       const added = row.added[i].map(([value, child]) => tree.rows[value].nodes[child]).filter(Boolean);
       const button = element("button", "node");
-      button.type = "button";
       const canvas = element("canvas");
       canvas.width = across;
       canvas.height = down;
@@ -61,13 +60,11 @@ function buildTree() {
     return { place, face };
   });
 
-  const svg = document.createElementNS("http://www.w3.org/2000/svg", "svg");
-  svg.setAttribute("aria-hidden", "true");
+  const svg = svgElement("svg", { "aria-hidden": "true" });
   for (const node of tree.rows.flatMap(({ shown }) => shown)) {
     for (const below of [...node.made, ...node.added]) {
-      const path = document.createElementNS("http://www.w3.org/2000/svg", "path");
       const plain = node.made.includes(below);
-      if (!plain) path.setAttribute("class", "added");
+      const path = svgElement("path", plain ? {} : { class: "added" });
       svg.append(path);
       node.links.push({ path, below, plain });
     }
@@ -91,32 +88,18 @@ function columnsFor(number) {
 }
 
 function drawLinks() {
-  const inner = by("tree").firstChild.getBoundingClientRect();
-  const boxes = new Map(
-    tree.rows
-      .flatMap(({ shown }) => shown)
-      .map((node) => {
-        const { left, right, top, bottom } = node.button.getBoundingClientRect();
-        return [
-          node,
-          {
-            x: (left + right) / 2 - inner.left,
-            right: right - inner.left,
-            top: top - inner.top,
-            bottom: bottom - inner.top,
-          },
-        ];
-      }),
-  );
+  const inner = by("tree").firstChild;
+  const { left, top, width, height } = inner.getBoundingClientRect();
+  inner.firstChild.setAttribute("viewBox", `${left} ${top} ${width} ${height}`); // places are the window's
+  const nodes = tree.rows.flatMap(({ shown }) => shown);
+  const boxes = new Map(nodes.map((node) => [node, node.button.getBoundingClientRect()]));
   for (const [node, to] of boxes) {
     for (const { path, below, plain } of node.links) {
       const from = boxes.get(below);
       if (plain && below.r === node.r - 1) {
+        const [x, end] = [from, to].map((box) => box.left + box.width / 2);
         const middle = (from.bottom + to.top) / 2;
-        path.setAttribute(
-          "d",
-          `M${from.x} ${from.bottom}C${from.x} ${middle} ${to.x} ${middle} ${to.x} ${to.top}`,
-        );
+        path.setAttribute("d", `M${x} ${from.bottom}C${x} ${middle} ${end} ${middle} ${end} ${to.top}`);
       } else {
         // past the rows between
         const [y, end] = [(from.top + from.bottom) / 2, (to.top + to.bottom) / 2];
@@ -144,7 +127,7 @@ let colors = {};
 
 function readColors() {
   const style = getComputedStyle(document.documentElement);
-  for (const name of ["minus", "zero", "plus"]) {
+  for (const name of ["accent", "zero", "warm"]) {
     const hex = style.getPropertyValue(`--${name}`).trim().slice(1);
     colors[name] = [0, 2, 4].map((at) => parseInt(hex.slice(at, at + 2), 16));
   }
@@ -155,7 +138,7 @@ function paint({ canvas }, values, most, { across, down }) {
   const image = context.createImageData(across, down);
   values.forEach((value, i) => {
     const t = Math.max(-1, Math.min(1, value / most));
-    const end = t < 0 ? colors.minus : colors.plus;
+    const end = t < 0 ? colors.accent : colors.warm;
     colors.zero.forEach((zero, c) => {
       image.data[4 * i + c] = zero + (end[c] - zero) * Math.abs(t);
     });

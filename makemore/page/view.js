@@ -48,7 +48,6 @@ function showSteps() {
   const places = shown.length + (state.finished ? 0 : 1);
   const steps = children(by("steps"), places, (i) => {
     const step = element("button", "step");
-    step.type = "button";
     step.append(element("span"), " ", element("span", "how"));
     step.addEventListener("click", () => {
       stopPlaying();
@@ -118,14 +117,13 @@ function showNext() {
   const drawn = filtered(logs, temperature, topK);
   const same = temperature === 1 && topK >= logs.length;
   const few = logs.length <= ALL_SHOWN;
-  const byRank = [...logs.keys()].sort((a, b) => logs[b] - logs[a] || a - b);
+  const byRank = ranked(logs);
   const symbols = few ? [...[...logs.keys()].slice(1), STOP] : byRank.slice(0, MOST_BARS);
   const likely = new Set(byRank.slice(0, 3));
   const came = told()[state.at];
   const most = Math.max(0.25, Math.exp(logs[byRank[0]])); // the probability of a full bar
   const bars = children(by("next"), symbols.length, () => {
     const bar = element("button", "next");
-    bar.type = "button";
     bar.append(element("span"), element("span", "bar"), " ", element("span", "how"));
     bar.addEventListener("click", () => type(Number(bar.dataset.symbol)));
     return bar;
@@ -180,11 +178,8 @@ function say(text, wait = 600) {
 
 function summary() {
   const logs = logProbs(state.symbols.slice(0, state.at));
-  const best = [...logs.keys()].sort((a, b) => logs[b] - logs[a] || a - b).slice(0, 3);
-  return (
-    "Likeliest next: " +
-    best.map((symbol) => `${spoken(symbol)} ${percent(Math.exp(logs[symbol]))}`).join(", ")
-  );
+  const best = ranked(logs).slice(0, 3);
+  return `Likeliest next: ${best.map((i) => `${spoken(i)} ${percent(Math.exp(logs[i]))}`).join(", ")}`;
 }
 
 function show() {
@@ -326,7 +321,6 @@ async function drawWords() {
 function drawnItem(symbols, isKnown) {
   const item = element("li"),
     button = element("button");
-  button.type = "button";
   button.dataset.symbols = symbols.join();
   const nats = -likelihood([...symbols, STOP]);
   const small = element("small", "", `one in ${oneIn(nats)}${isKnown ? ", in the list" : ""}`);
@@ -344,23 +338,17 @@ function drawnItem(symbols, isKnown) {
 // Beginning ---------------------------------------------------------------------------------------------
 
 function showMark() {
-  const svg = document.createElementNS("http://www.w3.org/2000/svg", "svg");
-  svg.setAttribute("viewBox", "0 0 232 30");
-  const add = (name, attributes) => {
-    const part = document.createElementNS("http://www.w3.org/2000/svg", name);
-    for (const [key, value] of Object.entries(attributes)) part.setAttribute(key, value);
-    svg.append(part);
-  };
+  const svg = svgElement("svg", { viewBox: "0 0 232 30" });
   const rows = [8, 4, 2, 1].map((n, r) =>
     Array.from({ length: n }, (_, i) => [(232 / n) * (i + 0.5), 2 + r * 9]),
   );
   rows.slice(1).forEach((row, r) =>
     rows[r].forEach(([x, y], i) => {
       const [a, b] = row[i >> 1];
-      add("path", { d: `M${x} ${y}C${x} ${y + 6} ${a} ${b - 6} ${a} ${b}` });
+      svg.append(svgElement("path", { d: `M${x} ${y}C${x} ${y + 6} ${a} ${b - 6} ${a} ${b}` }));
     }),
   );
-  for (const [x, y] of rows.flat()) add("circle", { cx: x, cy: y, r: 2 });
+  for (const [x, y] of rows.flat()) svg.append(svgElement("circle", { cx: x, cy: y, r: 2 }));
   const letters = element("span", "letters");
   letters.append(...[..."makemore"].map((ch) => element("span", "", ch)));
   for (const part of [letters, svg]) part.setAttribute("aria-hidden", "true");
