@@ -18,7 +18,7 @@ from makemore.files import writing_whole
 from makemore.reading import Unpacked, is_packed
 
 CHUNK = 8192
-"""Lines that are read, scored or written at a time."""
+"""Lines that are scored at a time."""
 
 BLOCK = 2**20
 """Bytes that are looked through for line ends at a time."""
@@ -77,8 +77,9 @@ def writing(path: str) -> Iterator[BinaryIO]:
         raise UsageError(f"cannot write {path}: that is no file")
     with writing_whole(target) as file:
         if path.endswith(".gz"):  # without name and time: the same lines are the same bytes
-            with gzip.GzipFile("", "wb", 6, file, mtime=0) as packed:
-                yield packed  # type: ignore[misc]
+            packed = gzip.GzipFile("", "wb", 6, file, mtime=0)
+            with io.BufferedWriter(packed) as many_lines:
+                yield many_lines
         else:
             yield file
 
@@ -102,28 +103,9 @@ def skip_lines(file: io.BufferedReader, number: int) -> None:
 
 
 def write_lines(lines: Iterable[str], number: int | None, file: BinaryIO) -> None:
-    """Write some ``number`` of lines, many at a time, with a progress bar where they are not watched.
-
-    What came before an error is written too.
-    """
-    watched = file is sys.stdout.buffer and sys.stdout.isatty()
-    lines = iter(lines)
-    chunk: list[str] = []
-    with tqdm(
-        total=number, unit="word", unit_scale=True, delay=BAR_AFTER, disable=watched or None, leave=False
-    ) as bar:
-        try:
-            for line in lines:
-                chunk.append(line)
-                if len(chunk) == CHUNK:
-                    _write(chunk, file)
-                    bar.update(CHUNK)
-        finally:
-            _write(chunk, file)
-
-
-def _write(lines: list[str], file: BinaryIO) -> None:
-    """Write the lines, and forget them."""
-    if lines:
-        file.write(("\n".join(lines) + "\n").encode("utf-8", "backslashreplace"))
-        lines.clear()
+    """Write some ``number`` of lines, with a progress bar where they are not watched."""
+    watched = (file is sys.stdout.buffer and sys.stdout.isatty()) or None
+    for line in tqdm(
+        lines, total=number, unit="word", unit_scale=True, delay=BAR_AFTER, disable=watched, leave=False
+    ):
+        file.write(f"{line}\n".encode("utf-8", "backslashreplace"))

@@ -92,14 +92,12 @@ def describe(network: Sequential) -> tuple[dict[str, Any], list[Tensor]]:
     stages = []
     for stage in convolution.stages:
         n, channels, out = stage.weight.shape
+        layers = layers_of(stage.activation)
+        sums = {"n": n, "dilation": stage.dilation, "from": channels, "to": out}
         stages.append(
-            {
-                **{"n": n, "dilation": stage.dilation, "from": channels, "to": out},
-                **{"source": stage.source, "added": stage.added},
-                "activations": [described(layer) for layer in layers_of(stage.activation)],
-            }
+            {**sums, "source": stage.source, "added": stage.added, "activations": [*map(described, layers)]}
         )
-        norms = [layer.gamma for layer in layers_of(stage.activation) if isinstance(layer, RMSNorm)]
+        norms = [layer.gamma for layer in layers if isinstance(layer, RMSNorm)]
         tensors += [stage.weight, stage.bias, *norms]
     return {"embedding": list(convolution.embedding.shape), "stages": stages}, tensors
 

@@ -147,6 +147,8 @@ function paint({ canvas }, values, most, { across, down }) {
   context.putImageData(image, 0, 0);
 }
 
+const LIGHT = { boxShadow: ["0 0 0 0 transparent", "0 0 0 4px var(--warm)", "0 0 0 0 transparent"] };
+
 function showTree() {
   const member = network.members[state.member];
   const context = network.context(state.symbols.slice(0, state.at));
@@ -170,16 +172,7 @@ function showTree() {
         .map((symbol) => spoken(symbol, "start"))
         .join(" ");
       node.button.setAttribute("aria-label", `${node.text}, has seen: ${text}`);
-      if (lights) {
-        node.button.animate(
-          [
-            { boxShadow: "0 0 0 0 transparent" },
-            { boxShadow: "0 0 0 4px var(--warm)" },
-            { boxShadow: "0 0 0 0 transparent" },
-          ],
-          { duration: 420, delay: 70 * r, easing: "ease-out" },
-        );
-      }
+      if (lights) node.button.animate(LIGHT, { duration: 420, delay: 70 * r, easing: "ease-out" });
     });
   });
   choose(chosen);

@@ -45,8 +45,7 @@ const rank = (logs, symbol) =>
 
 function showSteps() {
   const shown = told();
-  const places = shown.length + (state.finished ? 0 : 1);
-  const steps = children(by("steps"), places, (i) => {
+  const steps = children(by("steps"), state.symbols.length + 1, (i) => {
     const step = element("button", "step");
     step.append(element("span"), " ", element("span", "how"));
     step.addEventListener("click", () => {
@@ -269,12 +268,11 @@ function stopPlaying() {
 
 function play() {
   if (playing !== null) return stopPlaying();
-  const places = told().length - (state.finished ? 1 : 0);
   by("play").setAttribute("aria-pressed", "true");
   by("play").textContent = "Stop";
   goTo(0);
   playing = setInterval(() => {
-    if (state.at >= places) stopPlaying();
+    if (state.at >= state.symbols.length) stopPlaying();
     else goTo(state.at + 1);
   }, 700);
 }
@@ -387,7 +385,7 @@ function showSettings() {
   showNext();
 }
 
-function begin() {
+async function begin() {
   showMark();
   showTexts();
   readColors();
@@ -435,18 +433,9 @@ function begin() {
   buildTree();
   setWord(network.draw([], { temperature: 0, longest: 3 }));
   showSettings();
-  if (content.words?.packed) {
-    unpackWords(content.words.packed)
-      .then(
-        (words) => {
-          known = words;
-        },
-        () => cannotTellNew("This browser cannot unpack the words it was trained on"),
-      )
-      .then(drawWords);
-  } else drawWords();
 
   // For the console, and for whoever wants the numbers.
+  const logsOf = (word) => Array.from(network.logProbs(network.encode(word)));
   globalThis.makemore = {
     network,
     state,
@@ -454,16 +443,20 @@ function begin() {
     filtered,
     pick,
     isKnown: (word) => known !== null && known.has(word),
-    logProbs: (word) => Array.from(network.logProbs(network.encode(word))),
+    logProbs: logsOf,
     probabilities: (word) =>
-      Object.fromEntries(
-        [...network.logProbs(network.encode(word))].map((x, i) => [
-          i === STOP ? "the end" : charOf(i),
-          Math.exp(x),
-        ]),
-      ),
+      Object.fromEntries(logsOf(word).map((x, i) => [i === STOP ? "the end" : charOf(i), Math.exp(x)])),
     draw: (beginning = "", options = {}) => network.decode(network.draw(network.encode(beginning), options)),
   };
+
+  if (content.words?.packed) {
+    try {
+      known = await unpackWords(content.words.packed);
+    } catch {
+      cannotTellNew("This browser cannot unpack the words it was trained on");
+    }
+  }
+  drawWords();
 }
 
 begin();
