@@ -15,6 +15,7 @@ normalises by the biased variance, ours, as the lecture's, by the unbiased one.
 
 from __future__ import annotations
 
+import copy
 import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -71,11 +72,6 @@ def from_module(module: nn.Module) -> Layer:
     return layer
 
 
-def one_position_dropped(x: Tensor) -> Tensor:
-    """(B, 1, C) -> (B, C); others as they are. ONNX has no squeeze that does nothing."""
-    return x.squeeze(1) if x.shape[1] == 1 else x
-
-
 class ChannelsLastBatchNorm1d(nn.BatchNorm1d):
     """torch's BatchNorm1d on (B, C) or, with channels last as ours, (B, T, C)."""
 
@@ -98,49 +94,26 @@ class PositionsBatchNorm1d(nn.Module):
         return xhat * self.weight + self.bias
 
 
-class FlattenConsecutiveModule(nn.Module):
-    """The channels of every n consecutive positions, side by side: (B, T, C) -> (B, T//n, C*n)."""
+class PositionsModule(nn.Module):
+    """The channels of the positions that a layer looks at, side by side: (B, T, C) -> (B, T', C*n)."""
 
-    def __init__(self, n: int) -> None:
+    def __init__(self, layer: FlattenConsecutive | FlattenDilated | Newest) -> None:
         super().__init__()
-        self.n = n
+        self.layer = copy.copy(layer)
+        self.looks = layer.looks_at()
 
     def forward(self, x: Tensor) -> Tensor:
-        B, T, C = x.shape
-        return one_position_dropped(x.reshape(B, T // self.n, C * self.n))
+        stride, offsets = self.looks
+        if offsets == tuple(range(stride)):  # side by side in memory already
+            x = x.reshape(x.shape[0], -1, stride * x.shape[2])
+        else:
+            end = x.shape[1] - offsets[-1]
+            parts = [x[:, offset : end + offset : stride] for offset in offsets]
+            x = torch.cat(parts, dim=2) if len(parts) > 1 else parts[0]
+        return x.squeeze(1) if x.shape[1] == 1 else x  # ONNX has no squeeze that does nothing
 
-    def extra_repr(self) -> str:
-        return f"{self.n}"
-
-
-class FlattenDilatedModule(nn.Module):
-    """The channels of n positions ``dilation`` apart: (B, T, C) -> (B, T - (n-1)*dilation, C*n)."""
-
-    def __init__(self, n: int, dilation: int) -> None:
-        super().__init__()
-        self.n, self.dilation = n, dilation
-
-    def forward(self, x: Tensor) -> Tensor:
-        T = x.shape[1] - (self.n - 1) * self.dilation
-        parts = [x[:, j * self.dilation :][:, :T] for j in range(self.n)]
-        return one_position_dropped(torch.cat(parts, dim=2))
-
-    def extra_repr(self) -> str:
-        return f"{self.n}, dilation={self.dilation}"
-
-
-class NewestModule(nn.Module):
-    """The newest of every n positions behind the first ``skipped``: (B, T, C) -> (B, (T-skipped)//n, C)."""
-
-    def __init__(self, n: int, skipped: int) -> None:
-        super().__init__()
-        self.n, self.skipped = n, skipped
-
-    def forward(self, x: Tensor) -> Tensor:
-        return one_position_dropped(x[:, self.skipped + self.n - 1 :: self.n])
-
-    def extra_repr(self) -> str:
-        return f"{self.n}, skipped={self.skipped}"
+    def __repr__(self) -> str:
+        return repr(self.layer).replace("(", "Module(", 1)
 
 
 class GatedActivationModule(nn.Module):
@@ -329,20 +302,9 @@ TWINS: dict[type[Layer], Twin] = {
     GatedActivation: Twin(
         GatedActivationModule, lambda _: GatedActivationModule(), lambda _: GatedActivation()
     ),
-    FlattenConsecutive: Twin(
-        FlattenConsecutiveModule,
-        lambda layer: FlattenConsecutiveModule(layer.n),
-        lambda module: FlattenConsecutive(module.n),
-    ),
-    FlattenDilated: Twin(
-        FlattenDilatedModule,
-        lambda layer: FlattenDilatedModule(layer.n, layer.dilation),
-        lambda module: FlattenDilated(module.n, module.dilation),
-    ),
-    Newest: Twin(
-        NewestModule,
-        lambda layer: NewestModule(layer.n, layer.skipped),
-        lambda module: Newest(module.n, module.skipped),
+    **dict.fromkeys(
+        (FlattenConsecutive, FlattenDilated, Newest),
+        Twin(PositionsModule, PositionsModule, lambda module: copy.copy(module.layer)),
     ),
     Sequential: Twin(
         nn.Sequential,

@@ -42,7 +42,8 @@ def contexts(name: str, rows: int = 50) -> Tensor:
 def test_every_kind_of_layer_has_a_twin() -> None:
     kinds = {kind for name in NAMES for kind in map(type, built(name).modules())} | {RMSNorm}
     assert set(TWINS) == kinds
-    assert len({twin.module for twin in TWINS.values()}) == len(TWINS)
+    twins = set(TWINS.values())
+    assert len({twin.module for twin in twins}) == len(twins)
 
 
 @pytest.mark.parametrize("name", NAMES)
