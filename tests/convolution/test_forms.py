@@ -85,7 +85,9 @@ def test_a_layer_of_ones_own_is_answered_by_the_form_that_knows_it(
 def test_logits_of_a_convolution_need_no_gradient() -> None:
     converted = Convolution.from_network(with_layers_of(Slope))
     assert not converted.logits(torch.tensor([[1, 2, 3]])).requires_grad
-    assert not any(table.nodes.requires_grad for table in Queues(converted).tables)
+    words = Queues(converted)
+    words.start(1)
+    assert not words.append(torch.tensor([0]))[0].requires_grad
 
 
 def test_a_later_training_does_not_change_a_convolution() -> None:

@@ -20,7 +20,6 @@ from makemore.convolution import (
     generate,
     generate_scored,
     log_likelihoods,
-    queues,
 )
 from makemore.convolution.forms import form_of, plain_form
 from makemore.convolution.generation import SEEDED_WORDS, draw, draws
@@ -56,7 +55,7 @@ PLANS = {
     "flat": network_plan("mlp", 3, 6, 24),
 }
 TRAINED = {name: trained(plan) for name, plan in PLANS.items()}
-TRAINED["deep"] = Sequential(  # layers that fuse nothing, one of them right above the table; 4 at once
+TRAINED["deep"] = Sequential(  # layers that fuse nothing; 4 at once
     [
         *[Embedding(V, 5, generator=seeded(1)), FlattenConsecutive(2), Linear(10, 8, generator=seeded(2))],
         *[Tanh(), Linear(8, 7, generator=seeded(3)), Tanh()],
@@ -70,14 +69,8 @@ HISTORIC = trained(network_plan("hierarchical-bug", 8, 6, 24))
 """No convolution equals it."""
 
 
-@pytest.mark.parametrize("table", [True, False])
 @pytest.mark.parametrize(("name", "number"), [("pairs", 2000), ("flat", 500), ("deep", 300)])
-def test_words_are_those_of_the_plain_way(
-    name: str, number: int, table: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    if not table:
-        monkeypatch.setattr(queues, "TABLE_VALUES", 0)
-        number = 300
+def test_words_are_those_of_the_plain_way(name: str, number: int) -> None:
     plain = list(generate_plain(TRAINED[name], VOCABULARY, seeded(1), number))
     words = list(generate(CONVOLUTIONS[name], VOCABULARY, seeded(1), number))
     assert words == [sample.word for sample in plain]

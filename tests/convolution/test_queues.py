@@ -7,7 +7,7 @@ import torch
 from shaken_networks import NETWORKS_TO_CONVERT, V, shaken
 from torch import Generator, Tensor
 
-from makemore.convolution import Convolution, queues
+from makemore.convolution import Convolution
 from makemore.convolution.queues import Contexts, GrowingWords, Queues
 from makemore.layers import Sequential
 from makemore.networks import NETWORKS, block_size
@@ -38,11 +38,9 @@ def check(words: GrowingWords, network: Sequential, number: int) -> None:
         symbols = torch.randint(1, V, (len(index),), generator=generator)
 
 
-@pytest.mark.parametrize("kind", ["queues", "queues without a table", "contexts"])
+@pytest.mark.parametrize("kind", ["queues", "contexts"])
 @pytest.mark.parametrize("name", NETWORKS_TO_CONVERT)
-def test_logits_are_those_of_the_whole_context(name: str, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    if kind == "queues without a table":
-        monkeypatch.setattr(queues, "TABLE_VALUES", 0)
+def test_logits_are_those_of_the_whole_context(name: str, kind: str) -> None:
     network = shaken(NETWORKS_TO_CONVERT[name], 7, torch.float64)
     words = growing(kind, network)
     for number in (300, 1, 40):  # begun anew each time
