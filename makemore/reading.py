@@ -7,10 +7,10 @@ import os
 import stat
 import sys
 from collections.abc import Iterator
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from importlib import import_module
 from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import Any, BinaryIO
 
 from makemore.bars import bar
 from makemore.errors import DataError
@@ -105,25 +105,20 @@ def _size(file: BinaryIO) -> int | None:
     return status.st_size if stat.S_ISREG(status.st_mode) and file is not sys.stdin.buffer else None
 
 
-def _unpacked(file: BinaryIO, path: str) -> BinaryIO:
-    """What gives the bytes of a list, as the ending of its name asks."""
-    for module, kind in PACKED[Path(path).suffix.lower()]:
-        try:
-            opener = getattr(import_module(module), kind)
-        except ImportError:
-            continue
-        return cast(BinaryIO, opener(file) if kind != "GzipFile" else opener(fileobj=file))
-    raise DataError(
-        f"to unpack {path} Python before 3.14 needs one more package: pip install backports.zstd;"
-        f" or unpack it in front: zstd -dc {path} | …, with - in place of its name"
-    )
-
-
 class Unpacked(io.RawIOBase):
-    """What a packed file holds. Raises DataError where it is broken."""
+    """What a packed file holds, as the ending of its name asks. Raises DataError where it is broken."""
 
     def __init__(self, file: BinaryIO, path: str) -> None:
-        self._file, self._path = _unpacked(file, path), path
+        self._path = path
+        for module, kind in PACKED[Path(path).suffix.lower()]:
+            with suppress(ImportError):
+                opener = getattr(import_module(module), kind)
+                self._file: BinaryIO = opener(file) if kind != "GzipFile" else opener(fileobj=file)
+                return
+        raise DataError(
+            f"to unpack {path} Python before 3.14 needs one more package: pip install backports.zstd;"
+            f" or unpack it in front: zstd -dc {path} | …, with - in place of its name"
+        )
 
     def readable(self) -> bool:
         return True

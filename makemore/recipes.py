@@ -238,11 +238,10 @@ class ModernRecipe(Recipe):
         taught = given.get("teachers", chosen.get("teachers", 0)) > 0
         chunked = given.get("chunk", 1) > 1
         enough = examples / max(1.0, width) ** WIDTH_COUNTS
-        scarcity = min(5.0, max(0.0, math.log(LECTURE_EXAMPLES / enough)))
+        scarcity, few = (min(5.0, max(0.0, math.log(LECTURE_EXAMPLES / n))) for n in (enough, examples))
+        if taught or chosen or chunked:
+            few = 0.0
         plenty = max(0.0, math.log(enough / PLENTY))
-        few = (
-            0.0 if taught or chosen or chunked else min(5.0, max(0.0, math.log(LECTURE_EXAMPLES / examples)))
-        )
         steps = chosen.get("steps", 2500 if taught else 850)
         batch_size = 1024
         while batch_size > max(64, examples / 12):

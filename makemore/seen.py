@@ -20,10 +20,6 @@ from makemore.shuffle import STRETCH, stretches
 PLACE = 2**32
 """Number of symbols that there may be: what a place counts in the number of a symbol at it."""
 
-FACTORS = 0xBF58476D1CE4E5B9, 0x94D049BB133111EB
-STEP = 0x9E3779B97F4A7C15
-"""Of splitmix64 (Steele, Lea and Flood 2014)."""
-
 
 def hashes(run: Tensor, doing: str) -> Iterator[Tensor]:
     """The bits of each word of a run, some at a time: int64, (words,) in all."""
@@ -37,9 +33,9 @@ def hashes(run: Tensor, doing: str) -> Iterator[Tensor]:
 
 
 def _mixed(x: Tensor) -> Tensor:
-    """The random numbers of splitmix64 for some numbers, as int64."""
-    x = x * _signed(STEP)
-    for shift, factor in zip((30, 27), FACTORS, strict=True):
+    """The random numbers of splitmix64 (Steele, Lea and Flood 2014) for some numbers, as int64."""
+    x = x * _signed(0x9E3779B97F4A7C15)
+    for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
         x = (x ^ ((x >> shift) & (2 ** (64 - shift) - 1))) * _signed(factor)
     return x ^ ((x >> 31) & (2**33 - 1))
 
@@ -93,8 +89,5 @@ class KnownWords:
 
 @cache
 def _number(place: int, symbol: int) -> int:
-    """The random number of one symbol at one place; ``_mixed`` in Python."""
-    x = (PLACE * place + symbol) * STEP % 2**64
-    for shift, factor in zip((30, 27), FACTORS, strict=True):
-        x = (x ^ (x >> shift)) * factor % 2**64
-    return x ^ (x >> 31)
+    """The random number of one symbol at one place."""
+    return int(_mixed(torch.tensor(PLACE * place + symbol)))

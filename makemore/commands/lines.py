@@ -15,13 +15,7 @@ from tqdm import tqdm
 
 from makemore.errors import UsageError
 from makemore.files import writing_whole
-from makemore.reading import Unpacked, is_packed
-
-CHUNK = 8192
-"""Lines that are scored at a time."""
-
-BLOCK = 2**20
-"""Bytes that are looked through for line ends at a time."""
+from makemore.reading import BLOCK, Unpacked, is_packed
 
 BAR_AFTER = 2.0
 """Seconds after which a progress bar is shown."""

@@ -12,21 +12,16 @@ import torch
 from torch import Generator
 
 from makemore.commands.guards import resolve_device
-from makemore.commands.lines import (
-    CHUNK,
-    number_of_lines,
-    part_of,
-    reading,
-    skip_lines,
-    write_lines,
-    writing,
-)
+from makemore.commands.lines import number_of_lines, part_of, reading, skip_lines, write_lines, writing
 from makemore.commands.models import Opened, known_words, open_model
 from makemore.commands.settings import SampleSettings
 from makemore.convolution import Filters, Sample, generate, generate_scored, log_likelihoods
 from makemore.convolution.forms import form_of
 from makemore.errors import MakemoreError, UsageError
 from makemore.model_file import Model
+
+CHUNK = 8192
+"""Lines that are scored at a time."""
 
 FRUITLESS = 100_000
 """Words in a row that may be drawn in vain before the search for an allowed one ends."""

@@ -29,7 +29,7 @@ from tqdm import tqdm
 from makemore.commands.companions import Companion, check_installed, companions
 from makemore.commands.guards import Signals, locked, make_directory, make_room, resolve_device
 from makemore.commands.report import SPLITS, describe, losses_csv, network_summary, report
-from makemore.commands.settings import ENGINES, RECIPES, Settings, checked, resolved, restored
+from makemore.commands.settings import ENGINES, RECIPES, RunSettings, Settings, checked, resolved, restored
 from makemore.convolution import loss
 from makemore.ensemble import Ensemble, EnsembleEngine, build
 from makemore.errors import DivergedError, Interrupted, ModelFileError, TrainingError, UsageError, WriteError
@@ -285,11 +285,8 @@ class Job:
 def new_job(given: Mapping[str, Any], out_dir: Path, processes: Processes) -> Job:
     """A run from its first step on."""
     run = checked(given)
-    check_stdin(given, processes)
     plan = network_plan(run.network, run.block_size, run.n_embd, run.n_hidden, run.stacks)
-    torch.set_num_threads(run.threads)
-    device = resolve_device(run.device)
-    words = load_words(given.get("data"))
+    device, words = device_and_words(run, processes)
     data = words.data(plan.block_size)
     width = plan.n_hidden / NETWORKS[plan.name].n_hidden
     settings = resolved(given, plan.sizes(), len(data.train), width)
@@ -323,10 +320,7 @@ def resumed_job(given: Mapping[str, Any], out_dir: Path, model: Model, processes
         raise UsageError(f"the run in {out_dir} is {state} step {progress.step:,}: give it more --steps")
     if run.data == STDIN and "data" not in given:
         raise UsageError("the words of the run came on stdin: give them again, by --data PATH or --data -")
-    check_stdin(given, processes)
-    torch.set_num_threads(run.threads)
-    device = resolve_device(run.device)
-    words = load_words(run.data)
+    device, words = device_and_words(run, processes)
     if words.fingerprint != progress.fingerprint:
         raise UsageError(
             f"the words of {words.source} are not those the run began with; to go on it needs the same list,"
@@ -341,10 +335,12 @@ def resumed_job(given: Mapping[str, Any], out_dir: Path, model: Model, processes
     return Job(out_dir, settings, words, model, trainer, processes)
 
 
-def check_stdin(given: Mapping[str, Any], processes: Processes) -> None:
-    """Raise UsageError if many processes are to read one stdin."""
-    if given.get("data") == STDIN and processes.number > 1:
+def device_and_words(run: RunSettings, processes: Processes) -> tuple[torch.device, WordList]:
+    """What a run computes on, with that many threads, and its words. Raises UsageError and DataError."""
+    if run.data == STDIN and processes.number > 1:
         raise UsageError("each process reads the words by itself: give a file by --data in place of stdin")
+    torch.set_num_threads(run.threads)
+    return resolve_device(run.device), load_words(run.data)
 
 
 def make_trainer(
