@@ -71,9 +71,7 @@ class KnownWords:
 
     def __init__(self, run: Tensor, stoi: Mapping[str, int]) -> None:
         bits = torch.unique(torch.cat([*hashes(run, "noting the known words")]))
-        memory = bytearray(8 * len(bits))
-        torch.frombuffer(memory, dtype=torch.int64).copy_(bits)
-        self._bits = memoryview(memory).cast("q")
+        self._bits = memoryview(bits.numpy())
         self._stoi = stoi
 
     def __contains__(self, word: object) -> bool:

@@ -26,7 +26,6 @@ BATCHES_DRAWN = 500
 EXAMPLES_DRAWN = 65_536
 """Examples that are drawn at a time, unless one batch has more."""
 
-
 WATCHED = 2**17
 """Val examples, at most, whose loss is taken during a training."""
 

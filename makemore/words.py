@@ -81,32 +81,25 @@ class Vocabulary:
 
         Of the smallest type that holds the symbols: uint8 with up to 255 characters, int16, or int32.
         """
-        dtype = symbol_dtype(len(self))
-        if not words:
-            return torch.empty(0, dtype=dtype)
         text = "\n".join([*words, ""])
-        points = _code_points(text)
-        known = _code_points(self.characters)
-        table = torch.full((int(torch.cat([points, known]).max()) + 1,), -1, dtype=torch.int32)
-        table[known] = torch.arange(1, len(self), dtype=torch.int32)
+        table = torch.full((sys.maxunicode + 1,), -1, dtype=torch.int32)
+        table[_code_points(self.characters)] = torch.arange(1, len(self), dtype=torch.int32)
         table[ord("\n")] = STOP
-        symbols = table[points]
+        symbols = table[_code_points(text)]
         if (symbols < 0).any() or text.count("\n") > len(words):
             for word in words:
                 self.encode(word)
-        return symbols.to(dtype)
+        return symbols.to(symbol_dtype(len(self)))
 
     def decode_all(self, symbols: Tensor) -> list[str]:
         """All words of one run in which each is followed by its stop; undoes ``encode_all``."""
         points = _code_points("\n" + self.characters)[symbols.cpu().long()]
-        text = bytearray(4 * len(points))
-        if text:
-            torch.frombuffer(text, dtype=torch.int32).copy_(points)
-        return text.decode("utf-32-le").split("\n")[:-1]
+        return points.numpy().tobytes().decode("utf-32-le").split("\n")[:-1]
 
 
 def _code_points(text: str) -> Tensor:
-    return torch.frombuffer(bytearray(text, "utf-32-le"), dtype=torch.int32)
+    # torch takes no empty buffer
+    return torch.frombuffer(bytearray(text + "\0", "utf-32-le"), dtype=torch.int32)[:-1]
 
 
 def symbol_dtype(number: int) -> torch.dtype:

@@ -120,9 +120,6 @@ In eight processes, here by GNU parallel, the words of one, in their order:
   parallel -k makemore-sample --number 1000000 --seed 1 --shard {}/8 ::: $(seq 8) > words.txt
 """
 
-SHORT = {"number": ["-n"], "output": ["-o"]}
-"""The short names of flags of ``makemore-sample``."""
-
 DEFAULT_MODEL = "model file, or folder of a run (default: out, else the network that ships with makemore)"
 
 
@@ -135,9 +132,10 @@ def sample_parser() -> Parser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("model", nargs="?", type=Path, help=DEFAULT_MODEL)
+    short = {"number": ["-n"], "output": ["-o"]}
     how_many = parser.add_mutually_exclusive_group()
     for name, knob in SampleSettings.knobs().items():
-        add_flag(how_many if name in ("number", "draws") else parser, knob, *SHORT.get(name, ()))
+        add_flag(how_many if name in ("number", "draws") else parser, knob, *short.get(name, ()))
     return parser
 
 

@@ -17,9 +17,6 @@ from makemore.errors import UsageError
 from makemore.files import writing_whole
 from makemore.reading import BLOCK, Unpacked, is_packed
 
-BAR_AFTER = 2.0
-"""Seconds after which a progress bar is shown."""
-
 
 def part_of(number: int, shard: str) -> range:
     """The places, of so many, that are in the shard I/N: the I-th of N parts of the same size, or one more.
@@ -100,6 +97,6 @@ def write_lines(lines: Iterable[str], number: int | None, file: BinaryIO) -> Non
     """Write some ``number`` of lines, with a progress bar where they are not watched."""
     watched = (file is sys.stdout.buffer and sys.stdout.isatty()) or None
     for line in tqdm(
-        lines, total=number, unit="word", unit_scale=True, delay=BAR_AFTER, disable=watched, leave=False
+        lines, total=number, unit="word", unit_scale=True, delay=2.0, disable=watched, leave=False
     ):
         file.write(f"{line}\n".encode("utf-8", "backslashreplace"))

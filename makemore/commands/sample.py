@@ -15,7 +15,7 @@ from makemore.commands.guards import resolve_device
 from makemore.commands.lines import number_of_lines, part_of, reading, skip_lines, write_lines, writing
 from makemore.commands.models import Opened, known_words, open_model
 from makemore.commands.settings import SampleSettings
-from makemore.convolution import Filters, Sample, generate, generate_scored, log_likelihoods
+from makemore.convolution import Filters, Sample, generate_scored, log_likelihoods
 from makemore.convolution.forms import form_of
 from makemore.errors import MakemoreError, UsageError
 from makemore.model_file import Model
@@ -91,11 +91,9 @@ def write_words(opened: Opened, wanted: SampleSettings, filters: Filters) -> Non
     known: Container[str] = known_words(opened, wanted.data).known() if wanted.novel else ()
     generator = Generator()
     generator.manual_seed(generator.seed() if wanted.seed is None else wanted.seed)
-    arguments = (model.network, model.vocabulary, generator, number, filters)
-    if wanted.with_score:
-        samples = generate_scored(*arguments, prefix=wanted.prefix, part=part)
-    else:
-        samples = (Sample(word, 0.0) for word in generate(*arguments, prefix=wanted.prefix, part=part))
+    samples = generate_scored(
+        model.network, model.vocabulary, generator, number, filters, prefix=wanted.prefix, part=part
+    )
     most = wanted.number if number is None else len(part)
     if wanted.unique or wanted.novel:
         samples = allowed(samples, wanted, known, most)
