@@ -7,12 +7,6 @@ from torch import Tensor
 from makemore.distinct import distinct
 from makemore.words import STOP, Examples
 
-TABLE_VALUES = 2**24
-"""Values that the rows of all distinct contexts may come to, to be kept: 64 MB."""
-
-WRITTEN = 2**15
-"""Rows that are written down at a time."""
-
 
 class SoftTargets:
     """The examples with equal contexts put together, each with the distribution of what follows.
@@ -48,19 +42,6 @@ class SoftTargets:
         self.weights = totals / rows * (len(self.context) / len(index))  # of a context's rows
         self.totals = totals
         self.prior: Tensor | None = None
-        self._make_table()
-
-    def _make_table(self) -> None:
-        """Write down context and distribution of every distinct context, unless they are too many."""
-        number, width = len(self.totals), self.examples.block_size + self.vocab_size
-        self.table: tuple[Tensor, Tensor] | None = None
-        if number * width <= TABLE_VALUES:
-            X = self.examples.symbols.new_empty((number, self.examples.block_size))
-            Y = torch.empty((number, self.vocab_size), device=X.device)
-            for some in torch.split(torch.arange(number, device=X.device), WRITTEN):
-                contexts, Y[some] = self._rows(some)
-                X[some] = contexts.to(X.dtype)
-            self.table = X, Y
 
     def __len__(self) -> int:
         return len(self.context)
@@ -73,7 +54,6 @@ class SoftTargets:
         own = self.totals / (self.totals + strength)
         self.prior = prior * (1 - own).unsqueeze(1)
         self.shares = self.shares * own.repeat_interleave(self.lengths)
-        self._make_table()
 
     def __getitem__(self, index: Tensor) -> tuple[Tensor, Tensor]:
         """Contexts and weighted distributions: (B,) -> (B, block_size) int64, (B, vocab_size) float32.
@@ -90,15 +70,8 @@ class SoftTargets:
                 [0.8000, 0.0000, 0.0000]]))
         """
         contexts = self.context[index]
-        if self.table is None:
-            return self._rows(contexts)
-        X, Y = self.table
-        return X.index_select(0, contexts).long(), Y.index_select(0, contexts)
-
-    def _rows(self, contexts: Tensor) -> tuple[Tensor, Tensor]:
-        """Context and distribution of some distinct contexts, (D,), put together from the pairs."""
         lengths = self.lengths[contexts]
-        rows = torch.arange(len(contexts), device=contexts.device).repeat_interleave(lengths)
+        rows = torch.arange(len(contexts), device=contexts.device).repeat_interleave(lengths)  # of each pair
         skipped = self.starts[contexts] - (lengths.cumsum(0) - lengths)
         pairs = torch.arange(len(rows), device=contexts.device) + skipped[rows]
         Y = torch.zeros((len(contexts), self.vocab_size), device=contexts.device)

@@ -7,7 +7,6 @@ import torch
 import torch.nn.functional as F
 
 from makemore.evaluation import split_loss
-from makemore.modern import soft_targets
 from makemore.modern.soft_targets import SoftTargets
 from makemore.networks import NETWORKS
 from makemore.words import Data, Examples, Vocabulary, bundled_path, read_words
@@ -62,19 +61,3 @@ def test_soft_targets_have_the_loss_of_the_examples_in_the_mean(data: Data) -> N
     with network.evaluating():
         soft = F.cross_entropy(network(X), Y).item()
     assert soft == pytest.approx(split_loss(network, data.val), abs=1e-5)
-
-
-def test_rows_written_down_are_those_put_together(data: Data, monkeypatch: pytest.MonkeyPatch) -> None:
-    table = SoftTargets(data.val, len(data.vocabulary))
-    monkeypatch.setattr(soft_targets, "TABLE_VALUES", 1)
-    plain = SoftTargets(data.val, len(data.vocabulary))
-    assert table.table is not None
-    assert plain.table is None
-    prior = torch.rand((len(plain.totals), len(data.vocabulary)))
-    for _ in range(2):
-        index = torch.randperm(len(plain))[:5000]
-        for a, b in zip(table[index], plain[index], strict=True):
-            assert a.dtype == b.dtype
-            assert torch.equal(a, b)
-        for rows in (table, plain):
-            rows.mix(prior, 3.0)
