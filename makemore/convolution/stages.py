@@ -74,16 +74,8 @@ class Stage(NamedTuple):
         number of rows; here every multiplication has ``TILE`` rows, so that a node's product does not
         depend on how many other nodes it is computed with.
         """
-        rows = nodes.shape[0]
-        tiled = rows // TILE * TILE
-        rest = F.pad(nodes[tiled:], (0, 0, 0, tiled + TILE - rows))
-        products = []
-        for weight in self.weight:
-            product = nodes.new_empty((rows, weight.shape[1]))
-            for start in range(0, tiled, TILE):
-                torch.mm(nodes[start : start + TILE], weight, out=product[start : start + TILE])
-            product[tiled:] = torch.mm(rest, weight)[: rows - tiled]
-            products.append(product)
+        tiles = torch.split(F.pad(nodes, (0, 0, 0, -len(nodes) % TILE)), TILE)
+        products = [torch.cat([tile @ weight for tile in tiles])[: len(nodes)] for weight in self.weight]
         products[-1] += self.bias
         return products
 
@@ -98,37 +90,17 @@ class Stage(NamedTuple):
             return source._replace(nodes=self.activated(products[0]))
         products = [*products, *(value.nodes for value in added)]
         columns = [*columns, *(value.ids for value in added)]
-        sees = self.sees([value.sees for value in values])
-        if sees == source.sees:  # a node of the source is all that there is to know
-            ids, members = source.ids, source.members
-        else:
+        ids, members = source.ids, source.members
+        # As a rule there is more to know of a window than which node of the source it has.
+        if members is None or not all(torch.equal(c, c[members][ids]) for c in columns):
             members, ids, _ = distinct(columns, [len(product) for product in products])
-        rows = [_rows_of(column, ids, members) for column in columns]
-        number = len(products[0] if rows[0] is None else rows[0])
-        nodes = products[0].new_empty(0)
-        for start in range(0, max(1, number), SUM_ROWS):
-            piece = slice(start, start + SUM_ROWS)
-            parts = [
-                product[piece] if row is None else product.index_select(0, row[piece])
-                for product, row in zip(products, rows, strict=True)
-            ]
-            total = parts[0] if rows[0] is not None else parts[0].clone()
-            for part in parts[1:]:
-                total += part
-            part = self.activated(total)
-            if start == 0:
-                nodes = part.new_empty((number, part.shape[1]))
-            nodes[piece] = part
-        return Value(nodes, ids, members, sees)
-
-    def sees(self, seen: Sequence[Sees]) -> Sees:
-        """How many symbols back those lie that a node depends on, from what the values before see."""
-        below = {lag + back for lag in self.lags for back in seen[self.source]}
-        return frozenset(below.union(*(seen[i] for i in self.added)))
-
-
-Sees = frozenset[int]
-"""How many symbols back those lie that a node depends on."""
+        pieces = []
+        for some in torch.split(members, SUM_ROWS):
+            total, *others = (p.index_select(0, c[some]) for p, c in zip(products, columns, strict=True))
+            for other in others:
+                total += other
+            pieces.append(self.activated(total))
+        return Value(torch.cat(pieces), ids, members)
 
 
 class Value(NamedTuple):
@@ -140,15 +112,6 @@ class Value(NamedTuple):
     nodes: Tensor
     ids: Tensor
     members: Tensor | None = None
-    sees: Sees = frozenset({0})
-
-
-def _rows_of(column: Tensor, ids: Tensor, members: Tensor | None) -> Tensor | None:
-    """The entries of a column, (N,), for each node, (D,); None if they are 0, 1, 2, ..."""
-    if column is ids:
-        return None
-    assert members is not None
-    return column.index_select(0, members)
 
 
 class Convolution:
@@ -161,10 +124,10 @@ class Convolution:
     def __init__(self, embedding: Tensor, stages: Sequence[Stage]) -> None:
         self.embedding = embedding
         self.stages = list(stages)
-        seen: list[Sees] = [frozenset({0})]
+        sizes = [1]  # how many symbols a node of each value sees
         for stage in self.stages:
-            seen.append(stage.sees(seen))
-        self.block_size = 1 + max(seen[-1])
+            sizes.append(max(stage.lags[0] + sizes[stage.source], *(sizes[i] for i in (0, *stage.added))))
+        self.block_size = sizes[-1]
         last = {j: i for i, stage in enumerate(self.stages) for j in (stage.source, *stage.added)}
         self.last_read = [[j for j in last if last[j] == i] for i in range(len(self.stages))]
         self.device = embedding.device
