@@ -16,11 +16,11 @@ import base64
 import hashlib
 import html
 import json
-import re
 import zlib
 from collections.abc import Iterable
 from importlib import resources
 from itertools import takewhile
+from string import Template
 from typing import Any
 
 import torch
@@ -68,8 +68,7 @@ def page_html(model: Model, words: Iterable[str] = (), source: str = "") -> str:
     }
     style, script = asset("style.css"), "\n".join(map(asset, SCRIPTS))
     title = f"makemore: {model.plan.name}" + (f", trained on {source}" if source else "")
-    return filled(
-        asset("page.html"),
+    return Template(asset("page.html")).substitute(
         policy=policy(style, script),
         title=html.escape(title),
         version=html.escape(makemore.__version__),
@@ -149,8 +148,3 @@ def policy(style: str, script: str) -> str:
 def asset(name: str) -> str:
     """A file that lies beside this module."""
     return resources.files("makemore.page").joinpath(name).read_text(encoding="utf-8")
-
-
-def filled(frame: str, **parts: str) -> str:
-    """The frame with each ``@@name@@`` replaced, in one pass: what is put in is not looked at again."""
-    return re.sub(r"@@(\w+)@@", lambda found: parts[found[1]], frame)

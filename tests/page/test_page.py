@@ -93,9 +93,9 @@ def test_no_word_no_character_and_no_name_is_markup() -> None:
 
 
 def test_what_looks_like_a_place_to_fill_is_left_alone() -> None:
-    page = page_html(model_of("@abc"), ["@@policy@@"] * 3, "@@script@@")
-    assert content_of(page)["source"] == "@@script@@"
-    assert Parts(page).texts["title"] == ["makemore: wavenet, trained on @@script@@"]
+    page = page_html(model_of("@abc"), ["${policy}"] * 3, "${script}")
+    assert content_of(page)["source"] == "${script}"
+    assert Parts(page).texts["title"] == ["makemore: wavenet, trained on ${script}"]
 
 
 @pytest.mark.parametrize(
