@@ -17,6 +17,9 @@ from makemore.errors import UsageError
 from makemore.files import writing_whole
 from makemore.reading import BLOCK, Unpacked, is_packed
 
+CHUNK = 8192
+"""Lines that are scored or written at a time."""
+
 
 def part_of(number: int, shard: str) -> range:
     """The places, of so many, that are in the shard I/N: the I-th of N parts of the same size, or one more.
@@ -68,9 +71,8 @@ def writing(path: str) -> Iterator[BinaryIO]:
         raise UsageError(f"cannot write {path}: that is no file")
     with writing_whole(target) as file:
         if path.endswith(".gz"):  # without name and time: the same lines are the same bytes
-            packed = gzip.GzipFile("", "wb", 6, file, mtime=0)
-            with io.BufferedWriter(packed) as many_lines:
-                yield many_lines
+            with gzip.GzipFile("", "wb", 6, file, mtime=0) as packed:
+                yield packed  # type: ignore[misc]
         else:
             yield file
 
@@ -94,9 +96,23 @@ def skip_lines(file: io.BufferedReader, number: int) -> None:
 
 
 def write_lines(lines: Iterable[str], number: int | None, file: BinaryIO) -> None:
-    """Write some ``number`` of lines, with a progress bar where they are not watched."""
+    """Write some ``number`` of lines, many at a time, with a progress bar where they are not watched.
+
+    What came before an error is written too.
+    """
+    chunk: list[str] = []
+
+    def write() -> None:
+        file.write("".join(chunk).encode("utf-8", "backslashreplace"))
+        chunk.clear()
+
     watched = (file is sys.stdout.buffer and sys.stdout.isatty()) or None
-    for line in tqdm(
-        lines, total=number, unit="word", unit_scale=True, delay=2.0, disable=watched, leave=False
-    ):
-        file.write(f"{line}\n".encode("utf-8", "backslashreplace"))
+    try:
+        for line in tqdm(
+            lines, total=number, unit="word", unit_scale=True, delay=2.0, disable=watched, leave=False
+        ):
+            chunk.append(f"{line}\n")
+            if len(chunk) == CHUNK:
+                write()
+    finally:
+        write()
