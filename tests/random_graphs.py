@@ -60,6 +60,25 @@ class Thrice(Layer):
             yield f"layers.{i}", layer
 
 
+class Between(Layer):
+    """Two layers one after the other, between which a third one is called."""
+
+    made_of_layers = True
+
+    def __init__(self, first: Layer, between: Layer, second: Layer) -> None:
+        self.layers = [first, between, second]
+
+    def __call__(self, x: Tensor) -> Tensor:
+        first, between, second = self.layers
+        a, b = first(x), between(x)
+        self.out = second(a) + b
+        return self.out
+
+    def named_children(self) -> Iterator[tuple[str, Layer]]:
+        for i, layer in enumerate(self.layers):
+            yield f"layers.{i}", layer
+
+
 def random_graph(rng: random.Random) -> tuple[list[Layer], int, int]:
     """Layers for contexts of T symbols out of V, composed at random; T and V."""
     V, C, H, S = rng.randint(2, 30), rng.randint(1, 6), rng.randint(1, 5), rng.randint(1, 5)

@@ -163,12 +163,12 @@ def generate_scored(
         batch = min(BATCH, BATCH_VALUES // max(filters.max_length, form.width))
     batch = max(SEEDED_WORDS, batch // SEEDED_WORDS * SEEDED_WORDS)
     # Who asks for words without end may want just a few: begin with a small batch.
-    size = SEEDED_WORDS if number is None else batch
+    start, size = 0, SEEDED_WORDS if number is None else batch
     growing = form.growing()
-    wanted = range(sys.maxsize if number is None else number) if part is None else part
-    start = 0
-    while start < wanted.stop and (number is None or start < number):
-        size = size if number is None else min(size, number - start)
+    number = sys.maxsize if number is None else number
+    wanted = range(number) if part is None else part
+    while start < min(wanted.stop, number):
+        size = min(size, number - start)
         if start + size <= wanted.start:
             seeds(generator, size)
         else:
@@ -177,9 +177,7 @@ def generate_scored(
             symbols, scores = _grow(growing, beginning, draws(generator, size), size, filters)
             rows = slice(max(0, wanted.start - start), wanted.stop - start)
             yield from map(Sample, vocabulary.decode_all(symbols)[rows], scores[rows].tolist())
-        start += size
-        if number is None:
-            size = min(2 * size, batch)
+        start, size = start + size, min(2 * size, batch)
 
 
 @torch.no_grad()

@@ -181,9 +181,8 @@ class Convolution:
                 length = min(x.shape[2], values[i].shape[2])  # which both have, up to the newest
                 x = x[..., -length:] + values[i][..., -length:]
             values.append(stage.activated(x.transpose(1, 2)).transpose(1, 2))  # layers take (B, L, C)
-        return values[-1][..., -symbols.shape[1] :].transpose(
-            1, 2
-        )  # (B, vocab_size, L) -> (B, L, vocab_size)
+        x = values[-1][..., -symbols.shape[1] :]
+        return x.transpose(1, 2)  # (B, vocab_size, L) -> (B, L, vocab_size)
 
     @torch.no_grad()
     def log_probs(self, examples: Examples) -> Iterator[Tensor]:
@@ -245,10 +244,11 @@ class _Stages:
         """The value as that of a stage of its own, or of the last stage if it ``follows`` an activation."""
         if activation is not None:
             activation = copy.deepcopy(activation).eval()
-        if follows and value.is_plain:
+        if follows and value.source == len(self.stages):  # no other stage has come in between
             last = self.stages.pop()
             assert last.activation is not None
-            activation = Sequential([last.activation, *([] if activation is None else [activation])]).eval()
+            assert activation is not None
+            activation = Sequential([last.activation, activation])
             self.stages.append(last._replace(activation=activation))
             weight = last.weight
         else:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from random_graphs import Thrice, Twice
+from random_graphs import Between, Thrice, Twice
 from torch import Generator
 
 from makemore.layers import (
@@ -54,6 +54,10 @@ NETWORKS_TO_CONVERT: dict[str, list[Layer]] = {
     "flat 3": plan(3, hierarchical=False),
     "flat 8": plan(8, hierarchical=False),
     "one character": plan(1, hierarchical=False),
+    "an activation behind another, and a stage between them": [
+        *[Embedding(V, 3), FlattenConsecutive(2), Linear(6, 4)],
+        *[Between(Tanh(), Sequential([Linear(4, 4), Tanh()]), ReLU()), Linear(4, V)],
+    ],
     "4 and 2, with bias": [
         Embedding(V, 3),
         *[FlattenConsecutive(4), Linear(12, 7), BatchNorm1d(7), Tanh()],
