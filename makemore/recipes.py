@@ -24,6 +24,9 @@ LECTURE_EXAMPLES = 182_625
 PLENTY = 2**19
 """Training examples above which the lecture's network needs less dropping; of 1.6 million on, none."""
 
+VERY_MANY = 2**22
+"""Training examples from which hidden layers twice as wide are better in the same time."""
+
 WIDTH_COUNTS = 0.8
 """The power of its width by which a network asks for more examples: twice as wide drops 0.3, not 0.2."""
 
@@ -110,6 +113,11 @@ class Recipe(Knobs):
         ``width`` is how many times as wide as the lecture's its hidden layers are.
         """
         return cls(**given)
+
+    @classmethod
+    def width_for(cls, examples: int, steps: int | None) -> int:
+        """How many times as wide as the lecture's hidden layers are, if nobody gives their width."""
+        return 1
 
     def lr_at(self, step: int) -> float:
         """The learning rate of a step, counted from 0."""
@@ -231,8 +239,9 @@ class ModernRecipe(Recipe):
         Fewer examples are learnt by heart sooner, and sooner by a network that is ``width`` times as wide as
         the lecture's: they get more dropping and more decay, fewer examples also fewer steps and smaller
         batches, and without teachers or an effort higher learning rates and coarser targets. Of ``PLENTY`` of
-        examples and more nothing is learnt by heart; dropping fades away. The rules were found on lists of
-        300, 3,000, 7,000 and 32,000 names and of 1,000,000 words (docs/LOG.md).
+        examples and more nothing is learnt by heart; dropping fades away. Of ``VERY_MANY`` and more a wider
+        network has fewer steps, for the same time. The rules were found on lists of 300, 3,000, 7,000 and
+        32,000 names, and of 100,000, 200,000 and 1,000,000 words (docs/LOG.md).
         """
         chosen = EFFORTS.get(given.get("effort", cls.effort), {})
         taught = given.get("teachers", chosen.get("teachers", 0)) > 0
@@ -247,6 +256,8 @@ class ModernRecipe(Recipe):
         while batch_size > max(64, examples / 12):
             batch_size //= 2
         wanted = steps * (examples / LECTURE_EXAMPLES) ** 0.5 * math.exp(-0.21 * few)
+        if width > 1 and examples >= VERY_MANY:
+            wanted *= 0.28
         drop = chosen.get("drop", 0.2) + 0.18 * (scarcity - plenty) + 0.08 * few
         rules = {
             "examples_per_row": 2 if taught else min(16, round(4 * 2 ** (0.84 * few))),
@@ -262,6 +273,11 @@ class ModernRecipe(Recipe):
         if chunked:
             rules |= {"targets": "hard", "drop": 0.0}
         return cls(**(rules | given))
+
+    @classmethod
+    def width_for(cls, examples: int, steps: int | None) -> int:
+        """Twice as wide for very many examples, unless there are too few steps for it to pay."""
+        return 2 if examples >= VERY_MANY and (steps is None or steps >= cls.steps) else 1
 
     def teacher(self) -> ModernRecipe:
         """The recipe of this one's teachers: shorter, with less dropping and coarser targets."""

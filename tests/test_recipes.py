@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from makemore.errors import UsageError
-from makemore.recipes import EFFORTS, LECTURE_EXAMPLES, LectureRecipe, ModernRecipe
+from makemore.recipes import EFFORTS, LECTURE_EXAMPLES, VERY_MANY, LectureRecipe, ModernRecipe
 
 
 def test_modern_learning_rates_rise_and_fall() -> None:
@@ -45,6 +45,17 @@ def test_plenty_of_examples_need_no_dropping_and_wide_networks_more() -> None:
     assert (wide.steps, wide.batch_size) == (850, 1024)
     assert ModernRecipe.for_examples(182_625, 2, drop=0.1).drop == 0.1
     assert LectureRecipe.for_examples(10, 4) == LectureRecipe()
+
+
+def test_very_many_examples_have_a_wider_network_and_fewer_steps_of_it() -> None:
+    few, many = VERY_MANY - 1, VERY_MANY
+    assert [ModernRecipe.width_for(n, None) for n in (few, many)] == [1, 2]
+    assert [ModernRecipe.width_for(many, steps) for steps in (100, 850)] == [1, 2]
+    assert LectureRecipe.width_for(many, None) == 1
+    narrow, wide = (ModernRecipe.for_examples(many, width) for width in (1, 2))
+    assert wide.steps == pytest.approx(0.28 * narrow.steps, rel=0.001)
+    assert ModernRecipe.for_examples(few, 2).steps == ModernRecipe.for_examples(few, 1).steps
+    assert ModernRecipe.for_examples(many, 2, steps=7).steps == 7
 
 
 def test_an_effort_chooses_what_is_not_given() -> None:

@@ -74,7 +74,14 @@ class RunSettings(Knobs):
     )
     block_size: int | None = knob(None, "characters of context", 1, 1024, group=NETWORK)
     n_embd: int | None = knob(None, "channels of a character", 1, 4096, group=NETWORK)
-    n_hidden: int | None = knob(None, "channels of a hidden layer", 1, 16_384, group=NETWORK)
+    n_hidden: int | None = knob(
+        None,
+        "channels of a hidden layer",
+        1,
+        16_384,
+        otherwise="the network's, of millions of words twice",
+        group=NETWORK,
+    )
     stacks: int = knob(
         1, "wavenet-paper: how often dilations 1, 2, 4, ... are repeated", 1, 256, group=NETWORK
     )

@@ -288,6 +288,9 @@ def new_job(given: Mapping[str, Any], out_dir: Path, processes: Processes) -> Jo
     plan = network_plan(run.network, run.block_size, run.n_embd, run.n_hidden, run.stacks)
     device, words = device_and_words(run, processes)
     data = words.data(plan.block_size)
+    if run.n_hidden is None:
+        times = RECIPES[run.recipe][0].width_for(len(data.train), given.get("steps"))
+        plan = replace(plan, n_hidden=plan.n_hidden * times)
     width = plan.n_hidden / NETWORKS[plan.name].n_hidden
     settings = resolved(given, plan.sizes(), len(data.train), width)
     generator = Generator().manual_seed(run.seed)

@@ -15,6 +15,7 @@ import torch
 from bad_lists import BAD_LISTS
 
 import makemore.plotting
+from makemore import recipes
 from makemore.commands.cli import draw_main, sample_main, train_main
 from makemore.commands.report import SPLITS
 from makemore.commands.settings import PICTURES
@@ -229,6 +230,20 @@ def test_modern_recipe_end_to_end(
     unseen = float(re.search(r"unseen val +(\d\.\d+)", printed)[1])
     assert 2.0 < unseen < 3.0
     assert re.search(r"^\(\d+ of them stand in the training split\)$", printed, re.MULTILINE)
+
+
+def test_very_many_words_get_a_wider_network(
+    word_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody says how wide; for few steps, or if somebody does, nothing is chosen."""
+    monkeypatch.setattr(recipes, "VERY_MANY", 1000)
+    printed = []
+    for flags in ([], ["--steps", "20"], ["--n-hidden", "12"]):
+        argv = ["--data", word_file, "--network", "mlp", "--effort", "quick", *flags]
+        assert train([*argv, "--overwrite", "--out-dir", tmp_path]) == 0
+        printed.append(re.findall(r"n_hidden (\d+)", capsys.readouterr().out))
+    assert printed == [["400"], ["200"], ["12"]]
+    assert load_model(tmp_path / "model.safetensors").plan.n_hidden == 12
 
 
 def test_an_ensemble_end_to_end(word_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
