@@ -41,7 +41,7 @@ from makemore.layers import (
 )
 
 ONEHOT_SYMBOLS = 128
-"""The largest vocabulary whose one-hot rows are multiplied on the CPU."""
+"""The largest vocabulary whose one-hot rows are copied from the identity matrix."""
 
 # No Python function of torch's own takes these.
 _batch_norm_backward = torch.ops.aten.native_batch_norm_backward.default
@@ -357,7 +357,9 @@ class EmbeddingDerivative(Derivative):
         self.forward = [self.look_up]
         # On CUDA index_add_ adds in no fixed order. A product with one-hot rows does, so that runs repeat.
         # With few symbols it is the faster one on the CPU as well.
-        self.onehot = E.new_empty(rows, len(E)) if len(E) <= ONEHOT_SYMBOLS or E.is_cuda else None
+        few = len(E) <= ONEHOT_SYMBOLS
+        self.onehot = E.new_empty(rows, len(E)) if few or E.is_cuda else None
+        self.identity = torch.eye(len(E), dtype=E.dtype, device=E.device) if few else None
 
     def drop(self) -> Tensor:
         """From now on rows of y are multiplied by what stands in the tensor returned, (rows, 1): 0 or 1."""
@@ -375,7 +377,10 @@ class EmbeddingDerivative(Derivative):
         if self.onehot is None:
             self.into_E.index_add_(0, self.x, dy)
         else:
-            self.onehot.zero_().scatter_(1, self.x.long().unsqueeze(1), 1.0)  # (B*T,) -> (B*T, V)
+            if self.identity is None:
+                self.onehot.zero_().scatter_(1, self.x.long().unsqueeze(1), 1.0)
+            else:
+                torch.index_select(self.identity, 0, self.x, out=self.onehot)  # (B*T,) -> (B*T, V)
             self.into_E.addmm_(self.onehot.t(), dy)
         return dy  # of indices there is no derivative
 

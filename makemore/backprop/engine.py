@@ -108,7 +108,7 @@ class Backward:
 
     def __call__(self, dy: Tensor) -> None:
         found = {len(self.parts) - 1: dy}  # the derivatives by the outputs of the wires
-        for i in reversed(range(len(self.parts))):
+        for i in range(len(self.parts) - 1, -1, -1):
             for j in self.late[i]:
                 if i in found:
                     self.parts[j].add_to(found[i], found[j])
@@ -117,11 +117,14 @@ class Backward:
             if self.partial[i]:
                 continue
             if len(self.sources[i]) == 1:
-                dxs = [self.parts[i].backward(found[i])]
+                self._add(found, self.sources[i][0], self.parts[i].backward(found[i]))
             else:  # a sum: each has its derivative, as a copy, which may be changed
-                dxs = [found[i].clone() for _ in self.sources[i]]
-            for source, dx in zip(self.sources[i], dxs, strict=True):
-                found[source] = found[source].add_(dx) if source in found else dx
+                for source in self.sources[i]:
+                    self._add(found, source, found[i].clone())
+
+    @staticmethod
+    def _add(found: dict[int, Tensor], source: int, dx: Tensor) -> None:
+        found[source] = found[source].add_(dx) if source in found else dx
 
 
 def known_wires(network: Sequential) -> list[Wire]:
