@@ -62,8 +62,8 @@ def keep_freed_memory() -> None:
     Else the system clears new pages for each large tensor, for a tenth of the time of sampling.
     """
     mallopt = getattr(ctypes.CDLL(None) if sys.platform == "linux" else None, "mallopt", None)
-    if mallopt is not None:
-        mallopt(M_MMAP_THRESHOLD, 2**30)
+    # An older one refuses more than 32 MB; the second parameter alone would then hold the first at 128 KB.
+    if mallopt is not None and (mallopt(M_MMAP_THRESHOLD, 2**30) or mallopt(M_MMAP_THRESHOLD, 2**25)):
         mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
 
 

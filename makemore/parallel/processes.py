@@ -164,8 +164,8 @@ def _keep_to_own_cores() -> None:
     Else gloo's threads wake where another process computes, and often wait there until the scheduler's next
     tick, up to 4 ms, while their own process waits for them.
     """
-    local = Processes(int(os.environ["LOCAL_WORLD_SIZE"]), int(os.environ["LOCAL_RANK"]))
-    if sys.platform == "linux":
+    if sys.platform == "linux" and "LOCAL_WORLD_SIZE" in os.environ:  # torchrun tells, others need not
+        local = Processes(int(os.environ["LOCAL_WORLD_SIZE"]), int(os.environ["LOCAL_RANK"]))
         cores = sorted(os.sched_getaffinity(0))
         if local.number <= len(cores) == os.cpu_count():
             os.sched_setaffinity(0, cores[local.shares(len(cores))[local.rank]])

@@ -6,6 +6,7 @@ And files: packed or not, written whole or not at all; what is broken is one lin
 from __future__ import annotations
 
 import bz2
+import ctypes
 import gzip
 import io
 import lzma
@@ -15,6 +16,7 @@ import re
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -25,6 +27,7 @@ import makemore.commands.sample
 import makemore.convolution.generation
 from makemore.commands.cli import sample_main, train_main
 from makemore.commands.lines import number_of_lines, skip_lines
+from makemore.commands.sample import keep_freed_memory
 from makemore.convolution import generate, generate_scored
 from makemore.model_file import Model
 
@@ -287,3 +290,25 @@ def test_the_same_words_are_the_same_packed_bytes(model_file: Path, tmp_path: Pa
     argv = [model_file, "--seed", 1, "--number", 50]
     assert written(tmp_path / "a.gz", *argv) == written(tmp_path / "b.gz", *argv)
     assert gzip.decompress(written(tmp_path / "a.gz", *argv)) == written(tmp_path / "a", *argv)
+
+
+@pytest.mark.parametrize(
+    ("largest", "set_to"),
+    [(2**31, [(-3, 2**30), (-1, 2**31 - 1)]), (2**25, [(-3, 2**25), (-1, 2**31 - 1)]), (0, [])],
+)
+def test_memory_is_kept_by_every_glibc(
+    largest: int, set_to: list[tuple[int, int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where it refuses the one parameter, the other one alone would make sampling slower."""
+    done: list[tuple[int, int]] = []
+
+    def mallopt(parameter: int, value: int) -> int:
+        if parameter == -3 and value > largest:
+            return 0
+        done.append((parameter, value))
+        return 1
+
+    monkeypatch.setattr(sys, "platform", "linux")
+    monkeypatch.setattr(ctypes, "CDLL", lambda _: SimpleNamespace(mallopt=mallopt))
+    keep_freed_memory()
+    assert done == set_to

@@ -212,6 +212,31 @@ def test_processes_meet_whatever_those_before_them_wrote(monkeypatch: pytest.Mon
         assert [parallel.speaks(), parallel.speaks()] == [True, False], "one on each host, whoever is first"
 
 
+@pytest.mark.parametrize(
+    ("chosen", "told", "own"),
+    [
+        ({0, 1, 2, 3, 4}, {"LOCAL_WORLD_SIZE": "2", "LOCAL_RANK": "1"}, {2, 3, 4}),
+        ({0, 1, 2, 3, 4}, {"LOCAL_WORLD_SIZE": "6", "LOCAL_RANK": "1"}, None),
+        ({0, 1, 2, 3}, {"LOCAL_WORLD_SIZE": "2", "LOCAL_RANK": "1"}, None),
+        ({0, 1, 2, 3, 4}, {}, None),  # started by something else than torchrun
+    ],
+)
+def test_a_process_keeps_to_its_share_of_the_cores(
+    chosen: set[int], told: dict[str, str], own: set[int] | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept: list[int] = []
+    monkeypatch.setattr(sys, "platform", "linux")
+    monkeypatch.setattr(os, "cpu_count", lambda: 5)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: chosen, raising=False)
+    monkeypatch.setattr(os, "sched_setaffinity", lambda _, cores: kept.extend(cores), raising=False)
+    for name in ("LOCAL_WORLD_SIZE", "LOCAL_RANK"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in told.items():
+        monkeypatch.setenv(name, value)
+    parallel._keep_to_own_cores()
+    assert (set(kept) or None) == own
+
+
 def two_hosts_are_possible() -> bool:
     return os.geteuid() == 0 and shutil.which("ip") is not None
 
