@@ -74,8 +74,14 @@ class Stage(NamedTuple):
         number of rows; here every multiplication has ``TILE`` rows, so that a node's product does not
         depend on how many other nodes it is computed with.
         """
-        tiles = torch.split(F.pad(nodes, (0, 0, 0, -len(nodes) % TILE)), TILE)
-        products = [torch.cat([tile @ weight for tile in tiles])[: len(nodes)] for weight in self.weight]
+        *full, last = torch.split(nodes, TILE)
+        tiles = [*full, F.pad(last, (0, 0, 0, TILE - len(last)))]
+        products = []
+        for weight in self.weight:
+            product = nodes.new_empty(len(tiles) * TILE, weight.shape[1])
+            for tile, rows in zip(tiles, torch.split(product, TILE), strict=True):
+                torch.mm(tile, weight, out=rows)
+            products.append(product[: len(nodes)])
         products[-1] += self.bias
         return products
 
@@ -91,8 +97,9 @@ class Stage(NamedTuple):
         products = [*products, *(value.nodes for value in added)]
         columns = [*columns, *(value.ids for value in added)]
         ids, members = source.ids, source.members
-        # As a rule there is more to know of a window than which node of the source it has.
-        if members is None or not all(torch.equal(c, c[members][ids]) for c in columns):
+        # Of what looks back there is always more to know than which node of the source each has.
+        looks_back = len(self.weight) > 1
+        if members is None or looks_back or not all(torch.equal(c, c[members][ids]) for c in columns):
             members, ids, _ = distinct(columns, [len(product) for product in products])
         pieces = []
         for some in torch.split(members, SUM_ROWS):
