@@ -105,7 +105,7 @@ class PositionsModule(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         stride, offsets = self.looks
         if offsets == tuple(range(stride)):  # side by side in memory already
-            x = x.reshape(x.shape[0], -1, stride * x.shape[2])
+            x = x.reshape(x.shape[0], x.shape[1] // stride, stride * x.shape[2])
         else:
             end = x.shape[1] - offsets[-1]
             parts = [x[:, offset : end + offset : stride] for offset in offsets]

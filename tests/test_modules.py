@@ -57,6 +57,7 @@ def test_the_module_has_the_networks_values_and_torchs_layers(name: str) -> None
     assert all(p.requires_grad for p in module.parameters())
     doubled = to_module(network.to(dtype=torch.float64))
     torch.testing.assert_close(doubled(X), network(X), rtol=1e-13, atol=1e-13)
+    assert torch.equal(module(X[:0]), network(X[:0])), "a batch of none"
     assert sum(p.numel() for p in module.parameters()) == sum(p.numel() for p in network.parameters())
     for linear in (m for m in module.modules() if isinstance(m, nn.Linear)):
         assert linear.weight.is_contiguous()
