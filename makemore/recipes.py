@@ -256,8 +256,8 @@ class ModernRecipe(Recipe):
         while batch_size > max(64, examples / 12):
             batch_size //= 2
         wanted = steps * (examples / LECTURE_EXAMPLES) ** 0.5 * math.exp(-0.21 * few)
-        if width > 1 and examples >= VERY_MANY:
-            wanted *= 0.28
+        if examples >= VERY_MANY:
+            wanted *= 0.28 ** min(1.0, max(0.0, math.log2(width)))
         drop = chosen.get("drop", 0.2) + 0.18 * (scarcity - plenty) + 0.08 * few
         rules = {
             "examples_per_row": 2 if taught else min(16, round(4 * 2 ** (0.84 * few))),

@@ -54,6 +54,9 @@ def test_very_many_examples_have_a_wider_network_and_fewer_steps_of_it() -> None
     assert LectureRecipe.width_for(many, None) == 1
     narrow, wide = (ModernRecipe.for_examples(many, width) for width in (1, 2))
     assert wide.steps == pytest.approx(0.28 * narrow.steps, rel=0.001)
+    assert ModernRecipe.for_examples(many, 4).steps == wide.steps
+    assert 0.97 < ModernRecipe.for_examples(many, 1.01).steps / narrow.steps < 1, "a little wider, a few less"
+    assert ModernRecipe.for_examples(many, 0.5).steps == narrow.steps
     assert ModernRecipe.for_examples(few, 2).steps == ModernRecipe.for_examples(few, 1).steps
     assert ModernRecipe.for_examples(many, 2, steps=7).steps == 7
 
