@@ -24,7 +24,7 @@ STEPS = 100
 
 
 def main(out: str, engine_name: str, network_name: str, batch_size: int) -> None:
-    cores = sorted(os.sched_getaffinity(0))
+    cores = sorted(os.sched_getaffinity(0)) if sys.platform == "linux" else []
     windows.LEAST_WORK = windows.LEAST_SAVING = 0  # small networks take the step on distinct windows too
     torch.set_num_threads(1)
     generator = Generator().manual_seed(1)
