@@ -94,8 +94,8 @@ class Step:
 class Backward:
     """The backward passes of all wires of a network, from the last one to the first.
 
-    What several wires have read has the sum of what they find as its derivative. A part with ``add_to`` knows
-    but few positions of it, which are added to what the others have found.
+    What several wires have read has the sum of what they find as its derivative. A part with ``add_to``, as
+    ``windows.PartDerivative``, knows but few positions of it, which are added to what the others have found.
     """
 
     def __init__(self, wires: Sequence[Wire], parts: Sequence[Any]) -> None:

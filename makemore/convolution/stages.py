@@ -133,7 +133,7 @@ class Convolution:
         self.stages = list(stages)
         sizes = [1]  # how many symbols a node of each value sees
         for stage in self.stages:
-            sizes.append(max(stage.lags[0] + sizes[stage.source], *(sizes[i] for i in (0, *stage.added))))
+            sizes.append(max([stage.lags[0] + sizes[stage.source], *(sizes[i] for i in stage.added)]))
         self.block_size = sizes[-1]
         last = {j: i for i, stage in enumerate(self.stages) for j in (stage.source, *stage.added)}
         self.last_read = [[j for j in last if last[j] == i] for i in range(len(self.stages))]
