@@ -10,7 +10,7 @@ import sys
 import time
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -158,17 +158,23 @@ def speaks() -> bool:
     return os.environ.get("LOCAL_RANK", "0") == "0"
 
 
-def _keep_to_own_cores() -> None:
-    """Keep this process to its share of the host's cores, if there is one for each and nobody has chosen any.
+def _keep_apart() -> None:
+    """On Linux, keep gloo's threads from waiting for the scheduler's tick, 4 ms, several times a step.
 
-    Else gloo's threads wake where another process computes, and often wait there until the scheduler's next
-    tick, up to 4 ms, while their own process waits for them.
+    Woken by what has come, one would stop another that holds a lock, and spin for it: those of a batch
+    process let each other end. And it would wake on a core where another process computes: each process
+    keeps to its share of the cores, if there is one for each and nobody has chosen any.
     """
-    if sys.platform == "linux" and "LOCAL_WORLD_SIZE" in os.environ:  # torchrun tells, others need not
-        local = Processes(int(os.environ["LOCAL_WORLD_SIZE"]), int(os.environ["LOCAL_RANK"]))
-        cores = sorted(os.sched_getaffinity(0))
-        if local.number <= len(cores) == os.cpu_count():
-            os.sched_setaffinity(0, cores[local.shares(len(cores))[local.rank]])
+    if sys.platform != "linux":
+        return
+    with suppress(OSError):  # where it is not allowed, all goes on more slowly
+        if os.sched_getscheduler(0) == os.SCHED_OTHER:
+            os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
+        if "LOCAL_WORLD_SIZE" in os.environ:  # torchrun tells, others need not
+            local = Processes(int(os.environ["LOCAL_WORLD_SIZE"]), int(os.environ["LOCAL_RANK"]))
+            cores = sorted(os.sched_getaffinity(0))
+            if local.number <= len(cores) == os.cpu_count():
+                os.sched_setaffinity(0, cores[local.shares(len(cores))[local.rank]])
 
 
 @contextmanager
@@ -184,7 +190,7 @@ def joined(device: str) -> Iterator[Processes]:
     if on_cuda:
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
     else:
-        _keep_to_own_cores()
+        _keep_apart()
     backend = "nccl" if on_cuda else "gloo"
     store, rank, _ = next(torch.distributed.rendezvous("env://"))  # type: ignore[attr-defined]
     global _store, _attempt

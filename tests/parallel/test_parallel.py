@@ -227,13 +227,15 @@ def test_a_process_keeps_to_its_share_of_the_cores(
     kept: list[int] = []
     monkeypatch.setattr(sys, "platform", "linux")
     monkeypatch.setattr(os, "cpu_count", lambda: 5)
+    monkeypatch.setattr(os, "SCHED_OTHER", 0, raising=False)
+    monkeypatch.setattr(os, "sched_getscheduler", lambda _: 1, raising=False)  # somebody has chosen one
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: chosen, raising=False)
     monkeypatch.setattr(os, "sched_setaffinity", lambda _, cores: kept.extend(cores), raising=False)
     for name in ("LOCAL_WORLD_SIZE", "LOCAL_RANK"):
         monkeypatch.delenv(name, raising=False)
     for name, value in told.items():
         monkeypatch.setenv(name, value)
-    parallel._keep_to_own_cores()
+    parallel._keep_apart()
     assert (set(kept) or None) == own
 
 

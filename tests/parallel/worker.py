@@ -50,6 +50,8 @@ def main(out: str, engine_name: str, network_name: str, batch_size: int) -> None
         if 1 < processes.number <= len(cores) == os.cpu_count():
             own = torch.tensor([core in os.sched_getaffinity(0) for core in cores])
             assert (processes.gathered(own.long()).sum(0) == 1).all(), "each core is not one process's"
+        if processes.number > 1 and sys.platform == "linux":
+            assert os.sched_getscheduler(0) != os.SCHED_OTHER, "gloo's threads stop each other"
         if processes.number > 1:
             values = torch.cat([tensor.double().flatten() for tensor in network.state_dict().values()])
             assert (processes.gathered(values) == values).all(), "the networks differ"
