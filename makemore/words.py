@@ -82,10 +82,10 @@ class Vocabulary:
         Of the smallest type that holds the symbols: uint8 with up to 255 characters, int16, or int32.
         """
         text = "\n".join([*words, ""])
-        table = torch.full((sys.maxunicode + 1,), -1, dtype=torch.int32)
-        table[_code_points(self.characters)] = torch.arange(1, len(self), dtype=torch.int32)
-        table[ord("\n")] = STOP
-        symbols = table[_code_points(text)]
+        known, points = self._code_points(), _code_points(text)
+        table = torch.full((int(torch.cat([known, points]).max()) + 1,), -1, dtype=torch.int32)
+        table[known] = torch.arange(len(self), dtype=torch.int32)
+        symbols = table[points]
         if (symbols < 0).any() or text.count("\n") > len(words):
             for word in words:
                 self.encode(word)
@@ -93,8 +93,12 @@ class Vocabulary:
 
     def decode_all(self, symbols: Tensor) -> list[str]:
         """All words of one run in which each is followed by its stop; undoes ``encode_all``."""
-        points = _code_points("\n" + self.characters)[symbols.cpu().long()]
+        points = self._code_points()[symbols.cpu().long()]
         return points.numpy().tobytes().decode("utf-32-le").split("\n")[:-1]
+
+    def _code_points(self) -> Tensor:
+        """What each symbol is in text, the stop a line end: (symbols,)."""
+        return _code_points("\n" + self.characters)
 
 
 def _code_points(text: str) -> Tensor:

@@ -41,13 +41,21 @@ class Twice(Layer):
         yield "inner", self.inner
 
 
-class Thrice(Layer):
+class OfLayers(Layer):
+    """Some layers; how they are called is for a subclass to say, and to declare."""
+
+    def __init__(self, *layers: Layer) -> None:
+        self.layers = list(layers)
+
+    def named_children(self) -> Iterator[tuple[str, Layer]]:
+        for i, layer in enumerate(self.layers):
+            yield f"layers.{i}", layer
+
+
+class Thrice(OfLayers):
     """Two layers' outputs and their input, added up, and one of them looked at once more."""
 
     made_of_layers = True
-
-    def __init__(self, first: Layer, second: Layer, third: Layer) -> None:
-        self.layers = [first, second, third]
 
     def __call__(self, x: Tensor) -> Tensor:
         first, second, third = self.layers
@@ -55,28 +63,17 @@ class Thrice(Layer):
         self.out = third(a + b) + (b + x)
         return self.out
 
-    def named_children(self) -> Iterator[tuple[str, Layer]]:
-        for i, layer in enumerate(self.layers):
-            yield f"layers.{i}", layer
 
-
-class Between(Layer):
+class Between(OfLayers):
     """Two layers one after the other, between which a third one is called."""
 
     made_of_layers = True
-
-    def __init__(self, first: Layer, between: Layer, second: Layer) -> None:
-        self.layers = [first, between, second]
 
     def __call__(self, x: Tensor) -> Tensor:
         first, between, second = self.layers
         a, b = first(x), between(x)
         self.out = second(a) + b
         return self.out
-
-    def named_children(self) -> Iterator[tuple[str, Layer]]:
-        for i, layer in enumerate(self.layers):
-            yield f"layers.{i}", layer
 
 
 def random_graph(rng: random.Random) -> tuple[list[Layer], int, int]:
