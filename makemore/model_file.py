@@ -155,7 +155,8 @@ def read_model(whole: bytes, name: str) -> Model:
                 "is no safetensors file: makemore 0.1 wrote such files, and reads them; train it anew"
             )
         content = _content_of(whole)
-        return _model_of(content, safetensors.torch.load(whole), len(whole))
+        tensors = dict(sorted(safetensors.torch.load(whole).items()))  # it has them in any order
+        return _model_of(content, tensors, len(whole))
     except ModelFileError as error:
         raise ModelFileError(f"{name} {error}") from error
     except Exception as error:  # whatever json, safetensors and torch make of foreign bytes

@@ -314,6 +314,18 @@ def test_forged_content_is_refused(
         load_model(rewritten(saved, change))
 
 
+def test_of_several_faults_the_same_is_told_each_time(saved: Path) -> None:
+    """safetensors gives a file's tensors in another order each time."""
+    nans = {f"network.{layer}.gamma": torch.full((16,), torch.nan) for layer in (3, 7)}
+    forged = rewritten(saved, lambda content: content["tensors"].update(nans))
+    told = set()
+    for _ in range(20):
+        with pytest.raises(ModelFileError) as error:
+            load_model(forged)
+        told.add(str(error.value))
+    assert len(told) == 1
+
+
 @pytest.fixture
 def ensemble(small_model: Model, saved: Path) -> Path:
     """The same, of three networks."""
