@@ -32,7 +32,7 @@ from makemore.distinct import distinct
 from makemore.layers import BatchNorm1d, Embedding, Layer, Linear, Looks, Sequential, declared, pooled
 from makemore.wiring import INPUT, Wire, looks_at, positions_of, readers_of
 
-LEAST_WORK = 4_000_000
+LEAST_WORK = 6_000_000
 """Multiplications of a plain forward pass, for each fusing of positions, from which it is faster."""
 
 LEAST_SAVING = 2.0
