@@ -120,6 +120,9 @@ In eight processes, here by GNU parallel, the words of one, in their order:
   parallel -k makemore-sample --number 1000000 --seed 1 --shard {}/8 ::: $(seq 8) > words.txt
 """
 
+FOR_SCORES = {"score", "shard", "output", "device"}
+"""What ``makemore-sample`` may be told of given words; all else is about words that it draws."""
+
 DEFAULT_MODEL = "model file, or folder of a run (default: out, else the network that ships with makemore)"
 
 
@@ -143,8 +146,11 @@ def sample_main(argv: Sequence[str] | None = None) -> int:
     """``makemore-sample``."""
     parser = sample_parser()
     args = parser.parse(argv)
-    wanted = SampleSettings(**given(args, SampleSettings.knobs().values()))
-    return answer(parser.prog, "makemore.commands.sample:sample", args.model, wanted)
+    wanted = given(args, SampleSettings.knobs().values())
+    drawing = [flag(name) for name in wanted if name not in FOR_SCORES]
+    if "score" in wanted and drawing:
+        parser.error(f"--score draws nothing: leave out {', '.join(drawing)}")
+    return answer(parser.prog, "makemore.commands.sample:sample", args.model, SampleSettings(**wanted))
 
 
 def draw_main(argv: Sequence[str] | None = None) -> int:

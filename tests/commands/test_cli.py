@@ -362,6 +362,8 @@ def test_train_refuses_a_directory_it_cannot_write(
         (["--top-p", "0"], "top_p must be above 0"),
         (["--top-p", "1.5"], "--top-p: must be"),
         (["--score", "/nowhere/words.txt"], "cannot read /nowhere/words.txt: No such file"),
+        (["--score", "words.txt", "--novel"], "--score draws nothing: leave out --novel"),
+        (["--score", "words.txt", "--seed", "0", "--number", "5"], "leave out --number, --seed"),
         (["--novel", "--data", "/nowhere/words.txt"], "cannot read the word list /nowhere"),
         (["--device", "tpu"], "unknown device 'tpu'"),
     ],
