@@ -23,7 +23,8 @@ import sys
 import tempfile
 import time
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
@@ -203,8 +204,11 @@ def draw(study: optuna.Study, out_dir: Path) -> list[str]:
     return written
 
 
-def opened(address: str, name: str, told: dict[str, Any]) -> tuple[optuna.Study, optuna.storages.RDBStorage]:
-    """The study of that name, new or gone on with, and its database.
+@contextmanager
+def opened(
+    address: str, name: str, told: dict[str, Any]
+) -> Iterator[tuple[optuna.Study, optuna.storages.RDBStorage]]:
+    """The study of that name, new or gone on with, and its database, which is closed behind the block.
 
     Raises ``DATABASE_ERRORS``, and UsageError if the study is one of other runs than ``told``.
     """
@@ -220,12 +224,18 @@ def opened(address: str, name: str, told: dict[str, Any]) -> tuple[optuna.Study,
             if attempt == ATTEMPTS:
                 raise
             time.sleep(attempt / 2)
-    before = study.user_attrs.get("runs", told)
-    if before != told:
-        differ = ", ".join(key for key in told if before.get(key) != told[key])
-        raise UsageError(f"the study {name} was begun with other {differ}: give the same, or another --study")
-    study.set_user_attr("runs", told)
-    return study, storage
+    try:
+        before = study.user_attrs.get("runs", told)
+        if before != told:
+            differ = ", ".join(key for key in told if before.get(key) != told[key])
+            raise UsageError(
+                f"the study {name} was begun with other {differ}: give the same, or another --study"
+            )
+        study.set_user_attr("runs", told)
+        yield study, storage
+    finally:
+        storage.remove_session()
+        storage.engine.dispose()
 
 
 def search(args: argparse.Namespace, theirs: Sequence[str]) -> None:
@@ -250,18 +260,19 @@ def search(args: argparse.Namespace, theirs: Sequence[str]) -> None:
         "words": job.words.fingerprint,
         "seeds": args.seeds,
     }
-    study, storage = opened(args.storage or f"sqlite:///{args.out_dir / 'study.db'}", args.study, told)
     settings = {**asdict(job.settings.run), **asdict(job.settings.recipe)}
     defaults = {name: settings[name] for name in ranges}
-    try:
-        optuna.trial.create_trial(params=defaults, distributions=ranges, value=0.0)
-        study.enqueue_trial(defaults, user_attrs={"defaults": True}, skip_if_exists=True)
-    except ValueError:
-        print(f"the ranges leave out the defaults, which are not tried: {defaults}")
     objective = Objective(ranges, common, args.seeds)
-    work(study, storage, objective, args.trials)
-    print(objective.best_flags(study))
-    print(f"wrote {', '.join(draw(study, args.out_dir)) or 'no pictures: the trials are too few'}")
+    address = args.storage or f"sqlite:///{args.out_dir / 'study.db'}"
+    with opened(address, args.study, told) as (study, storage):
+        try:
+            optuna.trial.create_trial(params=defaults, distributions=ranges, value=0.0)
+            study.enqueue_trial(defaults, user_attrs={"defaults": True}, skip_if_exists=True)
+        except ValueError:
+            print(f"the ranges leave out the defaults, which are not tried: {defaults}")
+        work(study, storage, objective, args.trials)
+        print(objective.best_flags(study))
+        print(f"wrote {', '.join(draw(study, args.out_dir)) or 'no pictures: the trials are too few'}")
 
 
 def told_search(args: argparse.Namespace, theirs: Sequence[str]) -> None:

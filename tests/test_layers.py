@@ -434,6 +434,7 @@ def test_indices_outside_are_named(index: int) -> None:
         Embedding(5, 2)(torch.tensor([[0, index], [1, 2]]))
 
 
+@pytest.mark.filterwarnings("ignore:Guards may run slower on Python 3.13.0")
 def test_an_embedding_has_no_graph_break() -> None:
     embedding = Embedding(5, 3)
     IX = torch.randint(0, 5, (4, 2))

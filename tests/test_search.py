@@ -8,8 +8,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -36,8 +36,19 @@ def run(argv: Sequence[object]) -> int:
         return int(stop.code or 0)
 
 
-def study_of(directory: Path) -> Any:
-    return optuna.load_study(study_name="makemore", storage=f"sqlite:///{directory / 'study.db'}")
+@contextmanager
+def study_in(directory: Path) -> Iterator[Any]:
+    storage = optuna.storages.RDBStorage(f"sqlite:///{directory / 'study.db'}")
+    try:
+        yield optuna.load_study(study_name="makemore", storage=storage)
+    finally:
+        storage.remove_session()
+        storage.engine.dispose()
+
+
+def trials_of(directory: Path) -> list[Any]:
+    with study_in(directory) as study:
+        return list(study.trials)
 
 
 def test_a_search_and_what_it_found(
@@ -47,7 +58,7 @@ def test_a_search_and_what_it_found(
     assert run(argv) == 0
     out, err = capsys.readouterr()
     assert err == ""
-    trials = study_of(tmp_path).trials
+    trials = trials_of(tmp_path)
     assert len(trials) == len(re.findall(r"^trial +\d: ", out, re.MULTILINE)) == 5
     assert trials[0].params == {"lr": 0.055, "batch_size": 128, "targets": "soft"}, "the defaults come first"
     value, default, command = re.search(
@@ -64,12 +75,12 @@ def test_a_search_and_what_it_found(
     assert train_main([*flags[1:], "--seed", "7", "--out-dir", str(tmp_path / "out")]) == 0
     progress = load_model(tmp_path / "out" / "model.safetensors").progress
     assert progress is not None
-    assert progress.evaluations[-1].val == study_of(tmp_path).best_value
+    assert progress.evaluations[-1].val == min(trial.value for trial in trials)
 
     capsys.readouterr()
     assert run(argv) == 0
     assert command in capsys.readouterr().out
-    assert len(study_of(tmp_path).trials) == 5, "the same command goes on, and there is nothing left"
+    assert len(trials_of(tmp_path)) == 5, "the same command goes on, and there is nothing left"
     argv[argv.index(7)] = 8
     assert run(argv) == 2
     assert "the study makemore was begun with other seeds: give the same" in capsys.readouterr().err
@@ -84,7 +95,7 @@ def test_trials_that_are_behind_or_cannot_be_are_given_up(
     # Which rate a trial has is drawn: of 12 all are the same once in 2,000 times.
     argv = ["--trials", 14, "--search", "lr_other=0.000001,0.02", "--out-dir", tmp_path / "a"]
     assert run([*argv, *common, "--lr", "0.00001"]) == 0
-    states = {(t.params["lr_other"] < 0.01, t.state) for t in study_of(tmp_path / "a").trials[2:]}
+    states = {(t.params["lr_other"] < 0.01, t.state) for t in trials_of(tmp_path / "a")[2:]}
     assert states <= {(True, State.PRUNED), (False, State.COMPLETE), (False, State.PRUNED)}
     assert (True, State.PRUNED) in states
     assert re.search(r"val \d\.\d+, given up at \d+% of run 1; lr_other 1e-06", capsys.readouterr().out)
@@ -156,17 +167,18 @@ def test_a_killed_trial_is_done_again(
         time.sleep(0.2)
         if (tmp_path / "study.db").exists():
             with suppress(KeyError, SQLAlchemyError):  # it is just being made
-                trials = study_of(tmp_path).trials
+                trials = trials_of(tmp_path)
     process.send_signal(signal.SIGKILL)
     process.wait()
-    study_of(tmp_path).ask()
+    with study_in(tmp_path) as study:
+        study.ask()
 
     monkeypatch.setattr(search, "GRACE", 1)
     monkeypatch.setattr(search, "HEARTBEAT", 1)
     monkeypatch.setattr(search, "val_loss", lambda settings, report: settings["lr"])
     time.sleep(3)  # the database counts whole seconds
     assert run([*argv, "--eval-every", "10"]) == 0
-    killed, silent, again = study_of(tmp_path).trials
+    killed, silent, again = trials_of(tmp_path)
     assert (killed.state, silent.state, again.state) == (State.FAIL, State.FAIL, State.COMPLETE)
     assert again.params == killed.params == {"lr": 0.055}, "the defaults come first"
     assert again.value == 0.055
@@ -183,7 +195,7 @@ def test_processes_share_a_study(word_file: Path, tmp_path: Path) -> None:
     told = [process.communicate(timeout=300) for process in both]
     assert [process.returncode for process in both] == [0, 0], told
     numbers = [re.findall(r"^trial +(\d+):", out, re.MULTILINE) for out, _ in told]
-    trials = study_of(tmp_path).trials
+    trials = trials_of(tmp_path)
     assert sorted(int(n) for mine in numbers for n in mine) == list(range(len(trials)))
     assert 6 <= len(trials) <= 7
     assert {trial.state for trial in trials} <= {State.COMPLETE, State.PRUNED}
