@@ -1,8 +1,8 @@
 """How likely a network finds examples and words (beyond the lecture; its own way is in evaluation.py)."""
 
 import math
-from collections.abc import Iterator, Sequence
-from itertools import accumulate, groupby
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import accumulate, groupby, tee
 
 import torch
 from torch import Tensor
@@ -22,8 +22,8 @@ def loss(network: AnyForm, examples: Examples) -> float:
     return mean_loss(form_of(network).log_probs(examples), len(examples))
 
 
-def log_likelihoods(network: AnyForm, vocabulary: Vocabulary, words: Sequence[str]) -> Tensor:
-    """The log-likelihood of each word, its stop included, in nats: float64, (len(words),), on the CPU.
+def log_likelihoods(network: AnyForm, vocabulary: Vocabulary, words: Iterable[str]) -> Tensor:
+    """The log-likelihood of each word, its stop included, in nats: float64, (words,), on the CPU.
 
     Raises DataError that names a character the vocabulary lacks.
     """
@@ -42,8 +42,9 @@ def log_likelihoods(network: AnyForm, vocabulary: Vocabulary, words: Sequence[st
     return torch.cat(scores)
 
 
-def _chunks(words: Sequence[str]) -> Iterator[Sequence[str]]:
+def _chunks(words: Iterable[str]) -> Iterator[Sequence[str]]:
     """The words in groups of some ``CHUNK_SYMBOLS`` symbols."""
-    ends = accumulate(len(word) + 1 for word in words)
+    words, again = tee(words)
+    ends = accumulate(len(word) + 1 for word in again)
     for _, group in groupby(zip(words, ends, strict=True), lambda pair: pair[1] // CHUNK_SYMBOLS):
         yield [word for word, _ in group]

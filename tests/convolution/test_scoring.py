@@ -68,6 +68,7 @@ def test_log_likelihoods_are_the_plain_ones_in_order(
     scores = log_likelihoods(converted, VOCABULARY, words)
     assert scores.dtype == torch.float64
     torch.testing.assert_close(scores, expected, atol=tolerance, rtol=tolerance)
+    assert torch.equal(log_likelihoods(converted, VOCABULARY, iter(words)), scores)  # as generate gives them
 
 
 def test_log_likelihoods_of_nothing_and_of_the_unknown() -> None:
