@@ -56,8 +56,8 @@ def blocks(path: str) -> Iterator[bytes]:
     """The bytes of a list, unpacked, in blocks that end at line ends. Raises DataError."""
     lines, begun = 0, list[bytes]()
     for block in _read(path):
-        first = block.find(b"\n")
-        if sum(map(len, begun)) + (first if first >= 0 else len(block)) > LONGEST_LINE:
+        first = len(block.replace(b"\r", b"\n").split(b"\n", 1)[0])
+        if sum(map(len, begun)) + first > LONGEST_LINE:
             raise DataError(
                 f"line {lines + 1:,} of {named(path)} has more than {LONGEST_LINE:,} bytes:"
                 " a word list has one word a line"

@@ -139,6 +139,12 @@ def test_a_line_may_be_as_long_as_a_block(before: int, tmp_path: Path) -> None:
         list(blocks(str(path)))
 
 
+def test_lines_may_end_in_carriage_returns_alone(tmp_path: Path) -> None:
+    path = tmp_path / "words.txt"
+    path.write_bytes(b"anna\rbob\r" * 300_000)
+    assert len(read_words(path)) == 600_000
+
+
 def test_a_line_of_100_mb_is_refused_at_its_beginning(tmp_path: Path) -> None:
     path = tmp_path / "words.gz"
     path.write_bytes(100 * gzip.compress(b"a" * 1_000_000))
