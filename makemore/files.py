@@ -17,7 +17,7 @@ def replacing(path: str | Path) -> Iterator[BinaryIO]:
     left behind; after a kill, a file named ``*.part`` may be, which the next write replaces. Raises
     OSError.
     """
-    path = Path(path)
+    path = Path(os.path.realpath(path))  # a link stays one
     part = path.with_name(path.name + ".part")
     try:
         with open(part, "wb") as file:
@@ -32,9 +32,9 @@ def replacing(path: str | Path) -> Iterator[BinaryIO]:
 
 @contextmanager
 def writing_whole(path: str | Path) -> Iterator[BinaryIO]:
-    """As ``replacing``. Raises WriteError."""
-    if not Path(path).name:
-        raise WriteError(f"cannot write {path}: Is a directory")
+    """As ``replacing``. Raises WriteError, also where something else than a file is in the way."""
+    if os.path.exists(path) and not os.path.isfile(path):
+        raise WriteError(f"cannot write {path}: that is no file")
     try:
         with replacing(path) as file:
             yield file

@@ -548,6 +548,20 @@ def test_a_failing_write_leaves_the_old_file(
     assert list(saved.parent.iterdir()) == [saved]
 
 
+def test_a_link_stays_one_and_what_is_no_file_stays_as_it_is(small_model: Model, tmp_path: Path) -> None:
+    link, pipe = tmp_path / "link", tmp_path / "pipe"
+    (tmp_path / "far").mkdir()
+    link.symlink_to("far/model.safetensors")
+    for _ in range(2):  # where nothing is yet, and over what is there
+        save_model(small_model, link)
+        assert link.is_symlink()
+        assert load_model(tmp_path / "far" / "model.safetensors").plan == small_model.plan
+    os.mkfifo(pipe)
+    with pytest.raises(WriteError, match=r"cannot write .*pipe: that is no file"):
+        save_model(small_model, pipe)
+    assert pipe.is_fifo()
+
+
 def test_the_target_is_replaced_only_once_all_is_on_disk(
     saved: Path, small_model: Model, monkeypatch: pytest.MonkeyPatch
 ) -> None:

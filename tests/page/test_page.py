@@ -176,7 +176,7 @@ def test_the_command(
     [
         (["--model", "none"], 2, "makemore-page: cannot read none: No such file"),
         (["none/page.html"], 1, "makemore-page: cannot write none/page.html: No such file"),
-        (["/"], 1, "makemore-page: cannot write /: Is a directory"),
+        (["/"], 1, "makemore-page: cannot write /: that is no file"),
         (["--data", "none"], 2, "makemore-page: cannot read the word list none"),
         (["--data", "other", "--without-words"], 2, "choose one"),
         (["--data", "other"], 2, "are not those the model was trained on"),
