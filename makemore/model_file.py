@@ -205,7 +205,7 @@ def _model_of(content: Mapping[str, Any], tensors: Mapping[str, Tensor], size: i
     plan, characters, progress = _plan_of(content["plan"]), content["characters"], content["progress"]
     _require(isinstance(characters, str), "an invalid vocabulary")
     vocabulary = Vocabulary(characters)
-    _require(vocabulary.characters == characters and "\n" not in characters, "an invalid vocabulary")
+    _require(vocabulary.characters == characters, "an invalid vocabulary")
     characters.encode()  # raises on half a surrogate pair
 
     members = content.get("members")

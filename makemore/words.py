@@ -53,12 +53,14 @@ SLAB = 2**25
 class Vocabulary:
     """The characters of a word list and their symbols: ``stoi`` from character, ``itos`` to it.
 
-    >>> Vocabulary("emma").encode("me")
+    They may be given as text or as words; a line end ends a word and is none of them.
+
+    >>> Vocabulary(["emma", "me"]).encode("me")
     [3, 2]
     """
 
     def __init__(self, characters: Iterable[str]) -> None:
-        self.characters = "".join(sorted(set(characters)))
+        self.characters = "".join(sorted(set("".join(characters)) - {"\n"}))
         self.stoi = {ch: i for i, ch in enumerate(self.characters, start=1)}
         self.itos = {i: ch for ch, i in self.stoi.items()} | {STOP: "."}
 

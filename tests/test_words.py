@@ -8,6 +8,7 @@ import random
 import subprocess
 import sys
 import urllib.request
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
@@ -92,6 +93,14 @@ def test_vocabulary_has_the_stop_first_then_sorted_characters() -> None:
     assert vocabulary.itos == {0: ".", 1: ".", 2: "a", 3: "e", 4: "m"}
     assert len(vocabulary) == 5
     assert vocabulary.decode([*vocabulary.encode("m.e"), 0, 2]) == "m.e"
+
+
+@pytest.mark.parametrize("given", ["emma\nava\n", ["emma", "ava"], ("emma", "ava\n")])
+def test_a_vocabulary_of_text_or_of_words(given: Iterable[str]) -> None:
+    """A line end among the characters would have the stop's place in runs of words."""
+    vocabulary = Vocabulary(given)
+    assert (vocabulary.characters, len(vocabulary)) == ("aemv", 5)
+    assert vocabulary.encode_all(["ava", "me"]).tolist() == [1, 4, 1, 0, 3, 2, 0]
 
 
 @pytest.mark.parametrize("words", [["ab", "xb"], ["a\nb"]])
