@@ -127,8 +127,10 @@ class Examples:
     def __len__(self) -> int:
         return len(self.symbols)
 
-    def __getitem__(self, index: Tensor | slice) -> tuple[Tensor, Tensor]:
+    def __getitem__(self, index: Tensor | Sequence[int] | slice | int) -> tuple[Tensor, Tensor]:
         """Contexts and targets of the examples, int64: (...) -> (..., block_size) and (...).
+
+        Examples are chosen as in a tensor of one dimension: by number, also from the end, slice or mask.
 
         >>> words = Vocabulary("emma").encode_all(["emma"])
         >>> Examples(words, 3)[:3]
@@ -138,8 +140,11 @@ class Examples:
         """
         if isinstance(index, slice):
             index = torch.arange(*index.indices(len(self)), device=self.symbols.device)
+        index = torch.as_tensor(index, device=self.symbols.device)
+        if index.dtype == torch.bool:
+            index = index.nonzero().squeeze(1)
         back = torch.arange(-self.block_size, 0, device=index.device)
-        window = index.unsqueeze(-1) + back  # (...) -> (..., block_size)
+        window = (index % len(self)).unsqueeze(-1) + back  # (...) -> (..., block_size)
         X = self.symbols[window.clamp(min=0)].long()
         inside = (X != STOP) & (window >= 0)
         X *= inside.flip(-1).cumprod(-1).flip(-1)  # from the start of the word on

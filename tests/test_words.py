@@ -62,6 +62,21 @@ def test_contexts_are_the_lectures(block_size: int) -> None:
     assert ys.tolist() == [[Y[i] for i in row] for row in index.tolist()]
 
 
+def test_examples_are_chosen_as_in_a_tensor() -> None:
+    vocabulary = Vocabulary("abc")
+    examples = Examples(vocabulary.encode_all(["abc", "", "cab", "b"]), 3)
+    xs, ys = examples[:]
+    last = torch.tensor([-1, 2, -len(examples)])
+    for index in (3, -1, [0, -2], slice(None, None, 2), last, ys == 0, torch.tensor(5)):
+        X, Y = examples[index]
+        assert torch.equal(X, xs[index]), index
+        assert torch.equal(Y, ys[index]), index
+    with pytest.raises(IndexError):
+        examples[len(examples)]
+    batches = list(torch.utils.data.DataLoader(examples, batch_size=4))
+    assert torch.equal(torch.cat([X for X, _ in batches]), xs)
+
+
 @pytest.mark.parametrize(("number", "dtype"), [(255, torch.uint8), (256, torch.int16), (40_000, torch.int32)])
 def test_symbols_are_of_the_smallest_type(number: int, dtype: torch.dtype) -> None:
     """Also where the characters become too many for the first pieces' type."""
