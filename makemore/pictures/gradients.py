@@ -41,12 +41,14 @@ def draw_gradients(records: Sequence[Record], network: Sequential) -> Figure:
         raise UsageError("no gradients were recorded")
     kinds = {name: type(layer).__name__ for name, layer in inside_out(network)}
     weights = [name for name, p in network.named_parameters() if p.ndim == 2]
-    figure = figure_of(WIDTH, 4.9, "Gradients and updates", NOTE)
+    height = max(4.9, 0.18 * len(weights) + 1)  # the legend has a line for each
+    figure = figure_of(WIDTH, height, "Gradients and updates", NOTE)
     left, right = figure.subplots(1, 2)
     for axes in (left, right):
         axes.plot([], [], color=FAINT, linewidth=0.8, label="others")
         axes.set(xlabel="step", yscale="log")
         axes.xaxis.set_major_formatter("{x:,.0f}")
+        axes.locator_params(axis="x", integer=True)
         axes.tick_params(labelsize=8, labelcolor=GREY)
         axes.grid(alpha=0.3)
     left.set(title="gradient", ylabel="root mean square")

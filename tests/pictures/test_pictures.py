@@ -19,13 +19,14 @@ import makemore
 from makemore import (
     draw_activations,
     draw_batchnorm,
+    draw_embedding,
     draw_gradients,
     draw_probabilities,
     draw_tree,
 )
 from makemore.commands.draw import MAKERS, Subject
 from makemore.commands.settings import PICTURES
-from makemore.ensemble import Ensemble
+from makemore.ensemble import Ensemble, build
 from makemore.errors import DataError, UsageError
 from makemore.layers import Embedding, FlattenConsecutive, Layer, Linear, Sequential, Tanh
 from makemore.model_file import Model
@@ -190,6 +191,11 @@ def test_the_tree_has_every_channel_of_every_node(small_model: Model) -> None:
     assert len(ensemble.axes) == len(figure.axes)
 
 
+def test_a_network_without_embedding_has_none_to_draw() -> None:
+    with pytest.raises(UsageError, match="the network has no Embedding to draw"):
+        draw_embedding(Sequential([Linear(3, 3)]), Vocabulary("ab"))
+
+
 def records(network: Sequential) -> list[Record]:
     return [
         Record(step, name, 2.0, 0.5 / (step + 1), 0.01)
@@ -214,6 +220,19 @@ def test_gradients_and_ratios_by_parameter() -> None:
         draw_gradients([], network)
 
 
+def test_the_steps_are_whole_and_the_legend_of_many_weights_is_within_the_picture() -> None:
+    plan = network_plan("wavenet", 8, 4, 6)
+    network = build(plan, 8, 4, Generator().manual_seed(1))  # 40 weights
+    figure = draw_gradients([r._replace(step=r.step * 3 // 2) for r in records(network)], network)
+    FigureCanvasAgg(figure).draw()
+    for axes in figure.axes:
+        steps = {label.get_text(): label.get_position()[0] for label in axes.get_xticklabels()}
+        assert all(float(text.replace("\N{MINUS SIGN}", "-")) == step for text, step in steps.items())
+    box = figure.legends[0].get_window_extent()
+    assert box.y0 >= 0
+    assert box.y1 <= figure.bbox.y1
+
+
 MANY = "".join(map(chr, range(0x4E00, 0x4E00 + 4980)))
 ODD = "ab$_^{}\\é \u0301日\u202e😀"
 
@@ -228,11 +247,12 @@ def odd_model(characters: str, name: str, word: str) -> Subject:
 @pytest.mark.parametrize(
     ("characters", "word", "name", "pictures"),
     [
+        ("a", "a", "hierarchical", ["tree", "probabilities", "embedding", "activations", "batchnorm"]),
         ("abcd", "", "hierarchical-bug", ["tree", "probabilities", "embedding", "activations", "batchnorm"]),
         (ODD, ODD, "hierarchical", ["tree", "probabilities", "embedding", "nodes"]),
         (MANY + ODD, ODD, "mlp", ["tree", "probabilities", "embedding"]),
     ],
-    ids=["5 symbols", "odd ones", "5,000 symbols"],
+    ids=["2 symbols", "5 symbols", "odd ones", "5,000 symbols"],
 )
 def test_any_alphabet_as_text_within_the_picture(
     characters: str, word: str, name: str, pictures: list[str]
