@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from makemore.convolution.drawing import GREY, OUTPUT, SEEN
+from makemore.errors import UsageError
 from makemore.layers import Embedding, Sequential
 from makemore.pictures.style import MISSING, figure_of, symbols_of
 from makemore.words import STOP, Vocabulary
@@ -27,10 +28,12 @@ def draw_embedding(network: Sequential, vocabulary: Vocabulary) -> Figure:
     """The rows of the embedding in the two dimensions of their largest variance, with their characters.
 
     What to look for: characters that the network treats alike stand together, above all the vowels; the
-    stop stands apart. Dots without a character had no room for it, or the font no picture. The figure is
-    returned, not shown.
+    stop stands apart. Dots without a character had no room for it, or the font no picture. Of an ensemble
+    the first member's is drawn. Raises UsageError on a network without any. The figure is returned.
     """
-    table = next(layer for layer in network.modules() if isinstance(layer, Embedding))
+    table = next((layer for layer in network.modules() if isinstance(layer, Embedding)), None)
+    if table is None:
+        raise UsageError("the network has no Embedding to draw")
     points, shares = principal_components(table.weight.detach())
     title = f"The embedding of {len(points):,} symbols, {table.weight.shape[1]} channels"
     figure = figure_of(7, 7, title, NOTE)
