@@ -43,7 +43,8 @@ def draw_probabilities(network: Sequential, vocabulary: Vocabulary, word: str = 
     rows = sorted({*targets, *likeliest[: max(0, MOST_ROWS - len({*targets}))]})
     symbols = symbols_of(vocabulary)
     title = f"{quoted(word)}: what comes next, {nats:.3f} nats per character"
-    figure = figure_of(max(5.5, 0.36 * len(targets) + 2), 0.19 * len(rows) + 1.9, title, NOTE)
+    width, height = max(5.5, 0.36 * len(targets) + 2), max(2.9, 0.19 * len(rows) + 1.9)
+    figure = figure_of(width, height, title, NOTE)
     axes = figure.add_subplot()
     image = axes.imshow(logprobs.exp()[:, rows].T.tolist(), cmap=AMOUNTS, vmin=0, aspect="auto")
     rings = axes.scatter(range(len(targets)), [rows.index(i) for i in targets], s=70, gid="word")
