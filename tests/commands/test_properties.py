@@ -574,6 +574,12 @@ def test_any_flags_of_sample(flags: list[str]) -> None:
     shutil.rmtree("in", ignore_errors=True)
 
 
+def test_what_forgeries_are_drawn_from_has_one_order() -> None:
+    """safetensors gives a file's tensors in another one each time: then each run had cases of its own."""
+    tensors = content_of(runs("modern")[0])["tensors"]
+    assert [*tensors] == sorted(tensors)
+
+
 def test_there_were_enough_cases_of_each_kind() -> None:
     """Counted, not planned; only if all of the tests above have run."""
     if len(CODES) < TESTS:
