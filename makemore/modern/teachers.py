@@ -73,7 +73,7 @@ def trained_teacher(
             bar.update(len(losses))
             if teacher.step % stops == 0:
                 teacher.evaluate("val")
-    if not teacher.losses.isfinite().all():
+    if not all(tensor.isfinite().all() for tensor in (teacher.losses, *network.state_dict().values())):
         raise DivergedError(teacher.step, f"teacher {i} is not finite")
     teacher.finish()
     teacher.evaluations = [teacher.evaluate("val")]

@@ -398,6 +398,15 @@ def test_divergence_is_noticed(word_file: Path, tmp_path: Path, capsys: pytest.C
     refused(capsys, code, 1, r"diverged: at step \d+ the (loss|network) is .*try a lower --lr")
 
 
+def test_a_teacher_that_diverges_at_its_last_step_is_noticed(
+    word_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """All its losses are finite, its weights are not: no file could hold it."""
+    tiny = ["--n-embd", "4", "--n-hidden", "8", "--data", word_file, "--out-dir", tmp_path]
+    code = train([*tiny, "--steps", "8", "--teachers", "1", "--lr", "1e30"])
+    refused(capsys, code, 1, r"diverged: at step 2 teacher 1 is not finite; try a lower --lr than 1e\+30")
+
+
 def test_help_names_every_network(capsys: pytest.CaptureFixture[str]) -> None:
     assert train(["--help"]) == 0
     text = " ".join(capsys.readouterr().out.split())
