@@ -355,7 +355,7 @@ def make_trainer(
     if isinstance(network, Ensemble):
         engine = partial(EnsembleEngine, make_engine=engine)
     if processes.number > 1:
-        check_shareable(recipe, processes)
+        check_shareable(recipe.batch_size, processes)
         engine = partial(ParallelEngine, make_engine=engine, processes=processes)
     trainer: Trainer = make(network, data, recipe, generator, engine, loss)
     return trainer

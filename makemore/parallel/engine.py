@@ -18,7 +18,6 @@ from makemore.distinct import distinct
 from makemore.errors import UsageError
 from makemore.layers import BatchNorm1d, Sequential
 from makemore.parallel.processes import Processes
-from makemore.recipes import Recipe
 from makemore.training import Engine
 
 FREQUENT = 0.01
@@ -51,6 +50,7 @@ class ParallelEngine:
 
     def gradients(self, X: Tensor, Y: Tensor, keep: Tensor | None = None) -> Tensor:
         """Put the gradients of the batch, (B, T) and (B,) or (B, V), into ``p.grad``; returns its loss."""
+        check_shareable(len(X), self.processes)
         rows = self._own_rows(X, keep)
         # Each example weighs as much wherever it is, already in the sums that BatchNorm has of all processes.
         own_Y = self._distributions(Y[rows]) * (len(rows) / len(X))
@@ -88,10 +88,8 @@ class ParallelEngine:
         return Y if Y.is_floating_point() else F.one_hot(Y, len(weight)).to(weight.dtype)
 
 
-def check_shareable(recipe: Recipe, processes: Processes) -> None:
-    """Raise UsageError unless every process gets a row of each batch."""
+def check_shareable(examples: int, processes: Processes) -> None:
+    """Raise UsageError unless every process gets one of a batch's examples."""
     number = processes.number
-    if recipe.batch_size < number:
-        raise UsageError(
-            f"{number} processes need a --batch-size of {number} or more, got {recipe.batch_size}"
-        )
+    if examples < number:
+        raise UsageError(f"{number} processes need batches of {number} examples or more, got {examples}")

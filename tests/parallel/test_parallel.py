@@ -31,7 +31,6 @@ from makemore.networks import network_plan
 from makemore.parallel import processes as parallel
 from makemore.parallel.engine import ParallelEngine, check_shareable
 from makemore.parallel.processes import Processes
-from makemore.recipes import LectureRecipe
 
 WORKER = Path(__file__).with_name("worker.py")
 TRAIN = ["-m", "makemore", "train"]
@@ -121,9 +120,14 @@ def test_teachers_and_members(word_file: Path, tmp_path: Path) -> None:
     assert (tmp_path / "two" / "teacher-2.safetensors").exists()
 
 
-def test_mistakes_are_told_once(word_file: Path, tmp_path: Path) -> None:
+def test_mistakes_are_told_once(word_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the first process too if it is late: torchrun ends it as soon as another has ended."""
+    late = "import os, time\ntime.sleep(os.environ.get('LOCAL_RANK') == '0')\n"
+    (tmp_path / "sitecustomize.py").write_text(late)
     argv = [*TRAIN, "--data", word_file, "--batch-size", "1", "--out-dir", tmp_path / "out"]
-    done = run(2, *argv)
+    with monkeypatch.context() as patch:
+        patch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), *sys.path]))
+        done = run(2, *argv)
     assert done.returncode != 0
     assert done.stderr.count("makemore-train: argument --batch-size: must be") == 1
     done = run(2, *TRAIN, "--data", tmp_path / "none", "--out-dir", tmp_path / "out")
@@ -145,8 +149,12 @@ def test_a_refused_run_is_refused_again_when_it_is_restarted(word_file: Path, tm
 
 
 def test_what_cannot_be_shared_is_refused() -> None:
-    with pytest.raises(UsageError, match="4 processes need a --batch-size of 4 or more, got 3"):
-        check_shareable(LectureRecipe(batch_size=3), Processes(4))
+    with pytest.raises(UsageError, match="4 processes need batches of 4 examples or more, got 3"):
+        check_shareable(3, Processes(4))
+    network = network_plan("mlp").build(3, Generator().manual_seed(1))
+    engine = ParallelEngine(network, WindowsEngine, Processes(4))
+    with pytest.raises(UsageError, match="got 2"):  # a list may have fewer rows of soft targets
+        engine.gradients(torch.zeros(2, 3, dtype=torch.int64), torch.ones(2, dtype=torch.int64))
 
 
 @pytest.mark.parametrize("rows", [2, 7, 8, 1024])
@@ -261,8 +269,8 @@ def workers(parent: int) -> list[int]:
 
 def kill_one(process: subprocess.Popen[str], which: int, model_file: Path, after_step: int) -> None:
     """Kill a worker once that step is saved."""
-    for _ in range(3000):
-        time.sleep(0.1)
+    for _ in range(15_000):
+        time.sleep(0.02)
         assert process.poll() is None, process.communicate()
         if model_file.exists():
             progress = load_model(model_file).progress
@@ -280,7 +288,7 @@ def test_a_lost_worker(restarts: int, word_file: Path, tmp_path: Path) -> None:
     process = subprocess.Popen(
         command(2, argv, restarts), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
-    kill_one(process, 1, tmp_path / "killed" / "model.safetensors", 150)
+    kill_one(process, 1, tmp_path / "killed" / "model.safetensors", 50)
     _, err = process.communicate(timeout=300)
     if restarts == 0:
         assert process.returncode != 0
