@@ -93,17 +93,13 @@ def parse_range(asked: str, recipe: str) -> tuple[str, BaseDistribution]:
     return name, found
 
 
-def suggested(trial: optuna.Trial, name: str, values: Any) -> Any:
+def suggested(trial: optuna.trial.BaseTrial, name: str, values: Any) -> Any:
     """The value of a knob that a trial is to try."""
     if isinstance(values, CategoricalDistribution):
         return trial.suggest_categorical(name, values.choices)
     suggest: Any = trial.suggest_int if isinstance(values, IntDistribution) else trial.suggest_float
-    return rounded(suggest(name, values.low, values.high, step=values.step, log=values.log))
-
-
-def rounded(value: Any) -> Any:
-    """A value as it is tried: the first digits, so that the flags printed are those that ran."""
-    return float(f"{value:.3g}") if isinstance(value, float) else value
+    value = suggest(name, values.low, values.high, step=values.step, log=values.log)
+    return float(f"{value:.3g}") if isinstance(value, float) else value  # so that it can be told in a flag
 
 
 def val_loss(settings: Mapping[str, Any], report: Callable[[float, float], None]) -> float:
@@ -163,8 +159,9 @@ class Objective:
         if not done:
             return "no trial came to its end: other ranges may help"
         best, words = study.best_trial, ["makemore-train"]
-        for name, value in {**self.common, **best.params}.items():
-            words += [flag(name)] if value is True else [flag(name), str(rounded(value))]
+        found = {name: suggested(best, name, values) for name, values in self.ranges.items()}
+        for name, value in {**self.common, **found}.items():
+            words += [flag(name)] if value is True else [flag(name), str(value)]
         default = [f", of the defaults {t.value:.4f}" for t in done if t.user_attrs.get("defaults")]
         vals = f"{best.value:.4f}{''.join(default[:1])}"
         return f"best val of {len(done)} whole trials: {vals}\n{shlex.join(words)}"
