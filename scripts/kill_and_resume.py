@@ -16,12 +16,14 @@ import random
 import signal
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 
 import torch
+from tqdm import tqdm
 
 from makemore.commands.cli import train_main
 from makemore.commands.train import LOSSES_FILE, PICTURE_FILE
@@ -32,6 +34,9 @@ from makemore.words import load_words
 
 LONGEST = 1.2
 """How long a process lives at most, as a share of what the whole run takes."""
+
+STUCK = 120
+"""Seconds that a process may live until the run counts as one that does not get on."""
 
 KINDS = (("--recipe", "lecture"), ("--recipe", "modern"), ("--recipe", "modern", "--members", "2"))
 """Flags of the runs, in turn."""
@@ -60,6 +65,7 @@ def start(argv: Sequence[str], log: Path, prepare: Callable[[], object] = bool) 
         code = 1
         try:
             sys.stdout, sys.stderr = log.open("w"), log.open("a", buffering=1)
+            tqdm.set_lock(threading.RLock())  # its own one is all forks' together: a killed one would keep it
             prepare()
             code = train_main(argv)
             sys.stdout.flush()
@@ -122,6 +128,10 @@ def kill_until_done(
             summary.kills_before_the_first_save += 1
             summary.files_lost += step is not None
             continue
+        if progress.step == step:  # on a busy machine what is left may take longer than the whole run did
+            longest *= 1.1
+        if longest > STUCK:
+            raise SystemExit(f"the run does not get on from step {step}: {log.read_text()}")
         summary.steps_lost += max(0, (step or 0) - progress.step)
         step = progress.step
         if progress.finished:

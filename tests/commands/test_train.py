@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from forging import content_of, forged
 from kill_and_resume import main as kill_and_resume
 from kill_and_resume import progress_on_disk, wait
 from kill_and_resume import start as fork_run
+from tqdm import tqdm
 
 from makemore.commands.cli import train_main
 from makemore.model_file import load_model
@@ -104,6 +106,19 @@ def test_killed_at_random_moments_and_resumed(capsys: pytest.CaptureFixture[str]
     summary = capsys.readouterr().out
     assert "differences: 0" in summary
     assert "files lost: 0" in summary
+
+
+def test_a_killed_run_keeps_no_lock_of_the_next(tmp_path: Path, start: Callable[..., int]) -> None:
+    """tqdm has one lock for a process and all its forks: a run that died with it held up all others."""
+    tqdm.get_lock()
+
+    def take_it(then: int) -> None:
+        signal.alarm(20)
+        tqdm.get_lock().acquire()
+        os.kill(os.getpid(), then)
+
+    assert wait(start([], tmp_path / "log", partial(take_it, signal.SIGKILL))) == -signal.SIGKILL
+    assert wait(start([], tmp_path / "log", partial(take_it, signal.SIGTERM))) == -signal.SIGTERM
 
 
 @pytest.mark.parametrize(("signum", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
