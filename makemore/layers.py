@@ -117,13 +117,13 @@ class Layer:
             for layer, training in before:
                 layer.training = training
 
-    def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> Self:
-        """Move every tensor and gradient, in place, to a device or a floating dtype or both."""
+    def to(self, *args: Any, **kwargs: Any) -> Self:
+        """Move every tensor and gradient, in place, to a device or a floating dtype or both, as torch's own."""
         for _, tensor, _ in self._tensors():
             grad, tensor.grad = tensor.grad, None
-            tensor.data = tensor.data.to(device=device, dtype=dtype)
+            tensor.data = tensor.data.to(*args, **kwargs)
             if grad is not None:
-                tensor.grad = grad.to(device=device, dtype=dtype)
+                tensor.grad = grad.to(*args, **kwargs)
         return self
 
     def __getstate__(self) -> dict[str, Any]:

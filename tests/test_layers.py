@@ -308,7 +308,7 @@ def test_sequential_switches_and_moves_every_layer() -> None:
     assert network.training
     assert not network.eval().training
     weight = network.parameters()[0]
-    network.to(dtype=torch.float32)
+    network.to(torch.float32)
     assert {t.dtype for t in network.state_dict().values()} == {torch.float32}
     assert network.parameters()[0] is weight
 
