@@ -19,6 +19,12 @@ from makemore.words import LECTURE_VARIABLE, WordList, bundled_path, lecture_pat
 torch.set_num_threads(1)
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup() -> None:
+    """Every test draws the same from torch's own generator, whichever tests a worker has run before it."""
+    torch.manual_seed(0)
+
+
 PEAK_MEMORY = """
 import re
 def used():

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from pages import DRAWN, resize
+from pages import DRAWN, SEEDED, resize
 
 from makemore.commands.cli import page_main
 
@@ -38,6 +38,7 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     for flag in quiet:
         options.add_argument(f"--{flag}")
     chrome = webdriver.Chrome(options=options, service=Service(driver))
+    chrome.execute_cdp_cmd("Page.addScriptToEvaluateOnNewDocument", {"source": SEEDED})
     yield chrome
     chrome.quit()
 

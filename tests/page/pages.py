@@ -23,6 +23,13 @@ look();
 """Waits until the page has unpacked its list and drawn its first words."""
 
 
+SEEDED = """
+let seed = 1;
+Math.random = () => (seed = (48271 * seed) % 2147483647) / 2147483647;
+"""
+"""Every page draws the same words each time (Park and Miller's generator)."""
+
+
 def resize(browser: Any, width: int) -> None:
     """Give the window that width, in CSS pixels."""
     size = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": False}
