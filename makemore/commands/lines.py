@@ -61,16 +61,19 @@ def reading(path: str) -> Iterator[io.BufferedReader]:
 def writing(path: str) -> Iterator[BinaryIO]:
     """A file that is there whole in the end or not at all, ``-`` for stdout; packed if it ends in ``.gz``.
 
-    Raises UsageError if there is something else of that name, WriteError if it cannot be written.
+    Raises UsageError if the name is another packing's or something else's, WriteError if it is not written.
     """
     if path == "-":
         yield sys.stdout.buffer
         return
     target = Path(path)
+    packing = is_packed(path) and target.suffix.lower()
+    if packing not in (False, ".gz"):
+        raise UsageError(f"cannot write {path}: lines are packed as .gz alone")
     if not target.name or (target.exists() and not target.is_file()):
         raise UsageError(f"cannot write {path}: that is no file")
     with writing_whole(target) as file:
-        if path.endswith(".gz"):  # without name and time: the same lines are the same bytes
+        if packing:  # without name and time: the same lines are the same bytes
             with gzip.GzipFile("", "wb", 6, file, mtime=0) as packed:
                 yield packed  # type: ignore[misc]
         else:

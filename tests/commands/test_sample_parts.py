@@ -220,6 +220,7 @@ def test_lines_are_counted_and_passed_over(size: int) -> None:
         (["--output", "/nowhere/words.txt"], 1, "cannot write /nowhere/words.txt: No such file"),
         (["--output", "/dev/null"], 2, "cannot write /dev/null: that is no file"),
         (["--output", "/"], 2, "cannot write /: that is no file"),
+        (["--output", "/nowhere/words.zst"], 2, r"cannot write /nowhere/words.zst: lines are packed as .gz"),
         (["--score", "/nowhere/words.gz"], 2, "cannot read /nowhere/words.gz: No such file"),
     ],
 )
@@ -289,7 +290,7 @@ def test_a_disk_that_is_full(
 def test_the_same_words_are_the_same_packed_bytes(model_file: Path, tmp_path: Path) -> None:
     argv = [model_file, "--seed", 1, "--number", 50]
     assert written(tmp_path / "a.gz", *argv) == written(tmp_path / "b.gz", *argv)
-    assert gzip.decompress(written(tmp_path / "a.gz", *argv)) == written(tmp_path / "a", *argv)
+    assert gzip.decompress(written(tmp_path / "a.GZ", *argv)) == written(tmp_path / "a", *argv)
 
 
 @pytest.mark.parametrize(
