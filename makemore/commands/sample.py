@@ -49,7 +49,7 @@ def sample(path: Path | None, wanted: SampleSettings) -> None:
     model = opened.model
     model.network.to(device)
     if wanted.score is not None:
-        write_scores(model, wanted)
+        write_scores(model, wanted, wanted.score)
     elif len(wanted.prefix) > wanted.max_length:
         raise UsageError(f"--prefix {wanted.prefix!r} is longer than --max-length {wanted.max_length}")
     else:
@@ -141,13 +141,12 @@ def allowed(
         yield sample
 
 
-def write_scores(model: Model, wanted: SampleSettings) -> None:
+def write_scores(model: Model, wanted: SampleSettings, source: str) -> None:
     """Write the log-likelihood of every word of a file, one word a line, in nats and per character.
 
     The stop counts as a character, as in the loss. Blank lines are passed over. A word with a character the
     model does not know gets nan, and is reported on stderr. Raises UsageError, DataError and WriteError.
     """
-    source = wanted.score or "-"
     with writing(wanted.output) as target, reading(source) as file:
         total = number_of_lines(file) if file.seekable() else None
         part = range(sys.maxsize if total is None else total)
@@ -175,9 +174,8 @@ def scores(model: Model, file: io.BufferedReader, part: range, name: str) -> Ite
         lines = []
         for i, line in chunk:
             text = line.decode("utf-8", errors="replace")
-            word = (text.removeprefix("\ufeff") if i == 0 else text).strip()
-            if word:
-                lines.append((i, word))
+            text = text.removeprefix("\ufeff") if i == 0 else text
+            lines += [(i, word) for piece in text.split("\r") if (word := piece.strip())]
         fit = [word for _, word in lines if known.issuperset(word)]
         found = iter(log_likelihoods(form, model.vocabulary, fit).tolist())
         for i, word in lines:

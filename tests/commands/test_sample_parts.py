@@ -132,7 +132,7 @@ def test_novel_words_in_parts(model_file: Path, tmp_path: Path) -> None:
     assert len(first_ones) < whole.count(b"\n")
 
 
-LINES = ["anna", "", "zoë", "  mia ", "ann\udcff", "a" * 300, "..", "ÿ", "emma\r", "ada\tb"]
+LINES = ["anna", "", "zoë", "  mia ", "ann\udcff", "a" * 300, "..", "ÿ", "emma\r", "ada\r \ranna", "ada\tb"]
 
 
 @few_examples
@@ -161,7 +161,8 @@ def test_scores_in_parts_are_the_scores_of_the_whole(
         patch.setattr(makemore.commands.sample, "CHUNK", chunk)
         whole = written(tmp_path / "whole", model_file, "--score", words)
         assert gzip.decompress(in_parts(tmp_path / "part.gz", n, [model_file, "--score", words])) == whole
-    assert whole.count(b"\n") == sum(bool(line.strip()) for line in lines)
+    assert whole.count(b"\n") == sum(bool(word.strip()) for line in lines for word in line.split("\r"))
+    assert b"\r" not in whole
 
 
 def test_parts_report_unknown_characters_by_the_line_of_the_file(
@@ -222,6 +223,7 @@ def test_lines_are_counted_and_passed_over(size: int) -> None:
         (["--output", "/"], 2, "cannot write /: that is no file"),
         (["--output", "/nowhere/words.zst"], 2, r"cannot write /nowhere/words.zst: lines are packed as .gz"),
         (["--score", "/nowhere/words.gz"], 2, "cannot read /nowhere/words.gz: No such file"),
+        (["--score", ""], 2, "cannot read : No such file"),
     ],
 )
 def test_flags_that_cannot_be(
