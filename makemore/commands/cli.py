@@ -33,9 +33,12 @@ class Parser(argparse.ArgumentParser):
         super().__init__(prog=prog, description=description, **more)
         self.add_argument("--version", action="version", version=f"%(prog)s {makemore.__version__}")
 
-    def parse(self, argv: Sequence[str] | None) -> argparse.Namespace:
-        """As ``parse_args``; ``--flag=--``, of which argparse makes a list, is refused."""
-        parsed = self.parse_args(argv)
+    def parse(self, argv: Sequence[str] | None, *, apart: bool = False) -> argparse.Namespace:
+        """As ``parse_args``; ``--flag=--``, of which argparse makes a list, is refused.
+
+        With ``apart``, flags may stand between the arguments that have none.
+        """
+        parsed = self.parse_intermixed_args(argv) if apart else self.parse_args(argv)
         for name, value in vars(parsed).items():
             if isinstance(value, list):
                 self.error(f"argument {flag(name)}: expected one argument")
@@ -169,7 +172,7 @@ def draw_main(argv: Sequence[str] | None = None) -> int:
     add("--model", type=Path, metavar="FILE", help=DEFAULT_MODEL)
     add("--network", metavar="NAME", help="nodes alone: of a network by name, untrained")
     add("--word", metavar="TEXT", help="the word to draw (default: diondre)")
-    args = parser.parse(argv)
+    args = parser.parse(argv, apart=True)
     if args.model is not None and args.network is not None:
         parser.error("--model has a network of its own: leave out --network")
     what, picture = args.what or "nodes", args.picture

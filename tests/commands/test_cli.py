@@ -545,5 +545,7 @@ def test_drawing_the_network_of_a_model_file(
     for ending, start in (("svg", b"<?xml"), ("PDF", b"%PDF")):
         assert draw_main([str(tmp_path / f"a.{ending}"), *argv[1:]]) == 0
         assert (tmp_path / f"a.{ending}").read_bytes().startswith(start)
+    assert draw_main(["nodes", *argv[1:], str(tmp_path / "b.png")]) == 0, "flags in between"
+    assert (tmp_path / "b.png").read_bytes() == (tmp_path / "a.png").read_bytes()
     assert draw_main([str(tmp_path / "none" / "a.png")]) == 1
     assert "makemore-draw: cannot write" in capsys.readouterr().err
