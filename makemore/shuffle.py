@@ -133,12 +133,12 @@ def shuffled(
             low = k * size
             inside = [p[(p >= low) & (p < low + size)] for p in torch.split(place, 2**20)]
             order = torch.cat(inside).argsort()
-            _reorder(whole[end - count : end], order)
+            reorder(whole[end - count : end], order)
             shown.update(count)
     return whole, before
 
 
-def _reorder(run: Tensor, order: Tensor) -> None:
+def reorder(run: Tensor, order: Tensor) -> None:
     """Put the words of a run into another order, in place."""
     copy, end = run.clone(), 0
     lengths = torch.cat([lengths for _, lengths in stretches(run)])

@@ -6,6 +6,7 @@ Behaviour: pieces, chunks and the order of the words make no difference; what is
 from __future__ import annotations
 
 import math
+import random
 
 import pytest
 import torch
@@ -14,10 +15,11 @@ from torch import Tensor
 
 from makemore.convolution import Convolution, log_likelihoods, loss, scoring, stages
 from makemore.convolution.forms import plain_form
+from makemore.convolution.scoring import in_order
 from makemore.evaluation import log_probs, split_loss
 from makemore.layers import Sequential
 from makemore.networks import NETWORKS, block_size
-from makemore.words import DataError, Examples
+from makemore.words import DataError, Examples, Vocabulary
 
 
 def all_log_probs(network: Convolution | Sequential, examples: Examples) -> Tensor:
@@ -44,6 +46,32 @@ def test_loss_in_float32() -> None:
     examples = Examples(VOCABULARY.encode_all(some_words(3000)), 8)
     found = loss(Convolution.from_network(network), examples)
     assert found == pytest.approx(split_loss(network, examples), abs=1e-6)
+
+
+@pytest.mark.parametrize("large", [1, 40, 500])
+def test_the_loss_of_many_examples_is_that_of_the_words_in_order(
+    large: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(scoring, "LARGE", large)
+    network = shaken(NETWORKS["wavenet"].build(V).layers, 5, torch.float64)
+    symbols = VOCABULARY.encode_all(some_words(300))
+    for run in (symbols, symbols[:-1]):  # whole words, and a run that ends within one
+        examples = Examples(run, 8)
+        assert loss(network, examples) == pytest.approx(split_loss(network, examples), abs=1e-12)
+
+
+@pytest.mark.parametrize(
+    "characters", ["ab", "abcdefghijklmnopqrstuvwxyz", "".join(map(chr, range(300, 900)))]
+)
+def test_words_in_order(characters: str) -> None:
+    """Those that begin alike beyond what is looked at may come in any order."""
+    draw, vocabulary = random.Random(7), Vocabulary(characters)
+    words = ["".join(draw.choices(characters, k=draw.randint(1, 8))) for _ in range(500)]
+    ordered = vocabulary.decode_all(in_order(Examples(vocabulary.encode_all(words), 3)).symbols)
+    looked_at = {2: 8, 26: 8, 600: 6}[len(characters)]
+    assert sorted(ordered) == sorted(words)
+    assert [word[:looked_at] for word in ordered] == sorted(word[:looked_at] for word in words)
+    assert in_order(Examples(torch.zeros(3, dtype=torch.uint8), 3)).symbols.tolist() == [0, 0, 0]
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
