@@ -406,7 +406,7 @@ class Embedding(Layer):
 
 
 class FlattenConsecutive(Layer):
-    """Concatenates the channels of every n consecutive positions, as a view if they lie behind one another.
+    """Concatenates the channels of every n consecutive positions, as a view.
 
     (B, T, C) -> (B, T//n, C*n), and (B, C*n) where T equals n: a dimension of length 1 is dropped.
     The same as ``torch.cat([x[:, 0::n], x[:, 1::n], ...], dim=2)``. Raises ValueError on a T that n
@@ -427,7 +427,7 @@ class FlattenConsecutive(Layer):
         B, T, C = x.shape
         if T == 0 or T % self.n != 0:
             raise ValueError(f"{self} needs a length divisible by {self.n}, got {T}")
-        x = x.reshape(B, T // self.n, C * self.n)  # (B, T, C) -> (B, T//n, C*n)
+        x = x.view(B, T // self.n, C * self.n)  # (B, T, C) -> (B, T//n, C*n)
         self.out = x.squeeze(1)
         return self.out
 

@@ -260,8 +260,6 @@ def test_embedding_equals_torch(dtype: torch.dtype) -> None:
 def test_flatten_consecutive_equals_explicit_concatenation(n: int) -> None:
     e = torch.randn(4, 8, 10, requires_grad=True)
     out = FlattenConsecutive(n)(e)
-    turned = e.transpose(1, 2).contiguous().transpose(1, 2)  # what torch's conv1d would leave
-    assert torch.equal(FlattenConsecutive(n)(turned), out)
     explicit = torch.cat([e[:, i::n] for i in range(n)], dim=2)
     assert out.data_ptr() == e.data_ptr(), "a view, not a copy"
     assert torch.equal(out, explicit.squeeze(1))
