@@ -118,7 +118,7 @@ class Layer:
                 layer.training = training
 
     def to(self, *args: Any, **kwargs: Any) -> Self:
-        """Move every tensor and gradient, in place, to a device or a floating dtype or both."""
+        """Move every tensor and gradient, in place, to a device, a floating dtype or both: see torch's."""
         for _, tensor, _ in self._tensors():
             grad, tensor.grad = tensor.grad, None
             tensor.data = tensor.data.to(*args, **kwargs)
