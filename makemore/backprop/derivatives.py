@@ -11,7 +11,7 @@ Departures from the lecture, equal up to rounding:
   SGD and ``p.grad``, zeroed before, for gradients. All derivatives are linear in that of the loss by the
   logits, which has the factor, ``-lr`` or 1, from the start.
 * BatchNorm runs on torch's fused kernels, which normalise by the biased variance; see its derivative.
-* On CUDA the embedding's derivative is a product with one-hot rows.
+* The embedding's derivative is a product with one-hot rows.
 * tanh x is computed as 2 sigmoid(2x) - 1; see ``TanhDerivative``. So it is in a GatedActivation.
 """
 
@@ -39,6 +39,9 @@ from makemore.layers import (
     Tanh,
     pooled,
 )
+
+ONEHOT_SYMBOLS = 128
+"""The largest vocabulary whose one-hot rows are copied from the identity matrix."""
 
 # No Python function of torch's own takes these.
 _batch_norm_backward = torch.ops.aten.native_batch_norm_backward.default
@@ -353,7 +356,10 @@ class EmbeddingDerivative(Derivative):
         self.keep: Tensor | None = None
         self.forward = [self.look_up]
         # On CUDA index_add_ adds in no fixed order. A product with one-hot rows does, so that runs repeat.
-        self.onehot = E.new_empty(rows, len(E)) if E.is_cuda else None  # (B*T, V)
+        # With few symbols it is the faster one on the CPU as well.
+        few = len(E) <= ONEHOT_SYMBOLS
+        self.onehot = E.new_empty(rows, len(E)) if few or E.is_cuda else None
+        self.identity = torch.eye(len(E), dtype=E.dtype, device=E.device) if few else None
 
     def drop(self) -> Tensor:
         """From now on rows of y are multiplied by what stands in the tensor returned, (rows, 1): 0 or 1."""
@@ -371,7 +377,10 @@ class EmbeddingDerivative(Derivative):
         if self.onehot is None:
             self.into_E.index_add_(0, self.x, dy)
         else:
-            self.onehot.zero_().scatter_(1, self.x.long().unsqueeze(1), 1.0)
+            if self.identity is None:
+                self.onehot.zero_().scatter_(1, self.x.long().unsqueeze(1), 1.0)
+            else:
+                torch.index_select(self.identity, 0, self.x, out=self.onehot)  # (B*T,) -> (B*T, V)
             self.into_E.addmm_(self.onehot.t(), dy)
         return dy  # of indices there is no derivative
 
