@@ -218,7 +218,7 @@ class ModernRecipe(Recipe):
     teacher_share: float = knob(0.28, "steps of a teacher, as a share of all", 0, 1)
     effort: str = knob(
         "default",
-        "quick: half the time, best: fifteen times; of what other flags do not say",
+        "quick: half the time, best: over ten times; of what other flags do not say",
         choices=EFFORTS,
         group=FIRST,
     )
