@@ -74,6 +74,11 @@ def stretches(run: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
         begin += int(stops[-1]) + 1
 
 
+def lengths_of(run: Tensor) -> Tensor:
+    """The lengths of a run's words, their stops included: int64, (words,)."""
+    return torch.cat([lengths for _, lengths in stretches(run)])
+
+
 def rearranged(run: Tensor, lengths: Tensor, order: Tensor) -> Tensor:
     """Some words of a run, by their numbers, one after the other."""
     starts = lengths.cumsum(0) - lengths
@@ -133,15 +138,15 @@ def shuffled(
             low = k * size
             inside = [p[(p >= low) & (p < low + size)] for p in torch.split(place, 2**20)]
             order = torch.cat(inside).argsort()
-            reorder(whole[end - count : end], order)
+            part = whole[end - count : end]
+            reorder(part, lengths_of(part), order)
             shown.update(count)
     return whole, before
 
 
-def reorder(run: Tensor, order: Tensor) -> None:
+def reorder(run: Tensor, lengths: Tensor, order: Tensor) -> None:
     """Put the words of a run into another order, in place."""
     copy, end = run.clone(), 0
-    lengths = torch.cat([lengths for _, lengths in stretches(run)])
     for some in torch.split(order, BUCKET_WORDS):
         part = rearranged(copy, lengths, some)
         run[end : end + len(part)] = part

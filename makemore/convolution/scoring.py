@@ -9,7 +9,7 @@ from torch import Tensor
 
 from makemore.convolution.forms import AnyForm, form_of
 from makemore.evaluation import mean_loss
-from makemore.shuffle import reorder, stretches
+from makemore.shuffle import lengths_of, reorder
 from makemore.words import STOP, Examples, Vocabulary
 
 LARGE = 2**20
@@ -35,13 +35,13 @@ def loss(network: AnyForm, examples: Examples) -> float:
 def in_order(examples: Examples) -> Examples:
     """The same words in alphabetical order, as far as their first symbols tell."""
     run = examples.symbols.cpu().clone()
-    lengths = torch.cat([lengths for _, lengths in stretches(run)])
+    lengths = lengths_of(run)
     starts = lengths.cumsum(0) - lengths
     size = max(2, int(run.max()) + 1)
     key = torch.zeros_like(starts)
     for i in range(int(62 / math.log2(size))):  # as many symbols as fit into one number
         key = size * key + run[(starts + i).clamp(max=len(run) - 1)] * (i < lengths)
-    reorder(run, key.argsort())
+    reorder(run, lengths, key.argsort())
     return Examples(run, examples.block_size).to(examples.symbols.device)
 
 
