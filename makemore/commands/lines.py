@@ -67,13 +67,13 @@ def writing(path: str) -> Iterator[BinaryIO]:
         yield sys.stdout.buffer
         return
     target = Path(path)
-    packing = is_packed(path) and target.suffix.lower()
-    if packing not in (False, ".gz"):
+    packs = target.suffix.lower() == ".gz"
+    if is_packed(path) and not packs:
         raise UsageError(f"cannot write {path}: lines are packed as .gz alone")
     if not target.name or (target.exists() and not target.is_file()):
         raise UsageError(f"cannot write {path}: that is no file")
     with writing_whole(target) as file:
-        if packing:  # without name and time: the same lines are the same bytes
+        if packs:  # without name and time: the same lines are the same bytes
             with gzip.GzipFile("", "wb", 6, file, mtime=0) as packed:
                 yield packed  # type: ignore[misc]
         else:
