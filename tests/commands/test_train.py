@@ -212,7 +212,7 @@ def test_a_run_with_teachers_resumes_bit_for_bit(
 ) -> None:
     """Stopped as the second teacher is to learn; the first is not trained again."""
 
-    def stops_itself() -> None:
+    def stops_at_the_second() -> None:
         trained = teachers.trained_teacher
 
         def seen(i: int, *rest: Any) -> Trainer:
@@ -225,7 +225,7 @@ def test_a_run_with_teachers_resumes_bit_for_bit(
     flags = ["--recipe", "modern", "--teachers", "2", "--steps", "150", "--eval-every", "40"]
     flags += ["--members", str(members)]
     assert train_main(argv(word_file, tmp_path / "a", *flags)) == 0
-    assert wait(start(argv(word_file, tmp_path / "b", *flags), tmp_path / "log", stops_itself)) == 143
+    assert wait(start(argv(word_file, tmp_path / "b", *flags), tmp_path / "log", stops_at_the_second)) == 143
     assert not (tmp_path / "b" / "teacher-2.safetensors").exists()
     first = (tmp_path / "b" / "teacher-1.safetensors").stat().st_mtime_ns
     assert train_main(["--resume", "--out-dir", str(tmp_path / "b")]) == 0
