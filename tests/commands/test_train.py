@@ -24,6 +24,7 @@ from kill_and_resume import start as fork_run
 from tqdm import tqdm
 
 from makemore.commands.cli import train_main
+from makemore.commands.guards import Signals
 from makemore.model_file import load_model
 from makemore.modern import teachers
 from makemore.training import Trainer
@@ -142,23 +143,28 @@ def test_signals_save_and_say_how_to_go_on(
 
 
 def test_a_second_signal_stops_at_once(word_file: Path, tmp_path: Path, start: Callable[..., int]) -> None:
-    """One block of this run takes long, so that the first signal finds it in its midst."""
+    """Sent once the first is kept, in the midst of a block: two that come at once may be one to a process."""
 
-    def tells_of_blocks() -> None:
-        advance = Trainer.advance
+    def lasts_and_tells() -> None:
+        advance, handle = Trainer.advance, Signals._handle
 
-        def told(self: Trainer, steps: int) -> torch.Tensor:
+        def lasting(self: Trainer, steps: int) -> torch.Tensor:
             print("a block begins", flush=True)
-            return advance(self, steps)
+            deadline = time.monotonic() + 60
+            while time.monotonic() < deadline:
+                advance(self, 1)
+            return advance(self, 1)
 
-        Trainer.advance = told  # type: ignore[method-assign]
+        def told(self: Signals, *args: Any) -> None:
+            handle(self, *args)
+            (tmp_path / "kept").write_text("the first signal")
 
-    flags = ["--n-hidden", "1024", "--log-every", "4000", "--steps", "4000", "--save-every", "1e9"]
-    pid = start(argv(word_file, tmp_path / "a", *flags), tmp_path / "log", tells_of_blocks)
+        Trainer.advance, Signals._handle = lasting, told  # type: ignore[method-assign]
+
+    pid = start(argv(word_file, tmp_path / "a", "--save-every", "1e9"), tmp_path / "log", lasts_and_tells)
     wait_for_line(tmp_path / "log", "a block begins")
     os.kill(pid, signal.SIGINT)
-    time.sleep(0.2)
-    assert os.waitpid(pid, os.WNOHANG) == (0, 0), "the first one waits for the block to end"
+    wait_for_line(tmp_path / "kept", "the first signal")
     os.kill(pid, signal.SIGINT)
     assert wait(pid) == 130
     assert "interrupted; step 0 is saved; go on with" in (tmp_path / "log").read_text()
