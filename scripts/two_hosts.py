@@ -28,7 +28,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
@@ -109,13 +109,11 @@ def two_hosts(folder: Path) -> Iterator[list[Host]]:
             signal.signal(signum, handler)
 
 
-def kill(pids: Sequence[int]) -> None:
-    """SIGKILL, for those that are still there."""
+def kill(pids: Sequence[int], signum: signal.Signals = signal.SIGKILL) -> None:
+    """A signal for those that are still there."""
     for pid in pids:
-        try:
-            os.kill(pid, signal.SIGKILL)
-        except ProcessLookupError:
-            continue
+        with suppress(ProcessLookupError):
+            os.kill(pid, signum)
 
 
 @dataclass
@@ -200,12 +198,12 @@ def alone(arguments: Sequence[str], out: Path) -> list[float]:
     return losses(out)
 
 
-def leave_alone(hosts: list[Host], arguments: list[str]) -> tuple[float, tuple[object, ...]]:
-    """A run without a kill: its seconds and bits."""
-    began, started = time.monotonic(), Started(hosts, [*arguments, "--overwrite"])
+def leave_alone(hosts: list[Host], arguments: list[str]) -> tuple[object, ...]:
+    """The bits of a run without a kill."""
+    started = Started(hosts, [*arguments, "--overwrite"])
     if started.wait() != [0, 0]:
         fail("the run failed by itself", started)
-    return time.monotonic() - began, bits(hosts[0].folder / "out")
+    return bits(hosts[0].folder / "out")
 
 
 def compare_with_others(hosts: list[Host], arguments: list[str], steps: int, here: Path) -> float:
@@ -219,23 +217,49 @@ def compare_with_others(hosts: list[Host], arguments: list[str], steps: int, her
     return max(off, furthest(losses(out)[steps:], alone(more, here / "go-on")[steps:]))
 
 
-def kill_one(hosts: list[Host], arguments: list[str], whole: float, rng: random.Random, what: str) -> str:
+def saved_step(model_file: Path, since: float = 0) -> int | None:
+    """The last step that a run saved which began then, -1 before the first; None once it has finished."""
+    if not (model_file.exists() and model_file.stat().st_mtime > since):
+        return -1
+    progress = load_model(model_file).progress
+    if progress is None:
+        fail(f"{model_file} has no progress")
+    return None if progress.finished else progress.step
+
+
+def stop(host: Host, started: Started, model_file: Path, at: int, later: float) -> int | None:
+    """Stop a host's processes some seconds after a step is saved; the last step saved, None if it's over.
+
+    Where one stands still the other cannot end, so that a run that is not over by then will not be.
+    """
+    began = time.time()
+    while (step := saved_step(model_file, began)) is not None and step < at:
+        time.sleep(0.02)
+        if time.time() > began + LIMIT or any(t.poll() for t in started.torchruns):
+            fail("the run did not begin", started)
+    time.sleep(later)
+    kill(host.pids(), signal.SIGSTOP)
+    return saved_step(model_file, began)
+
+
+def kill_one(hosts: list[Host], arguments: list[str], steps: int, rng: random.Random, what: str) -> str:
     """A run that loses a worker or a host, and comes to its end for all that; returns how."""
     i, restarts = rng.choice((0, 1)), 0 if what.endswith("ends") else 3
-    started = Started(hosts, [*arguments, "--overwrite"], restarts)
-    model_file = hosts[0].folder / "out" / MODEL_FILE
-    begun = time.time()
-    while not (model_file.exists() and model_file.stat().st_mtime > begun):
-        time.sleep(0.02)
-        if time.time() > begun + LIMIT or any(t.poll() is not None for t in started.torchruns):
-            fail("the run did not begin", started)
-    time.sleep(rng.uniform(0, whole))
+    host, model_file = hosts[i], hosts[0].folder / "out" / MODEL_FILE
+    while True:
+        started = Started(hosts, [*arguments, "--overwrite"], restarts)
+        step = stop(host, started, model_file, rng.randrange(steps), rng.uniform(0, 0.3))
+        if step is not None:
+            break
+        kill(host.pids(), signal.SIGCONT)
+        if started.wait() != [0, 0]:
+            fail("a run that was over did not end", started)
     if what.startswith("worker"):
-        kill([pid for pid in hosts[i].pids() if pid != started.torchruns[i].pid][-1:])
+        kill([pid for pid in host.pids() if pid != started.torchruns[i].pid][-1:])
+        kill(host.pids(), signal.SIGCONT)
     else:
-        kill(hosts[i].pids())
-    progress = load_model(model_file).progress  # raises if the kill spoilt it
-    step = progress.step if progress else 0
+        kill(host.pids())
+    load_model(model_file)  # raises if the kill spoilt it
     if restarts and what.startswith("host") and i == 1:
         started.torchruns[1] = started.torchrun(1)
     codes, told = started.wait(), started.lines()
@@ -243,15 +267,18 @@ def kill_one(hosts: list[Host], arguments: list[str], whole: float, rng: random.
     if max(map(len, told)) > 1:
         fail(f"{report}more than one line: {told}", started)
     if codes == [0, 0]:
-        return report + ("went on by itself" if restarts else "was over already")
+        return report + "went on by itself"
     if restarts and (what.startswith("worker") or i == 1):
         fail(f"{report}did not go on", started)
     if not any(told):
         fail(f"{report}not a word", started)
+    report += f"{sum(map(len, told))} lines, "
+    if saved_step(model_file) is None:
+        return report + "all written"
     again = Started(hosts, ["--resume"])
     if again.wait() != [0, 0]:
         fail(f"{report}cannot be resumed", again)
-    return report + f"{sum(map(len, told))} lines, resumed"
+    return report + "resumed"
 
 
 KINDS = ("host restarts", "worker ends", "host ends", "worker restarts")
@@ -274,13 +301,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         words += ["--n-hidden", "12", "--device", "cpu", "--samples", "0", "--log-every", "50"]
         words += ["--recipe", "lecture"]
         arguments = [*words, "--save-every", "0", "--steps", str(args.steps)]
-        whole, expected = leave_alone(hosts, arguments)
+        expected = leave_alone(hosts, arguments)
         off, out = compare_with_others(hosts, arguments, args.steps, here), hosts[0].folder / "out"
         print(f"two hosts, and two processes on each, against one: losses {off:.1e} apart", flush=True)
         if off > 1e-4:
             fail("that is too far")
         for number in range(args.kills):
-            report = kill_one(hosts, arguments, 0.4 * whole, rng, KINDS[number % len(KINDS)])
+            report = kill_one(hosts, arguments, args.steps, rng, KINDS[number % len(KINDS)])
             same = bits(out) == expected
             print(report, "to the same bits" if same else "TO OTHER BITS", sep=", ", flush=True)
             if not same:
