@@ -155,10 +155,9 @@ def speaks() -> bool:
             return bool(_store.add(f"{_attempt}/told on host {os.environ.get('GROUP_RANK')}", 1) == 1)
     except RuntimeError:
         pass  # the store went with its host
-    if os.environ.get("LOCAL_RANK", "0") == "0":
-        return True
-    time.sleep(5)  # torchrun ends the one that speaks, which may be late, as soon as another has ended
-    return False
+    # Torchrun ends the others as soon as one that has spoken has ended: each waits for those before it.
+    time.sleep(10 * int(os.environ.get("LOCAL_RANK", "0")))
+    return True
 
 
 def _keep_apart() -> None:

@@ -220,6 +220,17 @@ def test_processes_meet_whatever_those_before_them_wrote(monkeypatch: pytest.Mon
         assert [parallel.speaks(), parallel.speaks()] == [True, False], "one on each host, whoever is first"
 
 
+def test_whoever_is_there_alone_speaks_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Processes that have not met wait for those before them, which torchrun would let end them."""
+    waits: list[float] = []
+    monkeypatch.setattr(parallel, "_store", None)
+    monkeypatch.setattr(time, "sleep", waits.append)
+    for rank in "012":
+        monkeypatch.setenv("LOCAL_RANK", rank)
+        assert parallel.speaks()
+    assert waits == [0, 10, 20]
+
+
 @pytest.mark.parametrize(
     ("chosen", "told", "own"),
     [
@@ -283,7 +294,7 @@ def kill_one(process: subprocess.Popen[str], which: int, model_file: Path, after
 @pytest.mark.parametrize("restarts", [0, 1])
 def test_a_lost_worker(restarts: int, word_file: Path, tmp_path: Path) -> None:
     """It ends the run, which can be resumed; or, with torchrun's restarts, the run goes on by itself."""
-    argv = [*TRAIN, *SMALL, "--data", word_file, "--recipe", "lecture", "--steps", 600]
+    argv = [*TRAIN, *SMALL, "--data", word_file, "--recipe", "lecture", "--steps", 1000]
     argv += ["--save-every", 0, "--log-every", 50, "--out-dir", tmp_path / "killed"]
     process = subprocess.Popen(
         command(2, argv, restarts), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
