@@ -21,8 +21,12 @@ torch.set_num_threads(1)
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup() -> None:
-    """Every test draws the same from torch's own generator, whichever tests a worker has run before it."""
+    """Every test draws the same from torch's own generator, whichever tests a worker has run before it.
+
+    And help is plain text: Python 3.14 colours it where FORCE_COLOR is set, as some builders do.
+    """
     torch.manual_seed(0)
+    os.environ["NO_COLOR"] = "1"
 
 
 PEAK_MEMORY = """
