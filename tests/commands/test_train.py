@@ -351,7 +351,7 @@ def test_resume_refuses_forged_settings(stopped: Path, capsys: pytest.CaptureFix
 def test_an_unfinished_run_is_not_overwritten_unasked(
     word_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], start: Callable[..., int]
 ) -> None:
-    pid = start(argv(word_file, tmp_path / "a", "--steps", 100_000), tmp_path / "log")
+    pid = start(argv(word_file, tmp_path / "a", "--steps", 10**6), tmp_path / "log")
     wait_for_step(tmp_path / "a", 20)
     os.kill(pid, signal.SIGKILL)
     wait(pid)
@@ -362,7 +362,7 @@ def test_an_unfinished_run_is_not_overwritten_unasked(
 def test_two_runs_in_one_directory(
     word_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], start: Callable[..., int]
 ) -> None:
-    pid = start(argv(word_file, tmp_path / "a", "--steps", 100_000), tmp_path / "log")
+    pid = start(argv(word_file, tmp_path / "a", "--steps", 10**6), tmp_path / "log")
     wait_for_step(tmp_path / "a", 20)
     for flags in (["--overwrite"], ["--resume"]):
         code = train_main(argv(word_file, tmp_path / "a", *flags))
