@@ -46,6 +46,7 @@ def test_a_quick_run_prints_and_writes_its_rows(tmp_path: Path, capsys: pytest.C
             assert rows["autograd"]["speed to autograd"] == rows["products"]["to products"] == 1
 
 
+@pytest.mark.usefixtures("peak_memory")
 def test_lists_of_two_lengths(word_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert benchmark_lists.main(["--sizes", "300", "20", "--data", str(word_file)]) == 0
     machine, titles, less, more, further = capsys.readouterr().out.splitlines()
@@ -57,6 +58,7 @@ def test_lists_of_two_lengths(word_file: Path, capsys: pytest.CaptureFixture[str
     assert benchmark_lists.main(["--sizes", "6", "--data", str(word_file.parent)]) == 1
 
 
+@pytest.mark.usefixtures("peak_memory")
 def test_a_quick_run_of_the_words(
     word_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -72,6 +74,7 @@ def test_a_quick_run_of_the_words(
     assert "5,000 words, each way in a fresh process" in capsys.readouterr().out
 
 
+@pytest.mark.usefixtures("peak_memory")
 def test_a_quick_run_of_long_contexts(word_file: Path, tmp_path: Path) -> None:
     argv = [
         "--quick",
