@@ -105,15 +105,27 @@ def _size(file: BinaryIO) -> int | None:
     return status.st_size if stat.S_ISREG(status.st_mode) and file is not sys.stdin.buffer else None
 
 
+class _Packed(io.BufferedReader):
+    """A packed file that knows whether all of it was read: bz2 and lzma pass over what they cannot unpack."""
+
+    at_end = False
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        block = super().read(size)
+        self.at_end = not block
+        return block
+
+
 class Unpacked(io.RawIOBase):
     """What a packed file holds, as the ending of its name asks. Raises DataError where it is broken."""
 
-    def __init__(self, file: BinaryIO, path: str) -> None:
-        self._path = path
+    def __init__(self, file: Any, path: str) -> None:
+        self._path, self._packed = path, _Packed(file)
         for module, kind in PACKED[Path(path).suffix.lower()]:
             with suppress(ImportError):
                 opener = getattr(import_module(module), kind)
-                self._file: BinaryIO = opener(file) if kind != "GzipFile" else opener(fileobj=file)
+                packed = self._packed
+                self._file: BinaryIO = opener(packed) if kind != "GzipFile" else opener(fileobj=packed)
                 return
         raise DataError(
             f"to unpack {path} Python before 3.14 needs one more package: pip install backports.zstd;"
@@ -132,6 +144,8 @@ class Unpacked(io.RawIOBase):
     def readinto(self, buffer: Any, /) -> int:
         try:
             block = self._file.read(len(buffer))
+            if not block and not self._packed.at_end:
+                raise EOFError("behind a whole part something else follows")
         except Exception as error:  # whatever gzip and its like make of it
             if isinstance(error, OSError) and error.errno is not None:
                 raise

@@ -48,12 +48,13 @@ def test_packed_lists_are_the_plain_one(ending: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("ending", PACKERS)
-@pytest.mark.parametrize("what", ["cut", "bent", "plain"])
+@pytest.mark.parametrize("what", ["cut", "bent", "plain", "more", "bent second"])
 def test_broken_packing_is_one_line(ending: str, what: str, tmp_path: Path) -> None:
     whole = PACKERS[ending](random.Random(0).randbytes(3000).hex().encode())
     bent = whole[:100] + bytes([whole[100] ^ 255]) + whole[101:]
     path = tmp_path / f"words{ending}"
-    path.write_bytes({"cut": whole[:-20], "bent": bent, "plain": LIST}[what])
+    broken = {"cut": whole[:-20], "bent": bent, "plain": LIST, "more": whole + LIST}
+    path.write_bytes((broken | {"bent second": PACKERS[ending](LIST) + bent})[what])
     with pytest.raises(DataError, match=r"words\.\w+ is broken or cut short, it cannot be unpacked: \S"):
         read_words(path)
 
