@@ -102,7 +102,8 @@ def _size(file: BinaryIO) -> int | None:
         status = os.fstat(file.fileno())
     except OSError:  # not of the system
         return None
-    return status.st_size if stat.S_ISREG(status.st_mode) and file is not sys.stdin.buffer else None
+    is_file = stat.S_ISREG(status.st_mode) and file is not sys.stdin.buffer
+    return (status.st_size or None) if is_file else None  # in /proc all files have 0 bytes
 
 
 class _Packed(io.BufferedReader):

@@ -6,6 +6,7 @@ import bz2
 import gzip
 import io
 import lzma
+import os
 import random
 import signal
 import sys
@@ -163,6 +164,15 @@ def test_a_list_that_grows_while_it_is_read(ending: str, tmp_path: Path) -> None
         file.write(gzip.compress(b"bob\n") if ending else b"bob\n")
     with pytest.raises(DataError, match="changed while it was read: wait until it is whole"):
         list(read)
+
+
+def test_a_file_that_tells_no_size_is_read_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As those in /proc."""
+    (tmp_path / "empty").touch()
+    path, status = tmp_path / "words.txt", (tmp_path / "empty").stat()
+    path.write_bytes(b"anna\n" * BLOCK)
+    monkeypatch.setattr(os, "fstat", lambda _: status)
+    assert sum(map(len, texts(str(path)))) == 5 * BLOCK
 
 
 def test_a_run_on_stdin_is_resumed_with_the_words_given_again(
