@@ -175,6 +175,18 @@ def test_a_file_that_tells_no_size_is_read_whole(tmp_path: Path, monkeypatch: py
     assert sum(map(len, texts(str(path)))) == 5 * BLOCK
 
 
+@pytest.mark.skipif(not os.path.isdir("/dev/fd"), reason="the system has no /dev/fd")
+def test_a_pipe_of_the_shell(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """As in --data <(zcat words.gz)."""
+    reader, writer = os.pipe()
+    os.write(writer, LIST)
+    os.close(writer)
+    argv = ["--data", f"/dev/fd/{reader}", "--out-dir", str(tmp_path / "run"), "--recipe", "lecture"]
+    assert train_main([*argv, "--network", "mlp", "--n-embd", "2", "--n-hidden", "2", "--steps", "2"]) == 0
+    os.close(reader)
+    assert f"data      /dev/fd/{reader}: 8 words" in capsys.readouterr().out
+
+
 def test_a_run_on_stdin_is_resumed_with_the_words_given_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -93,8 +93,9 @@ def _train(
 ) -> None:
     """A run, or the part of one process in it. The first one alone writes, and holds the lock."""
     started = time.perf_counter()
-    if given.get("data") not in (None, "lecture", STDIN):
-        given = {**given, "data": str(Path(str(given["data"])).resolve())}  # the run may go on from elsewhere
+    data = given.get("data")
+    if data not in (None, "lecture", STDIN) and Path(data).is_file():  # no pipe of the shell
+        given = {**given, "data": str(Path(data).resolve())}  # the run may go on from elsewhere
     model_file, content = out_dir / MODEL_FILE, b""
     with ExitStack() as stack:
         if processes.is_first:
