@@ -45,6 +45,9 @@ VERSION = 2
 ENSEMBLE_VERSION = 3
 """The same with the number of members: earlier versions of makemore could not read an ensemble."""
 
+ZIP = b"PK\3\4"
+"""How a file of version 1 begins; b"PK" alone is the length of a header too, 19,280."""
+
 NO_DIGEST = "0" * 64
 
 LARGEST = {"block_size": 2**12, "n_embd": 2**20, "n_hidden": 2**20, "stacks": 2**8}
@@ -150,7 +153,7 @@ def read_bytes(path: Path) -> bytes:
 def read_model(whole: bytes, name: str) -> Model:
     """The model in a file's bytes; raises what ``load_model`` does, with that name."""
     try:
-        if whole.startswith(b"PK"):
+        if whole.startswith(ZIP):
             raise ModelFileError(
                 "is no safetensors file: makemore 0.1 wrote such files, and reads them; train it anew"
             )

@@ -224,6 +224,18 @@ def test_pickled_files_are_refused_unopened(tmp_path: Path) -> None:
         load_model(tmp_path / "model.pt")
 
 
+def test_a_header_of_any_length_is_read(small_model: Model, tmp_path: Path) -> None:
+    """The file begins with its length, and 19,280 reads as "PK", as a zip file begins."""
+    path = tmp_path / "model.safetensors"
+    save_model(replace(small_model, progress=progress(settings={"a": ""})), path)
+    missing = 19_280 - int.from_bytes(path.read_bytes()[:8], "little")
+    save_model(replace(small_model, progress=progress(settings={"a": missing * "a"})), path)
+    assert path.read_bytes().startswith(b"PK\0")
+    read = load_model(path).progress
+    assert read is not None
+    assert read.settings == {"a": missing * "a"}
+
+
 def test_foreign_safetensors_are_refused(tmp_path: Path) -> None:
     safetensors.torch.save_file({"a": torch.ones(3)}, tmp_path / "other", {"format": "pt"})
     with pytest.raises(ModelFileError, match=r"other is not a makemore model file$"):
