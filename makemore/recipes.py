@@ -133,9 +133,10 @@ class Recipe(Knobs):
 
     def describe(self) -> str:
         """Every setting but steps and batch size, for the top of the log."""
-        values = {name.replace("_", " "): value for name, value in vars(self).items()}
+        values = {name.replace("_", " "): value for name, value in vars(self).items() if value is not None}
         del values["steps"], values["batch size"]
-        return ", ".join(f"{n} {v if isinstance(v, str) else format(v, ',')}" for n, v in values.items())
+        texts = {n: v if isinstance(v, str | bool) else format(v, ",") for n, v in values.items()}
+        return ", ".join(f"{name} {text}" for name, text in texts.items())
 
 
 @dataclass(frozen=True)

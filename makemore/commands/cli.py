@@ -55,7 +55,7 @@ def add_flag(container: argparse._ActionsContainer, knob: Knob, *aliases: str) -
     help = (f"{knob.help} (default: {said})" if said else knob.help).replace("%", "%%")
     add = partial(container.add_argument, *aliases, flag(knob.name), help=help, default=None)
     if knob.kind is bool:
-        add(action="store_true")
+        add(action=argparse.BooleanOptionalAction if knob.default else "store_true")
     elif knob.kind is str:
         add(choices=knob.choices or None, metavar=knob.metavar)
     else:

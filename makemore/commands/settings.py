@@ -225,7 +225,7 @@ def restored(saved: Mapping[str, Any], given: Mapping[str, Any]) -> Settings:
     recipe = RECIPES[run.recipe][0]
     known = RUN | recipe.knobs()
     saved = {name: knob.default for name, knob in known.items()} | dict(saved)
-    if set(saved) != set(known) or any(saved[name] is None for name in known if name != "data"):
+    if set(saved) != set(known) or any(saved[name] is None for name in RUN if name != "data"):
         raise ValueError("these are not the settings of a run")
     allowed = [name for name, knob in known.items() if knob.may_change]
     if not recipe.depends_on_evaluations:
@@ -255,6 +255,7 @@ def flags() -> Iterator[Knob]:
             first,
             low=min(k.low for k in have.values()),
             high=max(k.high for k in have.values()),
+            choices=[*dict.fromkeys(choice for k in have.values() for choice in k.choices)],
             help=" / ".join(dict.fromkeys(k.help for k in have.values())),
             otherwise=", ".join(f"{recipe}: {k.said_default}" for recipe, k in have.items()),
             group=first.group or TRAINING,

@@ -11,7 +11,7 @@ import pytest
 from makemore.commands.cli import train_main
 from makemore.commands.settings import ENGINES, RECIPES, RUN, flags, resolved, restored
 from makemore.networks import network_plan
-from makemore.recipes import Recipe, knob
+from makemore.recipes import LectureRecipe, Recipe, knob
 
 
 @dataclass(frozen=True)
@@ -27,9 +27,19 @@ class FadingRecipe(Recipe):
         return self.lr * self.fading**step
 
 
+@dataclass(frozen=True)
+class ManyKindsRecipe(LectureRecipe):
+    """The lecture's with a knob of every other kind, and one that the modern recipe has as well."""
+
+    clip: float | None = knob(None, "largest gradient", 0, 10)
+    nesterov: bool = knob(True, "look ahead")
+    targets: str = knob("plain", "what the targets are", choices=("plain", "smooth"))
+
+
 @pytest.fixture(autouse=True)
 def registered(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(RECIPES, "fading", (FadingRecipe, "makemore.training:Trainer"))
+    monkeypatch.setitem(RECIPES, "kinds", (ManyKindsRecipe, "makemore.training:Trainer"))
 
 
 def run(capsys: pytest.CaptureFixture[str], *argv: object) -> tuple[int, str, str]:
@@ -45,9 +55,9 @@ def test_help_knows_a_new_recipe(capsys: pytest.CaptureFixture[str]) -> None:
     code, out, _ = run(capsys, "--help")
     text = " ".join(out.split())
     assert code == 0
-    assert "--recipe {modern,lecture,fading}" in text
+    assert "--recipe {modern,lecture,fading,kinds}" in text
     assert "the fading recipe: --fading X what a learning rate is of the one before (default: 9/10)" in text
-    assert "(default: modern: by the number of words, lecture: 200,000, fading: 60)" in text
+    assert "(default: modern: by the number of words, lecture: 200,000, fading: 60," in text
 
 
 def test_a_new_recipe_runs_and_resumes_by_its_rules(
@@ -71,6 +81,23 @@ def test_a_new_recipe_runs_and_resumes_by_its_rules(
 
 
 @pytest.mark.parametrize(
+    ("flags", "header"),
+    [
+        ([], "nesterov True, targets plain"),
+        (["--clip", "2", "--no-nesterov", "--targets", "smooth"], "clip 2.0, nesterov False, targets smooth"),
+    ],
+)
+def test_knobs_of_every_kind(
+    flags: list[str], header: str, word_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    argv = ("--data", word_file, "--n-hidden", 8, "--recipe", "kinds", "--steps", 20, "--out-dir", tmp_path)
+    for more in ([*argv, *flags], ["--resume", "--out-dir", tmp_path, "--steps", 30]):
+        code, out, err = run(capsys, *more)
+        assert (code, err) == (0, "")
+        assert f"lr drop 15, {header}" in " ".join(out.split())
+
+
+@pytest.mark.parametrize(
     ("flags", "message"),
     [
         (["--fading", "2"], "argument --fading: must be a number from 0.5 to 1, got '2'"),
@@ -78,6 +105,7 @@ def test_a_new_recipe_runs_and_resumes_by_its_rules(
         (["--recipe", "fading", "--batch-size", "100"], "batch_size must be from 2 to 64, got 100"),
         (["--recipe", "fading", "--drop", "0.1"], "the fading recipe has no --drop"),
         (["--fading", "0.6"], "the modern recipe has no --fading"),
+        (["--targets", "smooth"], "targets must be one of soft, hard, got 'smooth'"),
     ],
 )
 def test_ranges_and_strangers_are_refused(
