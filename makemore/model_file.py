@@ -78,7 +78,8 @@ class Progress:
     def of(cls, trainer: Trainer, settings: Mapping[str, Any], fingerprint: str, finished: bool) -> Progress:
         """Where a trainer stands."""
         history = trainer.step, trainer.losses, trainer.evaluations, trainer.generator.get_state()
-        return cls(settings, fingerprint, finished, *history, {} if finished else trainer.state())
+        goes_on = not finished or trainer.recipe.can_go_on
+        return cls(settings, fingerprint, finished, *history, trainer.state() if goes_on else {})
 
 
 @dataclass(frozen=True)

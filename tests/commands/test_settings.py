@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from pkgutil import resolve_name
+from typing import Any
 
 import pytest
+import torch
+from torch import Tensor
 
 from makemore.commands.cli import train_main
 from makemore.commands.settings import ENGINES, RECIPES, RUN, flags, resolved, restored
+from makemore.model_file import load_model
 from makemore.networks import network_plan
 from makemore.recipes import LectureRecipe, Recipe, knob
+from makemore.training import Evaluation, Trainer
 
 
 @dataclass(frozen=True)
@@ -36,10 +42,50 @@ class ManyKindsRecipe(LectureRecipe):
     targets: str = knob("plain", "what the targets are", choices=("plain", "smooth"))
 
 
+@dataclass(frozen=True)
+class MomentumRecipe(LectureRecipe):
+    """The lecture's, and each step goes on with some of the step before."""
+
+    momentum: float = knob(0.9, "share of the last step that is done again", 0, 1)
+
+
+class MomentumTrainer(Trainer):
+    """It has tensors of its own, the last step."""
+
+    recipe: MomentumRecipe
+
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        self.last = {name: torch.zeros_like(p) for name, p in self.network.named_parameters()}
+
+    def advance(self, steps: int) -> Tensor:
+        losses = torch.empty(steps)
+        for i in range(steps):
+            lr = self.recipe.lr_at(self.step + i)
+            ix = torch.randint(0, len(self.data.train), (self.recipe.batch_size,), generator=self.generator)
+            losses[i] = self.engine.gradients(*self.data.train[ix])
+            for name, p in self.network.named_parameters():
+                assert p.grad is not None
+                self.last[name].mul_(self.recipe.momentum).sub_(p.grad, alpha=lr)
+                p.data += self.last[name]
+        return losses
+
+    def state(self) -> dict[str, Tensor]:
+        return self.last
+
+    def restore(
+        self, step: int, losses: Tensor, evaluations: Sequence[Evaluation], state: Mapping[str, Tensor]
+    ) -> None:
+        super().restore(step, losses, evaluations, state)
+        for name, last in self.last.items():
+            last.copy_(state[name])
+
+
 @pytest.fixture(autouse=True)
 def registered(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(RECIPES, "fading", (FadingRecipe, "makemore.training:Trainer"))
     monkeypatch.setitem(RECIPES, "kinds", (ManyKindsRecipe, "makemore.training:Trainer"))
+    monkeypatch.setitem(RECIPES, "momentum", (MomentumRecipe, f"{__name__}:MomentumTrainer"))
 
 
 def run(capsys: pytest.CaptureFixture[str], *argv: object) -> tuple[int, str, str]:
@@ -55,7 +101,7 @@ def test_help_knows_a_new_recipe(capsys: pytest.CaptureFixture[str]) -> None:
     code, out, _ = run(capsys, "--help")
     text = " ".join(out.split())
     assert code == 0
-    assert "--recipe {modern,lecture,fading,kinds}" in text
+    assert "--recipe {modern,lecture,fading,kinds,momentum}" in text
     assert "the fading recipe: --fading X what a learning rate is of the one before (default: 9/10)" in text
     assert "(default: modern: by the number of words, lecture: 200,000, fading: 60," in text
 
@@ -78,6 +124,22 @@ def test_a_new_recipe_runs_and_resumes_by_its_rules(
         f"makemore-train: the run in {tmp_path} is finished, and the fading recipe cannot be prolonged: "
         "for a longer one choose another --out-dir, or --overwrite it\n",
     )
+
+
+def test_a_finished_run_is_prolonged_with_the_tensors_of_its_trainer(
+    word_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    argv = ("--data", word_file, "--n-hidden", 8, "--recipe", "momentum", "--lr-drop", 25, "--out-dir")
+    for more in (
+        [*argv, tmp_path / "once", "--steps", 30],
+        [*argv, tmp_path / "twice", "--steps", 20],
+        ["--resume", "--out-dir", tmp_path / "twice", "--steps", 30],
+    ):
+        code, _, err = run(capsys, *more)
+        assert (code, err) == (0, "")
+    once, twice = (load_model(tmp_path / name / "model.safetensors").network for name in ("once", "twice"))
+    for a, b in zip(once.parameters(), twice.parameters(), strict=True):
+        assert torch.equal(a, b)
 
 
 @pytest.mark.parametrize(
