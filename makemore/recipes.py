@@ -88,6 +88,8 @@ class Knobs:
     @classmethod
     def knobs(cls) -> dict[str, Knob]:
         """What the fields declare of themselves, by name."""
+        for plain in (f.name for f in fields(cls) if "knob" not in f.metadata):
+            raise TypeError(f"{cls.__name__}.{plain} needs a default, a help and a range, from knob()")
         hints = get_type_hints(cls)
         kinds = {hint: kind for kind in (int, float, str, bool) for hint in (kind, kind | None)}
         own = {f.name: f.metadata["knob"] for f in fields(cls)}
@@ -96,7 +98,10 @@ class Knobs:
 
 @dataclass(frozen=True)
 class Recipe(Knobs):
-    """How a network is trained: ``steps`` of ``batch_size`` examples each, with the learning rate ``lr``."""
+    """How a network is trained: ``steps`` of ``batch_size`` examples each, with the learning rate ``lr``.
+
+    Every recipe declares these three again, as knobs of its own.
+    """
 
     shows_val: ClassVar[bool] = True  # in the lines of the log
     can_go_on: ClassVar[bool] = False  # with more steps, once it is finished

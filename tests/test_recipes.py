@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import pytest
 
 from makemore.errors import UsageError
-from makemore.recipes import EFFORTS, LECTURE_EXAMPLES, VERY_MANY, LectureRecipe, ModernRecipe
+from makemore.recipes import EFFORTS, LECTURE_EXAMPLES, VERY_MANY, LectureRecipe, ModernRecipe, Recipe, knob
 
 
 def test_modern_learning_rates_rise_and_fall() -> None:
@@ -103,3 +105,17 @@ def test_what_an_effort_brings_is_named_where_it_does_not_fit() -> None:
         ModernRecipe.for_examples(10_000, effort="best", chunk=128)
     recipe = ModernRecipe.for_examples(10_000, effort="best", chunk=128, teachers=0)
     assert (recipe.targets, recipe.drop, recipe.teachers) == ("hard", 0.0, 0)
+
+
+def test_a_recipe_tells_which_of_its_fields_is_no_knob() -> None:
+    @dataclass(frozen=True)
+    class MomentumRecipe(Recipe):
+        steps: int = knob(100, "updates", 1)
+        batch_size: int = knob(32, "examples in each", 2)
+        lr: float = 0.1
+        momentum: float = knob(0.9, "share of the last step that is done again", 0, 1)
+
+    with pytest.raises(
+        TypeError, match=r"^MomentumRecipe\.lr needs a default, a help and a range, from knob"
+    ):
+        MomentumRecipe()
