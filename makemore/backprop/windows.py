@@ -229,7 +229,7 @@ class ConcatenateDerivative(NodesDerivative):
     # Each part of a row of dy is added to its node's row of dx.
     def backward(self, dy: Tensor) -> Tensor:
         nodes = self.upper.below.flatten()
-        dparts = dy.view(len(nodes), -1)  # (D, n*C) -> (D*n, C)
+        dparts = dy.reshape(len(nodes), -1)  # (D, n*C) -> (D*n, C)
         return dy.new_zeros(len(self.lower), dparts.shape[1]).index_add_(0, nodes, dparts)
 
 

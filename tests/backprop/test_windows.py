@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import torch
-from random_graphs import random_graph
+from random_graphs import Twice, random_graph
 from test_engine import assert_same, batches, random_layers, twins
 from torch import Generator, Tensor
 
@@ -169,6 +169,18 @@ def test_nested_networks_and_other_orders_of_layers(steps_on_nodes: list[bool]) 
         WindowsEngine(b).gradients(x, y)
         assert_same(a, b, 1e-10, gradients=True)
     assert steps_on_nodes == [True] * 3
+
+
+def test_what_is_fused_may_be_read_twice(steps_on_nodes: list[bool]) -> None:
+    """And be added to by a narrow Linear, whose outputs and their derivatives lie column by column."""
+    torch.manual_seed(0)
+    layers = [Embedding(9, 4), FlattenConsecutive(2), Twice(Linear(8, 8)), Linear(8, 6)]
+    a, b = twins([*layers, FlattenConsecutive(2), Linear(12, 9)])
+    X, Y = (batch[0] for batch in batches(1, 50, 4, 9))
+    AutogradEngine(a).gradients(X, Y)
+    WindowsEngine(b).gradients(X, Y)
+    assert_same(a, b, 1e-10, gradients=True)
+    assert steps_on_nodes == [True]
 
 
 def modern_batch(seed: int, B: int = 1024) -> tuple[Tensor, Tensor, Tensor]:
