@@ -94,7 +94,7 @@ def _train(
     """A run, or the part of one process in it. The first one alone writes, and holds the lock."""
     started = time.perf_counter()
     data = given.get("data")
-    if data not in (None, "lecture", STDIN) and Path(data).is_file():  # no pipe of the shell
+    if data not in (None, "lecture", STDIN) and os.path.isfile(data):  # no pipe of the shell
         given = {**given, "data": str(Path(data).resolve())}  # the run may go on from elsewhere
     model_file, content = out_dir / MODEL_FILE, b""
     with ExitStack() as stack:

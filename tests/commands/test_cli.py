@@ -298,6 +298,7 @@ def test_model_file_is_enough(finished: Path, tmp_path: Path, capsys: pytest.Cap
         (["--device", "tpu"], "unknown device 'tpu': choose auto, cpu, cuda"),
         (["--speed", "9"], "unrecognized arguments: --speed 9"),
         (["--data", "/nowhere/words.txt"], "cannot read the word list /nowhere/words.txt: No such file"),
+        (["--data", 300 * "a"], "cannot read the word list a+: File name too long"),
     ],
 )
 def test_train_refuses_bad_flags(
