@@ -134,6 +134,8 @@ def _train(
             raise job.diverged(error) from error
         except Interrupted as stop:
             raise Interrupted(stop.signum, f"interrupted; {job.how_to_go_on()}") from stop
+        except WriteError as error:
+            raise WriteError(f"{error}; {job.how_to_go_on()}") from error
         except OSError as error:
             reason = error.strerror or error
             raise WriteError(f"cannot write the output: {reason}; {job.how_to_go_on()}") from error

@@ -386,8 +386,9 @@ def test_a_full_disk_ends_the_run_and_keeps_the_file(
     )
     assert wait(pid) == 1
     error = (tmp_path / "log").read_text().splitlines()[-1]
-    assert_matches(r"^makemore-train: cannot write .*model\.safetensors: File too large$", error)
     after = load_model(stopped / "model.safetensors")
+    said = rf"cannot write .*model\.safetensors: File too large; step {after.progress.step:,} is saved; go on"
+    assert_matches(rf"^makemore-train: {said} with: makemore-train --resume --out-dir ", error)
     assert after.progress.step > before.progress.step
     assert torch.equal(after.progress.losses[:40], before.progress.losses)
     assert not list(stopped.glob("*.part"))
