@@ -121,7 +121,8 @@ class Layer:
         """Move every tensor and gradient, in place, to a device, a floating dtype or both: see torch's."""
         for _, tensor, _ in self._tensors():
             grad, tensor.grad = tensor.grad, None
-            tensor.data = tensor.data.to(*args, **kwargs)
+            moved = tensor.data.to(*args, **kwargs)
+            tensor.data = moved if tensor.is_floating_point() else tensor.data.to(moved.device)
             if grad is not None:
                 tensor.grad = grad.to(*args, **kwargs)
         return self

@@ -222,10 +222,11 @@ def _model_of(content: Mapping[str, Any], tensors: Mapping[str, Tensor], size: i
     own, values, state = network.state_dict(), _group(tensors, "network"), _group(tensors, "state")
     others = {"losses", "generator"} | {f"state.{name}" for name in state} if progress is not None else set()
     _require(tensors.keys() == {f"network.{name}" for name in own} | others, "other tensors than it should")
-    dtype = next(iter(values.values())).dtype
+    dtype = next((tensor.dtype for tensor in values.values() if tensor.is_floating_point()), None)
     _require(dtype in (torch.float32, torch.float64), "invalid weights")
     for name, tensor in values.items():
-        alike = tensor.shape == own[name].shape and tensor.dtype == dtype
+        expected = dtype if own[name].is_floating_point() else own[name].dtype
+        alike = tensor.shape == own[name].shape and tensor.dtype == expected
         _require(alike and bool(tensor.isfinite().all()), f"an invalid {name}")
         _require("running_var" not in name or bool((tensor >= 0).all()), f"an invalid {name}")
     network.to(dtype=dtype).load_state_dict(values)

@@ -115,6 +115,31 @@ def test_networks_in_networks_come_back(monkeypatch: pytest.MonkeyPatch, tmp_pat
     assert all(p.requires_grad for p in loaded.parameters())
 
 
+def test_whole_numbers_of_a_layer_come_back(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    class Counter(Layer):
+        BUFFERS = ("batches",)
+
+        def __init__(self) -> None:
+            self.batches = torch.zeros((), dtype=torch.int64)
+
+        def __call__(self, x: torch.Tensor) -> torch.Tensor:
+            self.batches += 1
+            return x
+
+    def counting(plan: Plan, vocab_size: int, generator: torch.Generator | None) -> list[Layer]:
+        return [Sequential([Counter(), *NETWORKS["wavenet"].layers(plan, vocab_size, generator)])]
+
+    plan = Plan("counting", 4, 2, 3, counting)
+    monkeypatch.setitem(NETWORKS, "counting", plan)
+    network = plan.build(3).to(dtype=torch.float64)
+    network(torch.zeros((5, 4), dtype=torch.int64))
+    save_model(Model(plan, Vocabulary("ab"), network), tmp_path / "model")
+    loaded = load_model(tmp_path / "model").network.state_dict()
+    assert bits_of(loaded) == bits_of(network.state_dict())
+    assert loaded["0.0.batches"].tolist() == 1
+    assert loaded["0.0.batches"].dtype == torch.int64
+
+
 def test_loading_leaves_torchs_own_generator_alone(saved: Path) -> None:
     before = torch.get_rng_state()
     load_model(saved)
