@@ -94,9 +94,11 @@ class _ShapesAlone(TorchFunctionMode):
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
+        kwargs = kwargs or {}
         if func is torch.randn:
-            return torch.empty(args[0])
-        return args[0] if func is Tensor.div else func(*args, **(kwargs or {}))
+            return torch.empty(*args, **{name: kwargs[name] for name in kwargs if name != "generator"})
+        same = func is Tensor.div and args[0].is_floating_point() and not isinstance(args[1], Tensor)
+        return args[0] if same else func(*args, **kwargs)
 
 
 def fusing_layers(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
 
@@ -11,11 +13,12 @@ from makemore.layers import (
     FlattenConsecutive,
     FlattenDilated,
     HistoricBatchNorm1d,
+    Layer,
     Linear,
     ResidualBlock,
     Sequential,
 )
-from makemore.networks import NETWORKS, block_size, network_plan, summary
+from makemore.networks import NETWORKS, Plan, block_size, network_plan, summary
 
 PARAMETERS = {
     "mlp": 12_097,
@@ -44,6 +47,26 @@ def test_any_size(hierarchical: bool, size: int) -> None:
     assert block_size(network) == size
     assert plan.value_count(11) == sum(t.numel() for t in network.state_dict().values())
     assert network_plan(**plan.sizes()) == plan
+
+
+@pytest.mark.parametrize(
+    "draw",
+    [
+        lambda: torch.randn((5, 7)) / 5**0.5,
+        lambda: torch.randn(5, 7) / 5,
+        lambda: torch.randn(size=(5, 7), generator=None, requires_grad=True),
+        lambda: torch.arange(5)[:, None] / torch.arange(1, 8),
+    ],
+)
+def test_values_are_counted_however_a_layer_draws_them(draw: Callable[[], torch.Tensor]) -> None:
+    class Table(Layer):
+        PARAMETERS = ("weight",)
+
+        def __init__(self) -> None:
+            self.weight = draw()
+            assert self.weight.shape == (5, 7)
+
+    assert Plan("table", 2, 3, 4, lambda plan, vocab_size, generator: [Table()]).value_count(11) == 35
 
 
 def test_default_network_layer_by_layer() -> None:
