@@ -170,6 +170,7 @@ class Job:
     def save(self, finished: bool = False) -> None:
         """Write the model file. Raises TrainingError, and leaves the old one, if the network is no good."""
         if not self.processes.is_first:
+            self.saved_step = self.trainer.step  # by the first one
             return
         trainer, run = self.trainer, self.settings.run
         X, Y = trainer.data.val[:PROBED]
@@ -233,7 +234,7 @@ class Job:
                 if self.processes.any(signals.caught is not None):
                     self.save()
                     raise Interrupted(signals.caught or signal.SIGTERM)
-                if time.monotonic() >= self.due:
+                if self.processes.any(self.processes.is_first and time.monotonic() >= self.due):
                     self.save()
         signals.deferred = False
 

@@ -25,6 +25,7 @@ import two_hosts
 from torch import Generator, Tensor
 
 from makemore.backprop.windows import WindowsEngine
+from makemore.commands.train import new_job
 from makemore.errors import UsageError
 from makemore.model_file import TRAINED, load_model
 from makemore.networks import network_plan
@@ -146,6 +147,15 @@ def test_a_refused_run_is_refused_again_when_it_is_restarted(word_file: Path, tm
     assert done.returncode != 0
     assert done.stderr.count("is there already: --overwrite it") == 2
     assert path.read_bytes() == TRAINED.read_bytes()
+
+
+def test_every_process_knows_which_step_is_saved(word_file: Path, tmp_path: Path) -> None:
+    """Any of them may be the one that says so when the run is interrupted."""
+    job = new_job({"data": str(word_file)}, tmp_path / "out", Processes(2, rank=1))
+    job.trainer.step = 60
+    job.save()
+    assert job.how_to_go_on().startswith("step 60 is saved; ")
+    assert not (tmp_path / "out").exists()
 
 
 def test_what_cannot_be_shared_is_refused() -> None:
