@@ -7,8 +7,8 @@ from typing import Any
 
 from tqdm import tqdm
 
-DELAY = 1.0
-"""Seconds that something takes before its bar is shown."""
+DELAY = 0.3
+"""Seconds that something takes before its bar is shown; before the first step five such things follow."""
 
 
 def bar(total: int | None, unit: str, doing: str) -> tqdm[Any]:

@@ -15,7 +15,8 @@ from pathlib import Path
 
 import pytest
 
-from makemore import reading
+from makemore import reading, seen, shuffle
+from makemore.bars import DELAY, bar
 from makemore.commands.cli import train_main
 from makemore.errors import DataError
 from makemore.reading import BLOCK, blocks, texts
@@ -185,6 +186,17 @@ def test_a_pipe_of_the_shell(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     assert train_main([*argv, "--network", "mlp", "--n-embd", "2", "--n-hidden", "2", "--steps", "2"]) == 0
     os.close(reader)
     assert f"data      /dev/fd/{reader}: 8 words" in capsys.readouterr().out
+
+
+def test_nobody_waits_two_seconds_without_a_bar(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each of the things that are done one after the other may take nearly ``DELAY`` unseen."""
+    done: list[str] = []
+    for module in (reading, shuffle, seen):
+        monkeypatch.setattr(module, "bar", lambda *about: done.append(about[2]) or bar(*about))
+    (tmp_path / "words.txt").write_bytes(LIST)
+    read_words(tmp_path / "words.txt").data(8)
+    assert done[:2] == ["reading words.txt", "shuffling"]
+    assert len(done) * DELAY < 2
 
 
 def test_a_run_on_stdin_is_resumed_with_the_words_given_again(
