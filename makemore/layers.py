@@ -69,8 +69,15 @@ class Layer:
         return [p for _, p in self.named_parameters()]
 
     def named_parameters(self) -> Iterator[tuple[str, Tensor]]:
-        """The trained tensors with their names, "1.weight" for one of a Sequential's second layer."""
-        return ((name, tensor) for name, tensor, trained in self._tensors() if trained)
+        """The trained tensors with their names, "1.weight" for one of a Sequential's second layer.
+
+        One that stands at several places is there once, by its first name.
+        """
+        once: dict[Tensor, str] = {}  # a tensor is a key as the object that it is
+        for name, tensor, trained in self._tensors():
+            if trained:
+                once.setdefault(tensor, name)
+        return ((name, tensor) for tensor, name in once.items())
 
     def named_buffers(self) -> Iterator[tuple[str, Tensor]]:
         """The tensors that are kept with the trained ones, with their names."""

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 
 from makemore.backprop import BackpropEngine
 from makemore.evaluation import split_loss
-from makemore.layers import Sequential
+from makemore.layers import Embedding, FlattenConsecutive, Linear, Sequential, Tanh
 from makemore.networks import NETWORKS, Plan, network_plan
 from makemore.recipes import LectureRecipe
 from makemore.training import AutogradEngine, Engine, Trainer
@@ -70,6 +70,22 @@ def test_losses_are_the_lectures_bit_for_bit(name: str) -> None:
     assert ours.losses.tolist() == expected
     for key, tensor in ours.network.state_dict().items():
         assert torch.equal(tensor, reference.state_dict()[key]), key
+
+
+def test_a_layer_that_stands_twice_is_updated_once() -> None:
+    linear = Linear(4, 4, bias=False)
+    layers = [Embedding(5, 2), FlattenConsecutive(2), linear, Tanh(), linear, Linear(4, 5, bias=False)]
+    network = Sequential(layers).to(dtype=torch.float64)
+    for p in network.parameters():
+        p.requires_grad = True
+    assert [name for name, _ in network.named_parameters()] == ["0.weight", "2.weight", "5.weight"]
+    assert [*network.state_dict()] == ["0.weight", "2.weight", "4.weight", "5.weight"]
+    before = [p.detach().clone() for p in network.parameters()]
+    X, Y = torch.randint(0, 5, (1, 9, 2)), torch.randint(0, 5, (1, 9))
+    AutogradEngine(network).sgd_steps(X, Y, [0.1])
+    for p, value in zip(network.parameters(), before, strict=True):
+        assert p.grad is not None
+        torch.testing.assert_close(p.detach(), value - 0.1 * p.grad)
 
 
 def test_blocks_do_not_matter(data: Data) -> None:

@@ -155,7 +155,7 @@ def logits_of(network: Sequential, wires: Sequence[Wire], X: Tensor, Y: Tensor) 
     first = [i for i, wire in enumerate(wires) if isinstance(wire.layer, Embedding) or INPUT in wire.sources]
     if first != [0] or not isinstance(wires[0].layer, Embedding):
         raise ValueError("backprop by hand needs a network with one Embedding, as its first layer")
-    parameters = network.parameters()
+    parameters = [p for layer in layers_of(wires) for p in layer.parameters()]
     if len({p.untyped_storage().data_ptr() for p in parameters}) < len(parameters):
         raise ValueError("backprop by hand needs each layer to have parameters of its own")
     if is_shared(network):  # what needs the other processes is not tried
