@@ -40,7 +40,7 @@ from makemore.networks import NETWORKS, network_plan
 from makemore.parallel.engine import ParallelEngine, check_shareable
 from makemore.parallel.processes import Processes, joined, number_of_processes
 from makemore.pictures.recorder import GRADIENTS_FILE
-from makemore.reading import STDIN
+from makemore.reading import STDIN, named
 from makemore.sampling import sample_word
 from makemore.training import Run, Trainer
 from makemore.words import Data, WordList, load_words
@@ -344,8 +344,9 @@ def resumed_job(given: Mapping[str, Any], out_dir: Path, model: Model, processes
 
 def device_and_words(run: RunSettings, processes: Processes) -> tuple[torch.device, WordList]:
     """What a run computes on, with that many threads, and its words. Raises UsageError and DataError."""
-    if run.data == STDIN and processes.number > 1:
-        raise UsageError("each process reads the words by itself: give a file by --data in place of stdin")
+    data = run.data or ""
+    if processes.number > 1 and (data == STDIN or (os.path.exists(data) and Path(data).is_fifo())):
+        raise UsageError(f"each process reads the words by itself: give a file by --data, not {named(data)}")
     torch.set_num_threads(run.threads)
     return resolve_device(run.device), load_words(run.data)
 

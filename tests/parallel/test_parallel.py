@@ -121,6 +121,18 @@ def test_teachers_and_members(word_file: Path, tmp_path: Path) -> None:
     assert (tmp_path / "two" / "teacher-2.safetensors").exists()
 
 
+@pytest.mark.skipif(not os.path.isdir("/dev/fd"), reason="the system has no /dev/fd")
+def test_a_pipe_is_not_shared(tmp_path: Path) -> None:
+    """Of words that come once each process would get some."""
+    reader, writer = os.pipe()
+    os.write(writer, b"anna\n" * 9)
+    os.close(writer)
+    for data, name in (("-", "stdin"), (f"/dev/fd/{reader}", f"/dev/fd/{reader}")):
+        with pytest.raises(UsageError, match=f"by itself: give a file by --data, not {name}"):
+            new_job({"data": data}, tmp_path, Processes(2))
+    os.close(reader)
+
+
 def test_mistakes_are_told_once(word_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """By the first process too if it is late: torchrun ends it as soon as another has ended."""
     late = "import os, time\ntime.sleep(os.environ.get('LOCAL_RANK') == '0')\n"
