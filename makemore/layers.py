@@ -508,12 +508,15 @@ class Newest(Layer):
 
 
 class Sequential(Layer):
-    """The layers one after another; itself a layer."""
+    """The layers one after another; itself a layer. Raises TypeError on what is no ``Layer``."""
 
     made_of_layers = True
 
     def __init__(self, layers: Sequence[Layer]) -> None:
         self.layers = list(layers)
+        for layer in self.layers:
+            if not isinstance(layer, Layer):
+                raise TypeError(f"Sequential needs layers of classes derived from Layer, got {layer!r}")
 
     def __call__(self, x: Tensor) -> Tensor:
         for layer in self.layers:

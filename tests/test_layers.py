@@ -298,6 +298,12 @@ def test_sequential_is_its_layers_in_a_row() -> None:
     ]  # fmt: skip
 
 
+def test_sequential_refuses_what_is_no_layer() -> None:
+    """The lecture's own class, pasted, or torch's: both have but some of what is asked of a layer."""
+    with pytest.raises(TypeError, match=r"layers of classes derived from Layer, got Tanh\(\)$"):
+        Sequential([Embedding(5, 2), torch.nn.Tanh()])  # type: ignore[list-item]
+
+
 def test_sequential_switches_and_moves_every_layer() -> None:
     network = Sequential([small_network(), BatchNorm1d(3)])
     assert network.training
