@@ -68,7 +68,7 @@ def train(given: Mapping[str, Any], out_dir: Path, resume: bool = False, overwri
     """
     with Signals() as signals:
         try:
-            with joined(given.get("device", "auto")) as processes:
+            with joined(resolve_device(given.get("device", "auto")).type) as processes:
                 if not processes.is_first:
                     sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
                 _train(given, out_dir, resume, overwrite, signals, processes)

@@ -181,19 +181,18 @@ def _keep_apart() -> None:
 
 @contextmanager
 def joined(device: str) -> Iterator[Processes]:
-    """The processes of the run within a ``with`` block: NCCL on CUDA, gloo elsewhere."""
+    """The processes of the run within a ``with`` block: NCCL on "cuda", gloo elsewhere."""
     number = number_of_processes()
     if number == 1:
         yield ALONE
         return
     import torch.distributed
 
-    on_cuda = device.startswith("cuda") or (device == "auto" and torch.cuda.is_available())
-    if on_cuda:
+    if device == "cuda":
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
     else:
         _keep_apart()
-    backend = "nccl" if on_cuda else "gloo"
+    backend = "nccl" if device == "cuda" else "gloo"
     store, rank, _ = next(torch.distributed.rendezvous("env://"))  # type: ignore[attr-defined]
     global _store, _attempt
     _attempt, restarted = _met(store, rank, number)

@@ -25,7 +25,7 @@ import two_hosts
 from torch import Generator, Tensor
 
 from makemore.backprop.windows import WindowsEngine
-from makemore.commands.train import new_job
+from makemore.commands.train import new_job, train
 from makemore.errors import UsageError
 from makemore.model_file import TRAINED, load_model
 from makemore.networks import network_plan
@@ -159,6 +159,14 @@ def test_a_refused_run_is_refused_again_when_it_is_restarted(word_file: Path, tm
     assert done.returncode != 0
     assert done.stderr.count("is there already: --overwrite it") == 2
     assert path.read_bytes() == TRAINED.read_bytes()
+
+
+def test_a_device_that_is_not_there_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In the words of one process alone, before the processes meet."""
+    for name, value in (("WORLD_SIZE", "2"), ("LOCAL_RANK", "0")):
+        monkeypatch.setenv(name, value)
+    with pytest.raises(UsageError, match="device cuda:99 is not there: torch sees "):
+        train({"device": "cuda:99"}, tmp_path / "out")
 
 
 def test_every_process_knows_which_step_is_saved(word_file: Path, tmp_path: Path) -> None:
