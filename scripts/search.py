@@ -85,7 +85,8 @@ def parse_range(asked: str, recipe: str) -> tuple[str, BaseDistribution]:
     try:
         kind: Any = IntDistribution if knob.kind is int else FloatDistribution
         step = {"step": bounds[2]} if bounds[2:] else {}
-        found = kind(*bounds[:2], log=log, **step) if number else CategoricalDistribution(bounds)
+        choices = [*dict.fromkeys(bounds)]
+        found = kind(*bounds[:2], log=log, **step) if number else CategoricalDistribution(choices)
         if found.single():
             raise ValueError("that is one value")
     except ValueError as error:

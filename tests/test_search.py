@@ -120,6 +120,7 @@ def test_trials_that_are_behind_or_cannot_be_are_given_up(
         (["--search", "lr_drop=1:2"], "there is no knob 'lr_drop'"),
         (["--search", "lr=0.2:0.1"], "`low <= high` must hold"),
         (["--search", "lr=0.1:0.1"], "that is one value"),
+        (["--search", "lr=0.1,0.10"], "that is one value"),
         (["--search", "lr=0:0.1:log"], "`low > 0` must hold"),
         (["--search", "lr=fast"], "give lr=LOW:HIGH, LOW:HIGH:STEP, LOW:HIGH:log or A,B,C"),
         (["--search", "lr=1:2:3:4"], "give lr=LOW:HIGH"),
