@@ -18,6 +18,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import namespaces
 import pytest
 import safetensors.torch
 import torch
@@ -295,7 +296,7 @@ def two_hosts_are_possible() -> bool:
     name = f"mm{os.getpid()}"
     made = subprocess.run(["ip", "netns", "add", name], capture_output=True).returncode == 0
     if made:
-        two_hosts.ip("netns", "delete", name)
+        namespaces.ip("netns", "delete", name)
     return made
 
 
@@ -308,7 +309,7 @@ def test_two_hosts(capfd: pytest.CaptureFixture[str]) -> None:
     printed = capfd.readouterr().out
     assert re.search(r"losses \S+e-\d\d apart\n", printed)
     assert re.search(r"host restarts  on second host .* went on by itself, to the same bits\n", printed)
-    assert f"mm{os.getpid()}" not in two_hosts.ip("netns", "list")
+    assert f"mm{os.getpid()}" not in namespaces.ip("netns", "list")
 
 
 def workers(parent: int) -> list[int]:
@@ -333,9 +334,9 @@ def lose_a_worker(arguments: Sequence[object], restarts: int, model_file: Path) 
             time.sleep(0.02)
             assert not process.poll(), process.communicate()
         hit = workers(process.pid)[-1:]
-        two_hosts.kill(hit, signal.SIGSTOP)
+        namespaces.kill(hit, signal.SIGSTOP)
         over = not hit or two_hosts.saved_step(model_file, began) is None
-        two_hosts.kill(hit, signal.SIGCONT if over else signal.SIGKILL)
+        namespaces.kill(hit, signal.SIGCONT if over else signal.SIGKILL)
         _, err = process.communicate(timeout=300)
         if not over:
             return process.returncode, err
