@@ -24,7 +24,7 @@ import tempfile
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
@@ -37,6 +37,7 @@ except ImportError:
     sys.exit(2)
 from matplotlib import pyplot
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.storages import RDBStorage, RetryHeartbeatStaleTrialCallback
 from optuna.trial import TrialState
 from sqlalchemy import text
 from sqlalchemy.exc import SQLAlchemyError
@@ -168,7 +169,7 @@ class Objective:
         return f"best val of {len(done)} whole trials: {vals}\n{shlex.join(words)}"
 
 
-def work(study: optuna.Study, storage: optuna.storages.RDBStorage, objective: Objective, trials: int) -> None:
+def work(study: optuna.Study, storage: RDBStorage, objective: Objective, trials: int) -> None:
     """Do trials until the study has so many, those of all processes, and none waits to be done again."""
     while True:
         optuna.storages.fail_stale_trials(study)
@@ -190,50 +191,50 @@ def draw(study: optuna.Study, out_dir: Path) -> list[str]:
     """Write Optuna's pictures; one that the trials are too few for is left out."""
     written = []
     for name in PICTURES.split():
-        try:
+        with suppress(RuntimeError, ValueError):
             axes = getattr(optuna.visualization.matplotlib, f"plot_{name}")(study)
-        except (RuntimeError, ValueError):
-            continue
-        panels = [*getattr(axes, "flat", [axes])]
-        panels[0].figure.set_size_inches(max(10, 3 * len(panels)), 6)
-        panels[0].figure.savefig(out_dir / f"{name}.png", dpi=110, bbox_inches="tight")
-        pyplot.close(panels[0].figure)
-        written.append(str(out_dir / f"{name}.png"))
+            panels = [*getattr(axes, "flat", [axes])]
+            panels[0].figure.set_size_inches(max(10, 3 * len(panels)), 6)
+            panels[0].figure.savefig(out_dir / f"{name}.png", dpi=110, bbox_inches="tight")
+            pyplot.close(panels[0].figure)
+            written.append(str(out_dir / f"{name}.png"))
     return written
 
 
 @contextmanager
-def opened(
-    address: str, name: str, told: dict[str, Any]
-) -> Iterator[tuple[optuna.Study, optuna.storages.RDBStorage]]:
+def opened(address: str, name: str, told: dict[str, Any]) -> Iterator[tuple[optuna.Study, RDBStorage]]:
     """The study of that name, new or gone on with, and its database, which is closed behind the block.
 
-    Raises ``DATABASE_ERRORS``, and UsageError if the study is one of other runs than ``told``.
+    Raises UsageError if the database fails, in the block too, or the study's runs are others than ``told``.
     """
     beating: Any = {"heartbeat_interval": HEARTBEAT, "grace_period": GRACE}
-    beating["heartbeat_stale_trial_callback"] = optuna.storages.RetryHeartbeatStaleTrialCallback(max_retry=2)
-    pruner = optuna.pruners.MedianPruner(FIRST_ONES, FIRST_SHARE)
-    for attempt in range(1, ATTEMPTS + 1):
-        try:
-            storage = optuna.storages.RDBStorage(address, **beating)
-            study = optuna.create_study(storage=storage, study_name=name, pruner=pruner, load_if_exists=True)
-            break
-        except DATABASE_ERRORS:
-            if attempt == ATTEMPTS:
-                raise
-            time.sleep(attempt / 2)
+    beating["heartbeat_stale_trial_callback"] = RetryHeartbeatStaleTrialCallback(max_retry=2)
+    wanted: Any = {"study_name": name, "load_if_exists": True}
+    wanted["pruner"] = optuna.pruners.MedianPruner(FIRST_ONES, FIRST_SHARE)
+    storage = None
     try:
+        for attempt in range(1, ATTEMPTS + 1):
+            try:
+                storage = RDBStorage(address, **beating)
+                study = optuna.create_study(storage=storage, **wanted)
+                break
+            except DATABASE_ERRORS:
+                if attempt == ATTEMPTS:
+                    raise
+                time.sleep(attempt / 2)
         before = study.user_attrs.get("runs", told)
         if before != told:
             differ = ", ".join(key for key in told if before.get(key) != told[key])
-            raise UsageError(
-                f"the study {name} was begun with other {differ}: give the same, or another --study"
-            )
+            raise UsageError(f"the study {name} has other {differ}: give the same, or another --study")
         study.set_user_attr("runs", told)
         yield study, storage
+    except (*DATABASE_ERRORS, ImportError) as error:
+        reason = str(getattr(error, "orig", None) or error).strip().partition("\n")[0]
+        raise UsageError(f"the study's database: {reason}") from error
     finally:
-        storage.remove_session()
-        storage.engine.dispose()
+        if storage is not None:
+            storage.remove_session()
+            storage.engine.dispose()
 
 
 def search(args: argparse.Namespace, theirs: Sequence[str]) -> None:
@@ -260,9 +261,8 @@ def search(args: argparse.Namespace, theirs: Sequence[str]) -> None:
     }
     settings = {**asdict(job.settings.run), **asdict(job.settings.recipe)}
     defaults = {name: settings[name] for name in ranges}
-    objective = Objective(ranges, common, args.seeds)
-    address = args.storage or f"sqlite:///{args.out_dir / 'study.db'}"
-    with opened(address, args.study, told) as (study, storage):
+    objective, place = Objective(ranges, common, args.seeds), args.out_dir / "study.db"
+    with opened(args.storage or f"sqlite:///{place}", args.study, told) as (study, storage):
         try:
             optuna.trial.create_trial(params=defaults, distributions=ranges, value=0.0)
             study.enqueue_trial(defaults, user_attrs={"defaults": True}, skip_if_exists=True)
@@ -271,15 +271,6 @@ def search(args: argparse.Namespace, theirs: Sequence[str]) -> None:
         work(study, storage, objective, args.trials)
         print(objective.best_flags(study))
         print(f"wrote {', '.join(draw(study, args.out_dir)) or 'no pictures: the trials are too few'}")
-
-
-def told_search(args: argparse.Namespace, theirs: Sequence[str]) -> None:
-    """The search; what a database raises as well is told in a line."""
-    try:
-        search(args, theirs)
-    except (*DATABASE_ERRORS, ImportError) as error:
-        reason = str(getattr(error, "orig", None) or error).strip().partition("\n")[0]
-        raise UsageError(f"the study's database: {reason}") from error
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -301,7 +292,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     optuna.logging.set_verbosity(optuna.logging.CRITICAL)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Optuna's pictures and heartbeats count as experimental
-        return answer("search.py", f"{__name__}:told_search", args, argv[end + 1 :])
+        return answer("search.py", f"{__name__}:search", args, argv[end + 1 :])
 
 
 if __name__ == "__main__":
