@@ -183,16 +183,23 @@ def steps(args: argparse.Namespace) -> Rows:
     return rows
 
 
-def gradients(args: argparse.Namespace) -> Rows:
-    data, rows = load_words(args.data).data(PLAN.block_size), list[dict[str, Any]]()
+def dropped_batches(data: Data, batch_size: int, few: bool) -> list[tuple[Tensor, Tensor, Tensor]]:
+    """Batches of the modern recipe: contexts (B, T), soft targets (B, V), 0 for dropped characters (B, T)."""
     targets = SoftTargets(data.train, len(data.vocabulary))
     drop = 0.2 * ((torch.arange(PLAN.block_size, 0, -1) - 2) / 3).clamp(0, 1)
+    generator, drawn = Generator().manual_seed(3), []
+    for _ in range(2 if few else max(3, min(64, 16_384 // batch_size))):
+        index = torch.randint(len(targets), (batch_size,), generator=generator)
+        keep = torch.rand((batch_size, PLAN.block_size), generator=generator) >= drop
+        X, Y = targets[index]
+        drawn.append((X, Y, keep.float()))
+    return drawn
+
+
+def gradients(args: argparse.Namespace) -> Rows:
+    data, rows = load_words(args.data).data(PLAN.block_size), list[dict[str, Any]]()
     for batch_size in args.batch_sizes:
-        generator, drawn = Generator().manual_seed(3), []
-        for _ in range(2 if args.quick else max(3, min(64, 16_384 // batch_size))):
-            index = torch.randint(len(targets), (batch_size,), generator=generator)
-            keep = torch.rand((batch_size, PLAN.block_size), generator=generator) >= drop
-            drawn.append((*targets[index], keep.float()))
+        drawn = dropped_batches(data, batch_size, args.quick)
         networks = {name: network_for(data) for name in ENGINES}
         engines = {name: make(networks[name]) for name, make in ENGINES.items()}
         found = {name: partial(loss_and_gradients, networks[name], e) for name, e in engines.items()}

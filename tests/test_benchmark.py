@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -14,6 +16,7 @@ import benchmark_lists
 import benchmark_long
 import benchmark_processes
 import benchmark_to_val
+import benchmark_versions
 import benchmark_words
 import long_contexts
 import pytest
@@ -248,3 +251,18 @@ def test_what_cannot_be_measured_is_refused(
     with pytest.raises(SystemExit, match="2"):
         benchmark.main(flags.split())
     assert said in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_this_version_against_the_last_commit(word_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    git = ["git", "-C", benchmark_versions.ROOT, "archive", "HEAD", "README.md"]
+    if shutil.which("git") is None or subprocess.run(git, capture_output=True).returncode:
+        pytest.skip("this is no repository of git's")
+    argv = ["HEAD", "--quick", "--data", str(word_file), "--batch-sizes", "8", "--seeds", "1"]
+    assert benchmark_versions.main(argv) == 0
+    out = capsys.readouterr().out
+    assert re.search(r"gradients, batch 8 .*\n  HEAD .*1\.00x\n  this version ", out)
+    before, now = map(float, re.findall(r"val of .+? ([0-9.]+)", out))
+    assert now == pytest.approx(before, rel=0.01)
+    with pytest.raises(SystemExit, match="no-such-commit: "):
+        benchmark_versions.main(["no-such-commit"])
