@@ -110,7 +110,13 @@ def command(args: argparse.Namespace) -> Rows:
     rows: Rows = []
     for seed in args.seeds:
         with tempfile.TemporaryDirectory() as directory:
-            flags = ["-m", "makemore", "train", "--out-dir", directory, "--overwrite", "--seed", seed]
+            flags: list[object] = [
+                "-P",
+                "-m",
+                "makemore",
+                "train",
+            ]  # -P: no makemore of the working directory
+            flags += ["--out-dir", directory, "--overwrite", "--seed", seed]
             flags += ["--data", args.data] * bool(args.data) + ["--steps", 20] * args.quick
             vals: dict[str, str] = {}
             runs: dict[str, tuple[Run, int]] = {

@@ -105,8 +105,14 @@ class Backward:
             [j for j, sources in enumerate(self.sources) if self.partial[j] and sources == (i,)]
             for i in range(len(wires))
         ]
+        in_a_row = all(sources == (i - 1,) for i, sources in enumerate(self.sources))
+        self.in_a_row = parts[::-1] if in_a_row and not any(self.partial) else None
 
     def __call__(self, dy: Tensor) -> None:
+        if self.in_a_row is not None:  # a fortieth of a step at batch 32 less
+            for part in self.in_a_row:
+                dy = part.backward(dy)
+            return
         found = {len(self.parts) - 1: dy}  # the derivatives by the outputs of the wires
         for i in range(len(self.parts) - 1, -1, -1):
             for j in self.late[i]:
