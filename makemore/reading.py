@@ -58,10 +58,7 @@ def blocks(path: str) -> Iterator[bytes]:
     for block in _read(path):
         first = len(block.replace(b"\r", b"\n").split(b"\n", 1)[0])
         if sum(map(len, begun)) + first > LONGEST_LINE:
-            raise DataError(
-                f"line {lines + 1:,} of {named(path)} has more than {LONGEST_LINE:,} bytes:"
-                " a word list has one word a line"
-            )
+            raise too_long(lines + 1, path)
         # After a lone carriage return a block may end too: what is left of "\r\n" is a blank line.
         end = max(block.rfind(b"\n"), block.rfind(b"\r")) + 1
         if end:
@@ -71,6 +68,12 @@ def blocks(path: str) -> Iterator[bytes]:
         begun.append(block[end:])
     if any(begun):
         yield b"".join(begun)
+
+
+def too_long(line: int, path: str) -> DataError:
+    """The error of a line, counted from 1, of more than ``LONGEST_LINE`` bytes."""
+    why = f"has more than {LONGEST_LINE:,} bytes: a word list has one word a line"
+    return DataError(f"line {line:,} of {named(path)} {why}")
 
 
 def _read(path: str) -> Iterator[bytes]:

@@ -20,6 +20,7 @@ from makemore.convolution import Filters, Sample, generate_scored, log_likelihoo
 from makemore.convolution.forms import form_of
 from makemore.errors import MakemoreError, UsageError
 from makemore.model_file import Model
+from makemore.reading import LONGEST_LINE, named, too_long
 
 FRUITLESS = 100_000
 """Words in a row that may be drawn in vain before the search for an allowed one ends."""
@@ -154,17 +155,17 @@ def write_scores(model: Model, wanted: SampleSettings, source: str) -> None:
             part = part_of(total or 0, wanted.shard)
             if total is None:
                 raise UsageError("--shard counts the lines first: give --score a file, not a pipe")
-        lines = scores(model, file, part, "stdin" if source == "-" else source)
+        lines = scores(model, file, part, source)
         write_lines(lines, None if total is None else len(part), target)
 
 
-def scores(model: Model, file: io.BufferedReader, part: range, name: str) -> Iterator[str]:
+def scores(model: Model, file: io.BufferedReader, part: range, source: str) -> Iterator[str]:
     """The lines to write for those lines of a file that are in the part.
 
     Words are scored ``CHUNK`` lines at a time, counted from the top of the file, whatever the part: their
-    scores are then the same bits, however a BLAS adds.
+    scores are then the same bits, however a BLAS adds. Raises DataError at a line that is too long.
     """
-    form = form_of(model.network)
+    name, form = named(source), form_of(model.network)
     known = set(model.vocabulary.characters)
     unknown = 0
     start = part.start // CHUNK * CHUNK
@@ -173,6 +174,8 @@ def scores(model: Model, file: io.BufferedReader, part: range, name: str) -> Ite
     while start < part.stop and (chunk := list(itertools.islice(numbered, CHUNK))):
         lines = []
         for i, line in chunk:
+            if len(line) > LONGEST_LINE and max(map(len, line.strip().split(b"\r"))) > LONGEST_LINE:
+                raise too_long(i + 1, source)
             text = line.decode("utf-8", errors="replace")
             text = text.removeprefix("\ufeff") if i == 0 else text
             lines += [(i, word) for piece in text.split("\r") if (word := piece.strip())]

@@ -251,6 +251,22 @@ def test_words_packed_otherwise_are_scored_too(
     assert written(tmp_path / "a", *argv, words) == written(tmp_path / "b", *argv, plain)
 
 
+def test_a_line_that_is_too_long_is_refused(
+    model_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As of a list to train on; lines that a carriage return ends are many."""
+    monkeypatch.setattr(makemore.commands.sample, "LONGEST_LINE", 8)
+    words = tmp_path / "words"
+    words.write_text("anna\rmia\rada\rmaria\n")
+    assert sample_main([str(model_file), "--score", str(words)]) == 0
+    assert capsys.readouterr().out.count("\n") == 4
+    words.write_text("anna\nannamiaada\n")
+    assert sample_main([str(model_file), "--score", str(words)]) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert re.fullmatch(r"makemore-sample: line 2 of .*words has more than .* a word list has one .*\n", err)
+
+
 @pytest.mark.parametrize("how", ["cut", "bent", "plain"])
 def test_gzip_that_is_broken(
     how: str, model_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
