@@ -17,7 +17,7 @@ import torch
 from random_graphs import random_graph
 from torch import Generator, Tensor
 
-from makemore.backprop.derivatives import ONEHOT_SYMBOLS
+from makemore.backprop.derivatives import ONEHOT_SYMBOLS, EmbeddingDerivative
 from makemore.backprop.engine import KEPT_SHAPES, BackpropEngine
 from makemore.layers import (
     BatchNorm1d,
@@ -153,6 +153,18 @@ def test_distributions_as_targets_and_dropped_embeddings(V: int, C: int):
         assert_same(a, b, 1e-10, gradients=True)
     torch.testing.assert_close(plain.sgd_steps(X, Y, [0.1] * 4).double(), engine.sgd_steps(X, Y, [0.1] * 4))
     assert_same(a, b, 1e-8)
+
+
+def test_an_embeddings_derivative_as_on_cuda():
+    """There it is a product with one-hot rows for many symbols as well."""
+    V = ONEHOT_SYMBOLS + 1
+    layer, x, dy = Embedding(V, 3), torch.tensor([6, 0, V - 1, 6]), torch.randn(4, 3)
+    added, product = torch.zeros(2, V, 3).unbind()
+    EmbeddingDerivative(layer, x, lambda _: added, may_overwrite=False).backward(dy)
+    on_cuda = EmbeddingDerivative(layer, x, lambda _: product, may_overwrite=False)
+    on_cuda.onehot = torch.full((4, V), torch.nan)
+    on_cuda.backward(dy)
+    torch.testing.assert_close(added, product)
 
 
 def named(name: str, dtype: torch.dtype = torch.float64) -> Sequential:
