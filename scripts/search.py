@@ -225,7 +225,8 @@ def opened(address: str, name: str, told: dict[str, Any]) -> Iterator[tuple[optu
         before = study.user_attrs.get("runs", told)
         if before != told:
             differ = ", ".join(key for key in told if before.get(key) != told[key])
-            raise UsageError(f"the study {name} has other {differ}: give the same, or another --study")
+            begun = f"the study {name} was begun with other {differ}"
+            raise UsageError(f"{begun}: give the same, or another --study")
         study.set_user_attr("runs", told)
         yield study, storage
     except (*DATABASE_ERRORS, ImportError) as error:

@@ -90,7 +90,7 @@ def test_a_search_and_what_it_found(
     assert len(trials_of(tmp_path)) == 5, "the same command goes on, and there is nothing left"
     argv[argv.index(7)] = 8
     assert run(argv) == 2
-    assert "the study makemore has other seeds: give the same" in capsys.readouterr().err
+    assert "the study makemore was begun with other seeds: give the same" in capsys.readouterr().err
 
 
 def test_trials_that_are_behind_or_cannot_be_are_given_up(
