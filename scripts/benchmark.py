@@ -183,9 +183,8 @@ def steps(args: argparse.Namespace) -> Rows:
     return rows
 
 
-def dropped_batches(data: Data, batch_size: int, few: bool) -> list[tuple[Tensor, Tensor, Tensor]]:
+def dropped_batches(targets: SoftTargets, batch_size: int, few: bool) -> list[tuple[Tensor, Tensor, Tensor]]:
     """Batches of the modern recipe: contexts (B, T), soft targets (B, V), 0 for dropped characters (B, T)."""
-    targets = SoftTargets(data.train, len(data.vocabulary))
     drop = 0.2 * ((torch.arange(PLAN.block_size, 0, -1) - 2) / 3).clamp(0, 1)
     generator, drawn = Generator().manual_seed(3), []
     for _ in range(2 if few else max(3, min(64, 16_384 // batch_size))):
@@ -198,8 +197,9 @@ def dropped_batches(data: Data, batch_size: int, few: bool) -> list[tuple[Tensor
 
 def gradients(args: argparse.Namespace) -> Rows:
     data, rows = load_words(args.data).data(PLAN.block_size), list[dict[str, Any]]()
+    targets = SoftTargets(data.train, len(data.vocabulary))
     for batch_size in args.batch_sizes:
-        drawn = dropped_batches(data, batch_size, args.quick)
+        drawn = dropped_batches(targets, batch_size, args.quick)
         networks = {name: network_for(data) for name in ENGINES}
         engines = {name: make(networks[name]) for name, make in ENGINES.items()}
         found = {name: partial(loss_and_gradients, networks[name], e) for name, e in engines.items()}

@@ -17,16 +17,13 @@ Start, stop and evaluation of the notebook are left out in both.
 from __future__ import annotations
 
 import argparse
-import re
-import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
-from in_turns import Rows, parser, quartiles, run_parts
+from in_turns import Rows, parser, quartiles, run_parts, val_of
 from torch import Generator
 
 from makemore.backprop.windows import WindowsEngine
@@ -84,18 +81,9 @@ def our_command(data: str | None, hurry: dict[str, Any], seed: int) -> tuple[flo
     flags = [text for name, value in hurry.items() for text in (f"--{name.replace('_', '-')}", str(value))]
     command = [sys.executable, "-m", "makemore", "train", *flags, "--seed", str(seed)]
     command += ["--data", data] if data else []
-    with tempfile.TemporaryDirectory() as folder:
-        start = time.perf_counter()
-        done = subprocess.run(
-            [*command, "--out-dir", folder],
-            capture_output=True,
-            text=True,
-        )
-        seconds = time.perf_counter() - start
-    val = re.search(r"^val +(\S+)", done.stdout, re.MULTILINE)
-    if done.returncode or val is None:
-        raise SystemExit(done.stderr)
-    return seconds, float(val[1])
+    start = time.perf_counter()
+    val = val_of(command)
+    return time.perf_counter() - start, val
 
 
 def in_turns(

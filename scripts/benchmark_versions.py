@@ -14,7 +14,6 @@ from __future__ import annotations
 import argparse
 import io
 import os
-import re
 import subprocess
 import sys
 import tarfile
@@ -27,7 +26,7 @@ from typing import Any
 
 import safetensors.torch
 import torch
-from in_turns import Rows, Run, at_least, compare, parser, run_parts
+from in_turns import Rows, Run, at_least, compare, parser, run_parts, val_of
 from torch import Generator, Tensor
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -46,28 +45,34 @@ def both_versions(commit: str) -> Iterator[dict[str, Path]]:
         yield {commit: Path(directory), "this version": ROOT}
 
 
-def started(folder: Path, *arguments: object, **more: Any) -> subprocess.Popen[str]:
-    """A Python that imports the version in that folder, on one thread."""
-    env = {**os.environ, "PYTHONPATH": str(folder), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, *map(str, arguments)]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=env, **more)
+def environment(folder: Path) -> dict[str, str]:
+    """Of a Python that imports the version in that folder, on one thread."""
+    return {**os.environ, "PYTHONPATH": str(folder), "OMP_NUM_THREADS": "1"}
 
 
 def gradients(args: argparse.Namespace) -> Rows:
-    from benchmark import dropped_batches
+    from benchmark import PLAN, dropped_batches
 
+    from makemore.modern.soft_targets import SoftTargets
     from makemore.words import load_words
 
-    rows: Rows = []
+    data, rows = load_words(args.data).data(PLAN.block_size), list[dict[str, Any]]()
+    targets = SoftTargets(data.train, len(data.vocabulary))
     for batch_size in args.batch_sizes:
-        drawn = dropped_batches(load_words(args.data).data(8), batch_size, args.quick)
+        drawn = dropped_batches(targets, batch_size, args.quick)
         with tempfile.TemporaryDirectory() as directory, ExitStack() as stack:
             path = Path(directory) / "batches"
             tensors = zip(NAMES, zip(*drawn, strict=True), strict=True)
             safetensors.torch.save_file({name: torch.stack(parts) for name, parts in tensors}, path)
             runs, norms = dict[str, tuple[Run, int]](), dict[str, float]()
             for name, folder in args.versions.items():
-                process = started(folder, __file__, "--serve", path, stdin=subprocess.PIPE)
+                process = subprocess.Popen(
+                    [sys.executable, __file__, "--serve", path],
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE,
+                    text=True,
+                    env=environment(folder),
+                )
                 stack.enter_context(process)  # its end closes stdin, which ends the process
                 runs[name] = partial(served, process), len(drawn)
                 norms[name] = served(process)
@@ -109,34 +114,21 @@ def serve(path: Path) -> None:
 def command(args: argparse.Namespace) -> Rows:
     rows: Rows = []
     for seed in args.seeds:
-        with tempfile.TemporaryDirectory() as directory:
-            flags: list[object] = [
-                "-P",
-                "-m",
-                "makemore",
-                "train",
-            ]  # -P: no makemore of the working directory
-            flags += ["--out-dir", directory, "--overwrite", "--seed", seed]
-            flags += ["--data", args.data] * bool(args.data) + ["--steps", 20] * args.quick
-            vals: dict[str, str] = {}
-            runs: dict[str, tuple[Run, int]] = {
-                name: (partial(whole_run, name, folder, flags, vals), 1)
-                for name, folder in args.versions.items()
-            }
-            title = f"the default command, seed {seed}"
-            rows += compare(title, runs, min(3, args.rounds), **base(args))
-            print(", ".join(f"val of {name} {val}" for name, val in vals.items()))
+        run = [sys.executable, "-P", "-m", "makemore", "train"]  # -P: no makemore of the working directory
+        run += ["--seed", str(seed)] + ["--data", str(args.data)] * bool(args.data)
+        run += ["--steps", "20"] * args.quick
+        vals: dict[str, float] = {}
+        runs: dict[str, tuple[Run, int]] = {
+            name: (partial(whole_run, run, folder, vals, name), 1) for name, folder in args.versions.items()
+        }
+        rows += compare(f"the default command, seed {seed}", runs, min(3, args.rounds), **base(args))
+        print(", ".join(f"val of {name} {val:.4f}" for name, val in vals.items()))
     return rows
 
 
-def whole_run(name: str, folder: Path, flags: Sequence[object], vals: dict[str, str]) -> None:
-    """A run of makemore-train; notes its val loss."""
-    process = started(folder, *flags)
-    told, _ = process.communicate()
-    found = re.search(r"^val +([0-9.]+)", told, re.MULTILINE)
-    if process.returncode or found is None:
-        raise SystemExit(f"makemore-train of {name} failed")
-    vals[name] = found[1]
+def whole_run(run: Sequence[str], folder: Path, vals: dict[str, float], name: str) -> None:
+    """A run of makemore-train by the version in that folder; notes its val loss by the version's name."""
+    vals[name] = val_of(run, environment(folder))
 
 
 def base(args: argparse.Namespace) -> dict[str, str]:

@@ -9,7 +9,10 @@ import argparse
 import json
 import os
 import platform
+import re
+import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -86,6 +89,17 @@ def right(
         else:
             results[name] = result
     return list(results)
+
+
+def val_of(command: Sequence[object], env: Mapping[str, str] | None = None) -> float:
+    """The val loss that a command of makemore-train ends with, in a folder that goes; or SystemExit."""
+    with tempfile.TemporaryDirectory() as folder:
+        words = [*map(str, command), "--out-dir", folder]
+        done = subprocess.run(words, capture_output=True, text=True, env=env)
+    val = re.search(r"^val +(\S+)", done.stdout, re.MULTILINE)
+    if done.returncode or val is None:
+        raise SystemExit(done.stderr)
+    return float(val[1])
 
 
 def quartiles(values: Sequence[float]) -> list[float]:
