@@ -1,6 +1,6 @@
 """The WaveNet-style character model of "Building makemore, part 5", on hand-written layers.
 
-The public names are imported when first used, so that the commands answer ``--help`` without torch.
+The public names are imported when they are first used, so that the commands answer ``--help`` without torch.
 """
 
 from importlib import import_module
@@ -8,53 +8,77 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # the same names, for editors and type checkers
-    from makemore.backprop import *
-    from makemore.convolution import *
-    from makemore.convolution.drawing import *
-    from makemore.ensemble import *
-    from makemore.evaluation import *
-    from makemore.layers import *
-    from makemore.model_file import *
+    from makemore.backprop.engine import *
+    from makemore.backprop.windows import *
+    from makemore.core.graph import *
+    from makemore.core.layer import *
+    from makemore.data.word_list import *
+    from makemore.export.torch_module import *
+    from makemore.inference.convolution import *
+    from makemore.inference.generation import *
+    from makemore.inference.scoring import *
+    from makemore.lecture.evaluation import *
+    from makemore.lecture.layers import *
+    from makemore.lecture.plotting import *
+    from makemore.lecture.sampling import *
+    from makemore.lecture.training import *
+    from makemore.lecture.words import *
+    from makemore.modern.recipe import *
     from makemore.modern.trainer import *
-    from makemore.modules import *
-    from makemore.networks import *
-    from makemore.page import *
+    from makemore.page.building import *
+    from makemore.paper.layers import *
     from makemore.pictures.activations import *
     from makemore.pictures.batchnorm import *
     from makemore.pictures.embedding import *
     from makemore.pictures.gradients import *
+    from makemore.pictures.losses import *
+    from makemore.pictures.nodes import *
     from makemore.pictures.probabilities import *
+    from makemore.pictures.summary import *
     from makemore.pictures.tree import *
-    from makemore.plotting import *
-    from makemore.recipes import *
-    from makemore.sampling import *
-    from makemore.training import *
-    from makemore.words import *
+    from makemore.run.catalog import *
+    from makemore.run.model_file import *
+    from makemore.training.engine import *
+    from makemore.training.ensemble import *
+    from makemore.training.recipe import *
+    from makemore.training.trainer import *
 
 _NAMES = {
-    "backprop": "BackpropEngine",
-    "convolution": "Convolution Filters generate generate_scored log_likelihoods loss",
-    "convolution.drawing": "draw_nodes",
-    "ensemble": "Ensemble EnsembleEngine",
-    "evaluation": "split_loss",
-    "layers": "BatchNorm1d Embedding FlattenConsecutive FlattenDilated GatedActivation HistoricBatchNorm1d"
-    " Layer Linear Newest ReLU RMSNorm ResidualBlock Sequential SkipConnections Tanh",
-    "model_file": "Model load_model save_model",
+    "backprop.engine": "BackpropEngine",
+    "backprop.windows": "WindowsEngine",
+    "core.graph": "context_length",
+    "core.layer": "Layer Window",
+    "data.word_list": "Data WordList load_words read_words",
+    "export.torch_module": "from_module to_module",
+    "inference.convolution": "Convolution",
+    "inference.generation": "Filters generate generate_scored",
+    "inference.scoring": "log_likelihoods loss",
+    "lecture.evaluation": "split_loss",
+    "lecture.layers": "BatchNorm1d Embedding FlattenConsecutive HistoricBatchNorm1d Linear Sequential Tanh",
+    "lecture.plotting": "plot_losses",
+    "lecture.sampling": "sample_word",
+    "lecture.training": "train",
+    "lecture.words": "Examples Vocabulary build_dataset split_words",
+    "modern.recipe": "ModernRecipe",
     "modern.trainer": "ModernTrainer",
-    "modules": "from_module to_module",
-    "networks": "NETWORKS Plan network_plan summary",
-    "page": "page_html",
+    "page.building": "page_html",
+    "paper.layers": "Dropout FlattenDilated GatedActivation LayerNorm ReLU RMSNorm ResidualBlock"
+    " SkipConnections TakeLast",
     "pictures.activations": "draw_activations",
     "pictures.batchnorm": "draw_batchnorm",
     "pictures.embedding": "draw_embedding",
     "pictures.gradients": "draw_gradients",
+    "pictures.losses": "draw_losses",
+    "pictures.nodes": "draw_nodes",
     "pictures.probabilities": "draw_probabilities",
+    "pictures.summary": "summary",
     "pictures.tree": "draw_tree",
-    "plotting": "plot_losses",
-    "recipes": "LectureRecipe ModernRecipe",
-    "sampling": "sample_word",
-    "training": "AutogradEngine Trainer",
-    "words": "Data Examples Vocabulary WordList load_words read_words",
+    "run.catalog": "NETWORKS Plan network_plan",
+    "run.model_file": "Model load_model save_model",
+    "training.engine": "AutogradEngine",
+    "training.ensemble": "Ensemble EnsembleEngine",
+    "training.recipe": "LectureRecipe",
+    "training.trainer": "Trainer",
 }
 _HOME = {name: module for module, names in _NAMES.items() for name in names.split()}
 

@@ -1,18 +1,19 @@
-"""The derivative of each kind of layer, its formula above the code (beyond the lecture: its part 4).
+"""The derivative of each kind of layer, with its formula above the code (lecture 4, "backprop ninja").
 
-Inside, every tensor is 2-d, (rows, channels), with rows = B*T; only a layer that looks at other positions is
-given (B, T, channels). dy stands for the derivative of the loss by y. To give a layer of your own a
-derivative, write a class like those below and put it in ``DERIVATIVES``. A layer made of others needs none.
+dy is the derivative of the loss with respect to y. A layer that computes each position on its own is given
+rows, (B*T, channels). One that concatenates positions is given (B, T, channels), and one that declares
+nothing is given the shape that its ``__call__`` is given. To give your own layer a derivative, write a
+class like those below and add it to ``DERIVATIVES``. A composite layer needs none.
 
 Departures from the lecture, equal up to rounding:
 
-* A FlattenConsecutive is a change of view.
-* A parameter's derivative is added straight where it is wanted: ``into(p)`` is ``p`` itself for a step of
-  SGD and ``p.grad``, zeroed before, for gradients. All derivatives are linear in that of the loss by the
-  logits, which has the factor, ``-lr`` or 1, from the start.
-* BatchNorm runs on torch's fused kernels, which normalise by the biased variance; see its derivative.
+* A FlattenConsecutive is a view.
+* The derivative of a parameter p is added to ``grad_buffer(p)``. That is p itself in a step of SGD, and
+  ``p.grad``, zeroed before, for gradients. All derivatives are linear in that of the loss with respect to the
+  logits, which is multiplied by ``-lr`` or 1 at the start.
+* BatchNorm uses torch's fused kernels, which normalize by the biased variance; see its derivative.
 * The embedding's derivative is a product with one-hot rows.
-* tanh x is computed as 2 sigmoid(2x) - 1; see ``TanhDerivative``. So it is in a GatedActivation.
+* tanh x is computed as 2 sigmoid(2x) - 1; see ``TanhDerivative``. The same holds in a GatedActivation.
 """
 
 from __future__ import annotations
@@ -24,52 +25,56 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from makemore.layers import (
+from makemore.core.layer import Layer
+from makemore.lecture.layers import (
     BatchNorm1d,
     Embedding,
     FlattenConsecutive,
+    HistoricBatchNorm1d,
+    Linear,
+    Tanh,
+)
+from makemore.paper.layers import (
+    Dropout,
     FlattenDilated,
     GatedActivation,
-    HistoricBatchNorm1d,
-    Layer,
-    Linear,
-    Newest,
+    LayerNorm,
     ReLU,
     RMSNorm,
-    Tanh,
-    pooled,
+    TakeLast,
 )
 
 ONEHOT_SYMBOLS = 128
 """The largest vocabulary whose one-hot rows are copied from the identity matrix."""
 
-# No Python function of torch's own takes these.
+# torch has no public Python functions for these.
 _batch_norm_backward = torch.ops.aten.native_batch_norm_backward.default
 _tanh_backward = torch.ops.aten.tanh_backward.grad_input
 _sigmoid_backward = torch.ops.aten.sigmoid_backward.grad_input
 _relu_backward = torch.ops.aten.threshold_backward.grad_input
 
-Into = Callable[[Tensor], Tensor]
-"""Where the derivative of a parameter is added to."""
+GradBuffer = Callable[[Tensor], Tensor]
+"""The tensor to which the derivative of a parameter is added."""
 
 Kernel = Callable[[], object]
-"""A kernel, or some, with all that they read and write."""
+"""One or more kernels, bound to the tensors that they read and write."""
 
 
 class Derivative(Protocol):
-    """A layer at a given batch shape, behind the one that fills the buffer ``x``.
+    """A layer at a given batch shape, whose input is in the buffer ``x``.
 
-    ``forward`` holds the kernels that fill the buffer ``y``; ``backward`` takes the derivative of the loss by
-    ``y``, adds those by the parameters where they go, and returns the one by ``x``; it may overwrite what it
-    is given. ``needs_output`` says that it reads ``y``, which the layer behind it must then leave as it is.
+    ``forward`` has the kernels that fill the buffer ``y``. ``backward`` takes the derivative with respect to
+    ``y``, adds those with respect to the parameters to their buffers, and returns the one with respect to
+    ``x``. It may overwrite its argument. If ``needs_output`` is true, ``backward`` reads ``y``, and the next
+    layer does not overwrite it.
     """
 
     y: Tensor
     forward: list[Kernel]
     needs_output: bool
 
-    def __init__(self, layer: Any, x: Tensor, into: Into, may_overwrite: bool) -> None:
-        """``may_overwrite`` allows ``y`` to lie in the memory of ``x``."""
+    def __init__(self, layer: Any, x: Tensor, grad_buffer: GradBuffer, inplace_ok: bool) -> None:
+        """``inplace_ok`` allows ``y`` to share memory with ``x``."""
 
     def backward(self, dy: Tensor) -> Tensor: ...
 
@@ -79,27 +84,27 @@ class LinearDerivative(Derivative):
 
     needs_output = False
 
-    def __init__(self, layer: Linear, x: Tensor, into: Into, may_overwrite: bool) -> None:
+    def __init__(self, layer: Linear, x: Tensor, grad_buffer: GradBuffer, inplace_ok: bool) -> None:
         W, b = layer.weight, layer.bias
         self.y, self.dx = W.new_empty(len(x), W.shape[1]), torch.empty_like(x)
         self.forward = [partial(torch.mm, x, W, out=self.y)]  # (rows, fan_in) -> (rows, fan_out)
-        self.W, self.W_t, self.x_t, self.into_W = W, W.t(), x.t(), into(W)
-        self.into_b: Tensor | None = None
+        self.W, self.W_t, self.x_t, self.W_buffer = W, W.t(), x.t(), grad_buffer(W)
+        self.b_buffer: Tensor | None = None
         if b is not None:
-            self.forward.append(partial(self.y.add_, b))  # addmm takes longer: it copies b to each row first
-            self.into_b, self.ones = into(b), W.new_ones(len(x))
+            self.forward.append(partial(self.y.add_, b))  # addmm is slower: it first copies b to each row
+            self.b_buffer, self.ones = grad_buffer(b), W.new_ones(len(x))
 
     # y = x W + b:   dx = dy W'   dW = x' dy   db = the sum of dy's rows = dy' 1
-    # dx comes first: W may be what dW is added to.
+    # dx comes first, as dW may be added to W itself.
     def backward(self, dy: Tensor) -> Tensor:
         torch.mm(dy, self.W_t, out=self.dx)
-        self.into_W.addmm_(self.x_t, dy)
+        self.W_buffer.addmm_(self.x_t, dy)
         self.add_db(dy)
         return self.dx
 
     def add_db(self, dy: Tensor) -> None:
-        if self.into_b is not None:
-            self.into_b.addmv_(dy.t(), self.ones)
+        if self.b_buffer is not None:
+            self.b_buffer.addmv_(dy.t(), self.ones)
 
 
 class BatchNormDerivative(Derivative):
@@ -107,13 +112,13 @@ class BatchNormDerivative(Derivative):
 
     Biased variance = r * unbiased variance, with r = (N-1)/N. So
     sqrt(unbiased + eps) = sqrt(biased + r * eps) / sqrt(r): the kernel is given gamma * sqrt(r) and
-    r * eps. Its running variance takes the unbiased one, as the lecture's. The historic BatchNorm
-    normalises positions * dim channels, each ``dim`` of them by the same gamma and beta.
+    r * eps. It updates the running variance by the unbiased one, as the lecture does. The historic BatchNorm
+    normalizes positions * dim channels, with the same gamma and beta at each position.
     """
 
     needs_output = False
 
-    def __init__(self, layer: BatchNorm1d, x: Tensor, into: Into, may_overwrite: bool) -> None:
+    def __init__(self, layer: BatchNorm1d, x: Tensor, grad_buffer: GradBuffer, inplace_ok: bool) -> None:
         gamma, beta = layer.gamma, layer.beta
         dim, channels = len(gamma), layer.running_mean.numel()
         self.shape, self.positions = x.shape, channels // dim
@@ -130,11 +135,11 @@ class BatchNormDerivative(Derivative):
         y = torch.empty_like(x)
         running = layer.running_mean.view(-1), layer.running_var.view(-1)
         eps = layer.eps * (N - 1) / N
-        normalise = partial(torch.native_batch_norm, x, scaled, beta, *running, True, layer.momentum, eps)
-        self.forward.append(partial(normalise, out=(y, mean, inverse_std)))
+        normalize = partial(torch.native_batch_norm, x, scaled, beta, *running, True, layer.momentum, eps)
+        self.forward.append(partial(normalize, out=(y, mean, inverse_std)))
         self.x, self.y = x, y.view(self.shape)
         self.saved = scaled, *running, mean, inverse_std, True, eps, (True, True, True)
-        self.into_gamma, self.into_beta = into(gamma), into(layer.beta)
+        self.gamma_buffer, self.beta_buffer = grad_buffer(gamma), grad_buffer(layer.beta)
 
     # y = gamma xhat + beta, xhat = (x - mean) / std, all sums and means over the N rows:
     #   dbeta = sum dy   dgamma = sum dy xhat
@@ -147,68 +152,82 @@ class BatchNormDerivative(Derivative):
             dx, dgamma, dbeta = _batch_norm_backward(dy.view_as(self.x), self.x, *self.saved)
             dx = dx.view(self.shape)
             dgamma, dbeta = (d.view(self.positions, -1).sum(0) for d in (dgamma, dbeta))
-        self.into_gamma.add_(dgamma, alpha=self.root_r)
-        self.into_beta.add_(dbeta)
+        self.gamma_buffer.add_(dgamma, alpha=self.root_r)
+        self.beta_buffer.add_(dbeta)
         return dx
 
 
-class TotalBatchNormDerivative(Derivative):
-    """BatchNorm of N rows in all, of which this process has some; ``layer.gathered`` asks all of them.
+class BatchNormFormulas:
+    """BatchNorm written out, for rows that count several times each.
 
-    The derivatives of gamma and beta are the own rows' part: they are added up with all other gradients.
+    ``w``, (rows,), is how often each row counts, and N is its sum. In ``parallel/`` the sums are over all
+    processes.
     """
 
-    needs_output = False
+    def __init__(self, layer: BatchNorm1d, grad_buffer: GradBuffer) -> None:
+        self.layer = layer
+        self.gamma_buffer, self.beta_buffer = grad_buffer(layer.gamma), grad_buffer(layer.beta)
+        self.running_mean, self.running_var = layer.running_mean.view(-1), layer.running_var.view(-1)
+        self.positions = len(self.running_mean) // len(layer.gamma)  # 1, except in the historic BatchNorm
 
-    def __init__(self, layer: BatchNorm1d, x: Tensor, into: Into, may_overwrite: bool) -> None:
-        assert layer.gathered is not None
-        self.layer, self.gathered, self.shape = layer, layer.gathered, x.shape
-        self.x = x.view(-1, layer.running_mean.numel())
-        self.centred, y = torch.empty_like(self.x), torch.empty_like(self.x)
-        self.channels_first, self.y = y, y.view(self.shape)
-        self.forward = [self.normalise]
-        self.into_gamma, self.into_beta = into(layer.gamma), into(layer.beta)
+    # mean = sum(w x) / N   var = sum(w (x - mean)^2) / (N-1)   y = gamma (x - mean) / sqrt(var + eps) + beta
+    def normalize(self, x: Tensor, w: Tensor, count: int, y: Tensor, inplace_ok: bool) -> Tensor:
+        """Fill and return ``y``; ``count`` is the sum of ``w``."""
+        layer = self.layer
+        mean = torch.mv(x.t(), w) / count
+        self.centered = x.sub_(mean) if inplace_ok else x - mean
+        torch.mul(self.centered, self.centered, out=y)
+        m2 = torch.mv(y.t(), w)
+        self.N, total_mean, var = self.total_statistics(count, mean, m2)
+        if total_mean is not mean:
+            self.centered.add_(mean - total_mean)
+        self.running_mean.lerp_(total_mean, layer.momentum)
+        self.running_var.lerp_(var, layer.momentum)
+        self.inverse_std = var.add_(layer.eps).rsqrt_()
+        gamma, beta = layer.gamma, layer.beta
+        if self.positions > 1:
+            gamma, beta = gamma.repeat(self.positions), beta.repeat(self.positions)
+        self.scale = gamma * self.inverse_std
+        return torch.addcmul(beta, self.centered, self.scale, out=y)
 
-    # mean = sum(x) / N   var = sum((x - mean)^2) / (N-1)   y = gamma (x - mean) / sqrt(var + eps) + beta
-    def normalise(self) -> None:
-        layer, dim = self.layer, len(self.layer.gamma)
-        own_mean = self.x.mean(0)
-        torch.sub(self.x, own_mean, out=self.centred)
-        squares = (self.centred * self.centred).sum(0)
-        self.N, mean, var = pooled(len(self.x), own_mean, squares, self.gathered)
-        self.centred.add_(own_mean - mean)
-        layer.running_mean.view(-1).lerp_(mean, layer.momentum)
-        layer.running_var.view(-1).lerp_(var, layer.momentum)
-        self.inverse_std = (var + layer.eps).rsqrt()
-        positions = len(var) // dim
-        self.scale = layer.gamma.repeat(positions) * self.inverse_std
-        torch.addcmul(layer.beta.repeat(positions), self.centred, self.scale, out=self.channels_first)
+    # y = gamma xhat + beta, xhat = (x - mean) / std; dy is already summed over equal rows:
+    #   dbeta = sum dy   dgamma = sum dy xhat
+    #   dx = gamma / std * (dy - w * (dbeta / N + xhat * dgamma / (N-1)))
+    def derivative(self, dy: Tensor, w: Tensor, scratch: Tensor) -> Tensor:
+        """The derivative with respect to x, in place of ``dy``; overwrites ``scratch``."""
+        dbeta = dy.sum(0)
+        dgamma = torch.mul(dy, self.centered, out=scratch).sum(0).mul_(self.inverse_std)
+        if self.positions > 1:
+            self.gamma_buffer.add_(dgamma.view(self.positions, -1).sum(0))
+            self.beta_buffer.add_(dbeta.view(self.positions, -1).sum(0))
+        else:
+            self.gamma_buffer.add_(dgamma)
+            self.beta_buffer.add_(dbeta)
+        dgamma, dbeta = self.total_derivatives(dgamma, dbeta)
+        slope = dgamma * self.inverse_std / (self.N - 1)
+        torch.addcmul(dbeta / self.N, self.centered, slope, out=scratch).mul_(w.unsqueeze(1))
+        return dy.sub_(scratch).mul_(self.scale)
 
-    # All sums over the N rows: dbeta = sum dy   dgamma = sum dy xhat
-    #   dx = gamma / std * (dy - dbeta / N - xhat * dgamma / (N-1))
-    def backward(self, dy: Tensor) -> Tensor:
-        dy, dim = dy.view_as(self.x), len(self.layer.gamma)
-        own = torch.stack([(dy * self.centred).sum(0) * self.inverse_std, dy.sum(0)])  # (2, channels)
-        dgamma, dbeta = own.view(2, -1, dim).sum(1)
-        self.into_gamma.add_(dgamma)
-        self.into_beta.add_(dbeta)
-        dgamma, dbeta = self.gathered(own).sum(0)
-        slope = self.inverse_std * dgamma / (self.N - 1)
-        dx: Tensor = (dy - dbeta / self.N - self.centred * slope) * self.scale
-        return dx.view(self.shape)
+    def total_statistics(self, count: int, mean: Tensor, m2: Tensor) -> tuple[int | Tensor, Tensor, Tensor]:
+        """N, mean and unbiased variance; ``m2`` is the sum of squared distances from the mean."""
+        return count, mean, m2 / (count - 1)
+
+    def total_derivatives(self, dgamma: Tensor, dbeta: Tensor) -> tuple[Tensor, Tensor]:
+        """The derivatives of gamma and beta, summed over all rows."""
+        return dgamma, dbeta
 
 
 class TanhDerivative(Derivative):
-    """tanh x as 2 sigmoid(2x) - 1, for which torch takes a fifth of the time.
+    """tanh x as 2 sigmoid(2x) - 1, which takes torch a fifth of the time.
 
-    In float32 it is off by up to 2e-7. That is little beside the values behind a BatchNorm, but the digits of
-    a value near 0 are lost.
+    In float32 the error is at most 2e-7. That is small compared with the values after a BatchNorm, but values
+    near 0 lose relative accuracy.
     """
 
     needs_output = True
 
-    def __init__(self, layer: Tanh, x: Tensor, into: Into, may_overwrite: bool) -> None:
-        self.y = x if may_overwrite else torch.empty_like(x)
+    def __init__(self, layer: Tanh, x: Tensor, grad_buffer: GradBuffer, inplace_ok: bool) -> None:
+        self.y = x if inplace_ok else torch.empty_like(x)
         y, minus_1 = self.y, x.new_tensor(-1.0)
         self.forward = [
             partial(torch.mul, x, 2, out=y),
@@ -227,8 +246,8 @@ class ReLUDerivative(Derivative):
 
     needs_output = True
 
-    def __init__(self, layer: ReLU, x: Tensor, into: Into, may_overwrite: bool) -> None:
-        self.y = x if may_overwrite else torch.empty_like(x)
+    def __init__(self, layer: ReLU, x: Tensor, grad_buffer: GradBuffer, inplace_ok: bool) -> None:
+        self.y = x if inplace_ok else torch.empty_like(x)
         self.forward = [partial(torch.clamp_min, x, 0, out=self.y)]
 
     # y = max(x, 0):   dx = dy where y > 0, else 0
@@ -238,13 +257,13 @@ class ReLUDerivative(Derivative):
 
 
 class GatedActivationDerivative(Derivative):
-    """(rows, 2*C) -> (rows, C). One sigmoid for all channels: a = tanh f = 2 sigmoid(2f) - 1."""
+    """(rows, 2*C) -> (rows, C), by one sigmoid over all channels: a = tanh f = 2 sigmoid(2f) - 1."""
 
     needs_output = False
 
-    def __init__(self, layer: GatedActivation, x: Tensor, into: Into, may_overwrite: bool) -> None:
+    def __init__(self, layer: GatedActivation, x: Tensor, grad_buffer: GradBuffer, inplace_ok: bool) -> None:
         rows, channels = x.shape
-        inner = x if may_overwrite else torch.empty_like(x)
+        inner = x if inplace_ok else torch.empty_like(x)
         self.dx = x.new_empty(x.shape)
         (self.a, self.s), (self.df, self.dg) = inner.chunk(2, dim=1), self.dx.chunk(2, dim=1)
         self.y = x.new_empty(rows, channels // 2)  # (rows, 2*C) -> (rows, C)
@@ -271,8 +290,8 @@ class RMSNormDerivative(Derivative):
 
     needs_output = False
 
-    def __init__(self, layer: RMSNorm, x: Tensor, into: Into, may_overwrite: bool) -> None:
-        self.gamma, self.into_gamma = layer.gamma, into(layer.gamma)
+    def __init__(self, layer: RMSNorm, x: Tensor, grad_buffer: GradBuffer, inplace_ok: bool) -> None:
+        self.gamma, self.gamma_buffer = layer.gamma, grad_buffer(layer.gamma)
         self.y, self.xhat, self.dx = (x.new_empty(x.shape) for _ in range(3))
         self.r = x.new_empty(len(x), 1)
         self.forward = [
@@ -286,46 +305,105 @@ class RMSNormDerivative(Derivative):
 
     # y = gamma xhat, xhat = r x, r = 1 / sqrt(mean(x^2) + eps), means over the channels of a row:
     #   dgamma = sum of the rows of dy xhat   dx = r (gamma dy - xhat mean(gamma dy xhat))
-    # dgamma comes late: gamma may be what it is added to.
+    # dgamma comes last, as it may be added to gamma itself.
     def backward(self, dy: Tensor) -> Tensor:
         product = torch.mul(dy, self.xhat, out=self.y)
         mean = torch.mv(product, self.gamma).unsqueeze(1).div_(len(self.gamma))
         torch.mul(dy, self.gamma, out=self.dx)
-        self.into_gamma.add_(product.sum(0))
+        self.gamma_buffer.add_(product.sum(0))
         return self.dx.addcmul_(self.xhat, mean, value=-1).mul_(self.r)
+
+
+class LayerNormDerivative(Derivative):
+    """(rows, dim) -> the same, row by row."""
+
+    needs_output = False
+
+    def __init__(self, layer: LayerNorm, x: Tensor, grad_buffer: GradBuffer, inplace_ok: bool) -> None:
+        self.gamma, beta = layer.gamma, layer.beta
+        self.gamma_buffer, self.beta_buffer = grad_buffer(layer.gamma), grad_buffer(beta)
+        self.y, self.xhat, self.dx = (x.new_empty(x.shape) for _ in range(3))
+        mean, self.r = x.new_empty(len(x), 1), x.new_empty(len(x), 1)
+        self.forward = [
+            partial(torch.mean, x, 1, keepdim=True, out=mean),
+            partial(torch.sub, x, mean, out=self.xhat),
+            partial(torch.mul, self.xhat, self.xhat, out=self.y),
+            partial(torch.mean, self.y, 1, keepdim=True, out=self.r),
+            partial(self.r.add_, layer.eps),
+            self.r.rsqrt_,
+            partial(self.xhat.mul_, self.r),
+            partial(torch.addcmul, beta, self.xhat, self.gamma, out=self.y),
+        ]
+
+    # y = gamma xhat + beta, xhat = r (x - mean), r = 1 / sqrt(var + eps), means over the channels of a row:
+    #   dgamma = sum of the rows of dy xhat   dbeta = sum of the rows of dy
+    #   dx = r (gamma dy - mean(gamma dy) - xhat mean(gamma dy xhat))
+    # dgamma comes last, as it may be added to gamma itself.
+    def backward(self, dy: Tensor) -> Tensor:
+        product = torch.mul(dy, self.xhat, out=self.y)
+        slope = torch.mv(product, self.gamma).unsqueeze(1).div_(len(self.gamma))
+        torch.mul(dy, self.gamma, out=self.dx)
+        self.dx.sub_(self.dx.mean(1, keepdim=True)).addcmul_(self.xhat, slope, value=-1).mul_(self.r)
+        self.beta_buffer.add_(dy.sum(0))
+        self.gamma_buffer.add_(product.sum(0))
+        return self.dx
+
+
+class DropoutDerivative(Derivative):
+    """(rows, C) -> the same. Each step draws a new mask for every row."""
+
+    needs_output = False
+
+    def __init__(self, layer: Dropout, x: Tensor, grad_buffer: GradBuffer, inplace_ok: bool) -> None:
+        self.layer, self.x = layer, x
+        self.y = x if inplace_ok else torch.empty_like(x)
+        self.forward = [self.drop]
+
+    def drop(self) -> None:
+        self.mask = self.layer.mask(self.x)
+        torch.mul(self.x, self.mask, out=self.y)
+
+    # y = mask x:   dx = mask dy
+    def backward(self, dy: Tensor) -> Tensor:
+        return dy.mul_(self.mask)
 
 
 class FlattenConsecutiveDerivative(Derivative):
     """The same memory in another shape: (B, T, C) -> (B*T//n, C*n)."""
 
-    def __init__(self, layer: FlattenConsecutive, x: Tensor, into: Into, may_overwrite: bool) -> None:
+    def __init__(
+        self, layer: FlattenConsecutive, x: Tensor, grad_buffer: GradBuffer, inplace_ok: bool
+    ) -> None:
         self.forward = []
         self.y = x.view(-1, x.shape[2] * layer.n)  # (B, T, C) -> (B*T//n, C*n)
         self.shape = x.shape[:2].numel(), x.shape[2]
-        self.needs_output = not may_overwrite  # its output is the output of the layer before
+        self.needs_output = not inplace_ok  # its output is the output of the layer before
 
-    # The same numbers in another shape.
+    # dx is dy in another shape.
     def backward(self, dy: Tensor) -> Tensor:
         return dy.view(self.shape)
 
 
 class PositionsDerivative(Derivative):
-    """Copies of the n positions that ``looks_at`` names, side by side: (B, T, C) -> (B*T', C*n)."""
+    """The concatenation of n positions, copied: (B, T, C) -> (B*T', C*n)."""
 
     needs_output = False
 
-    def __init__(self, layer: FlattenDilated | Newest, x: Tensor, into: Into, may_overwrite: bool) -> None:
+    def __init__(
+        self, layer: FlattenDilated | TakeLast, x: Tensor, grad_buffer: GradBuffer, inplace_ok: bool
+    ) -> None:
         B, T, C = x.shape
-        stride, offsets = layer.looks_at()
+        stride, offsets = layer.concatenates()
         positions = [slice(offset, T - offsets[-1] + offset, stride) for offset in offsets]
         self.shape = B, -1, len(offsets), C
-        self.y = torch.cat([x[:, some] for some in positions], dim=2).flatten(0, 1)
-        places = self.y.view(self.shape).unbind(2)
-        self.forward = [partial(y.copy_, x[:, some]) for y, some in zip(places, positions, strict=True)]
+        parts = [x[:, each] for each in positions]
+        self.y = torch.cat(parts, dim=2).flatten(0, 1)
+        y_parts = self.y.view(self.shape).unbind(2)
+        self.forward = [partial(y.copy_, part) for y, part in zip(y_parts, parts, strict=True)]
         self.dx = x.new_empty(B * T, C)
-        self.dparts = [self.dx.view(x.shape)[:, some] for some in positions]
+        self.dparts = [self.dx.view(x.shape)[:, each] for each in positions]
 
-    # Each part of a row of dy is added to the position that it is of.
+    # Each part of a row of dy is added to the position that it comes from.
     def backward(self, dy: Tensor) -> Tensor:
         self.dx.zero_()
         for dpart, part in zip(self.dparts, dy.view(self.shape).unbind(2), strict=True):
@@ -334,55 +412,55 @@ class PositionsDerivative(Derivative):
 
 
 class SumDerivative:
-    """y = a + b, of one shape: (rows, C). Both have the derivative dy."""
+    """y = a + b, both (rows, C). The derivative with respect to each is dy."""
 
     needs_output = False
 
-    def __init__(self, a: Tensor, b: Tensor, may_overwrite_a: bool, may_overwrite_b: bool) -> None:
-        self.y = a if may_overwrite_a else b if may_overwrite_b else torch.empty_like(a)
+    def __init__(self, a: Tensor, b: Tensor, inplace_a: bool, inplace_b: bool) -> None:
+        self.y = a if inplace_a else b if inplace_b else torch.empty_like(a)
         self.forward: list[Kernel] = [partial(torch.add, a, b, out=self.y)]
 
 
 class EmbeddingDerivative(Derivative):
-    """(rows,) -> (rows, C). The indices ``x`` are other ones in each step."""
+    """(rows,) -> (rows, C). The indices ``x`` are replaced in each step."""
 
     needs_output = False
 
-    def __init__(self, layer: Embedding, x: Tensor, into: Into, may_overwrite: bool) -> None:
+    def __init__(self, layer: Embedding, x: Tensor, grad_buffer: GradBuffer, inplace_ok: bool) -> None:
         E, rows = layer.weight, len(x)
         self.x = x
         self.y = E.new_empty(rows, E.shape[1])
-        self.E, self.into_E = E, into(E)
-        self.keep: Tensor | None = None
+        self.E, self.E_buffer = E, grad_buffer(E)
+        self.keep_mask: Tensor | None = None
         self.forward = [self.look_up]
-        # On CUDA index_add_ adds in no fixed order. A product with one-hot rows does, so that runs repeat.
-        # With few symbols it is the faster one on the CPU as well.
+        # On CUDA the order in which index_add_ adds is not fixed. That of a product with one-hot rows is, so
+        # that runs can be repeated. With few symbols the product is also faster on the CPU.
         few = len(E) <= ONEHOT_SYMBOLS
         self.onehot = E.new_empty(rows, len(E)) if few or E.is_cuda else None
         self.identity = torch.eye(len(E), dtype=E.dtype, device=E.device) if few else None
 
-    def drop(self) -> Tensor:
-        """From now on rows of y are multiplied by what stands in the tensor returned, (rows, 1): 0 or 1."""
-        self.keep = self.E.new_ones(len(self.x), 1)
-        self.forward.append(partial(self.y.mul_, self.keep))
-        return self.keep
+    def add_keep_mask(self) -> Tensor:
+        """Multiply the rows of y by a mask from now on; returns the mask, (rows, 1), initially ones."""
+        self.keep_mask = self.E.new_ones(len(self.x), 1)
+        self.forward.append(partial(self.y.mul_, self.keep_mask))
+        return self.keep_mask
 
     def look_up(self) -> None:
         torch.index_select(self.E, 0, self.x, out=self.y)  # (B*T,) -> (B*T, C)
 
     # y = E[x] = onehot(x) E:   dE = onehot(x)' dy: each row of dy is added to row x of dE
     def backward(self, dy: Tensor) -> Tensor:
-        if self.keep is not None:
-            dy.mul_(self.keep)
+        if self.keep_mask is not None:
+            dy.mul_(self.keep_mask)
         if self.onehot is None:
-            self.into_E.index_add_(0, self.x, dy)
+            self.E_buffer.index_add_(0, self.x, dy)
         else:
             if self.identity is None:
                 self.onehot.zero_().scatter_(1, self.x.long().unsqueeze(1), 1.0)
             else:
                 torch.index_select(self.identity, 0, self.x, out=self.onehot)  # (B*T,) -> (B*T, V)
-            self.into_E.addmm_(self.onehot.t(), dy)
-        return dy  # of indices there is no derivative
+            self.E_buffer.addmm_(self.onehot.t(), dy)
+        return dy  # there is no derivative with respect to indices
 
 
 DERIVATIVES: dict[type[Layer], type[Derivative]] = {
@@ -390,18 +468,27 @@ DERIVATIVES: dict[type[Layer], type[Derivative]] = {
     Linear: LinearDerivative,
     BatchNorm1d: BatchNormDerivative,
     HistoricBatchNorm1d: BatchNormDerivative,
+    LayerNorm: LayerNormDerivative,
+    Dropout: DropoutDerivative,
     Tanh: TanhDerivative,
     ReLU: ReLUDerivative,
     GatedActivation: GatedActivationDerivative,
     RMSNorm: RMSNormDerivative,
     FlattenConsecutive: FlattenConsecutiveDerivative,
     FlattenDilated: PositionsDerivative,
-    Newest: PositionsDerivative,
+    TakeLast: PositionsDerivative,
 }
-"""By the exact kind: a subclass may compute something else."""
+"""By the exact class, as a subclass may compute something else."""
 
 
-def derivative_of(layer: Layer) -> type[Derivative]:
-    """The derivative of a layer, by its kind and by whether other processes have a part of the batch."""
-    shared = isinstance(layer, BatchNorm1d) and layer.gathered is not None
-    return TotalBatchNormDerivative if shared else DERIVATIVES[type(layer)]
+class FullShapeDerivative:
+    """A derivative given the shape that its layer is given, for a layer that may read any position."""
+
+    def __init__(self, derivative: Derivative) -> None:
+        self.derivative = derivative
+        self.forward, self.needs_output = derivative.forward, derivative.needs_output
+        self.y = derivative.y.view(-1, derivative.y.shape[-1])
+
+    def backward(self, dy: Tensor) -> Tensor:
+        dx = self.derivative.backward(dy.view_as(self.derivative.y))
+        return dx.reshape(-1, dx.shape[-1])

@@ -1,18 +1,21 @@
-"""Steps and gradients by hand that compute equal windows of symbols once (beyond the lecture).
+"""Hand-derived steps and gradients that compute repeated windows of symbols once.
 
-In a large batch most windows are the same: of the 4,096 pairs in 1,024 contexts of 8 characters a tenth is
-distinct. Here a layer has a node for each distinct window, where the lecture computes each window of each
-context, and a derivative is summed over equal windows before it goes on. Whole contexts seldom repeat: from
-there up a step is the plain one.
+In a large batch most windows repeat: of the 4,096 pairs in 1,024 contexts of 8 characters one in ten is
+distinct. Here a layer has one row for each distinct window, where the lecture computes each window of each
+context. A derivative is summed over equal windows before it is passed on. Whole contexts seldom repeat, so
+the layers after the last concatenation compute all of them, as in a plain step.
 
-A node that is the first part of a wider window meets other rows of the weight than one that is its second
-part. So windows count as equal only if they take the same place in the wider window. The nodes of a place lie
-one after another: each is multiplied by the rows of the weight for its place, and a wider window is a sum of
-such products. Where wider windows overlap (a ``FlattenDilated``), a node takes every place, and is multiplied
-by all rows.
+The weight of a Linear has other rows for the first part of a wider window than for its second part. So two
+windows count as equal only if they are the same part of the wider window. The rows of a part are stored one
+after another: each is multiplied by the rows of the weight for its part, and a wider window is a sum of
+such products. If the wider windows overlap (in a ``FlattenDilated``), a row can be any part and is
+multiplied by all rows of the weight.
 
-Departure from the lecture, beside those of the other derivatives: a dropped symbol is one more symbol, whose
-embedding is 0.
+Departures from the lecture, besides those of the other derivatives:
+
+* A dropped symbol is one more symbol, whose embedding is 0.
+* A layer that draws random numbers, such as Dropout, draws them once for each distinct window, where the
+  plain step draws them once for each window of each context.
 """
 
 from __future__ import annotations
@@ -26,94 +29,119 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from makemore.backprop.derivatives import DERIVATIVES, Derivative, Into, LinearDerivative
-from makemore.backprop.engine import BackpropEngine, Backward, Step, known_wires, layers_of, logits_of
-from makemore.distinct import distinct
-from makemore.layers import BatchNorm1d, Embedding, Layer, Linear, Looks, Sequential, declared, pooled
-from makemore.wiring import INPUT, Wire, looks_at, positions_of, readers_of
+from makemore.backprop.derivatives import (
+    DERIVATIVES,
+    BatchNormFormulas,
+    Derivative,
+    GradBuffer,
+    LinearDerivative,
+)
+from makemore.backprop.engine import (
+    BackpropEngine,
+    Backward,
+    Step,
+    known_nodes,
+    layer_text,
+    layers_of,
+    probe_contexts,
+    values_of,
+)
+from makemore.core.graph import (
+    INPUT,
+    Geometry,
+    Node,
+    UndeclaredLayer,
+    check_declarations,
+    geometry,
+    use_counts,
+)
+from makemore.core.layer import Layer, Window, declared, stochastic_layers, window_of
+from makemore.core.unique_rows import unique_rows
+from makemore.lecture.layers import BatchNorm1d, Embedding, Linear
 
-LEAST_WORK = 6_000_000
-"""Multiplications of a plain forward pass, for each fusing of positions, from which it is faster."""
+MIN_WORK = 6_000_000
+"""Multiplications of a plain forward pass, per level of windows, from which distinct windows are faster."""
 
-LEAST_SAVING = 2.0
-"""How many times fewer multiplications distinct windows must need for a step to be computed on them."""
+MIN_SAVING = 2.0
+"""How many times fewer multiplications a step must need on distinct windows to be computed on them."""
 
 NARROW = 32
-"""Outputs up to which a Linear's lie column by column."""
+"""The largest number of outputs of a Linear that are stored column by column."""
 
-SAME = Looks(1, (0,))
-"""What looks at each position alone."""
+SAME = Window(1, (0,))
+"""The window that has each position on its own."""
 
 COUNTING_DTYPES = {torch.float32, torch.float64}
 """The dtypes that hold any count of windows exactly."""
 
 
 class Level:
-    """The windows of one width in a batch, (B, P), and the distinct ones among them, its D nodes.
+    """The windows of one width in a batch, (B, P). Its rows are the D distinct ones among them.
 
-    ``below``, (D, n), tells which nodes of the level below a window consists of, ``counts``, (D,) and
-    floating, how often it occurs among ``total`` windows; ``ids``, (B*P,), are the nodes of all windows.
-    ``looks`` says of which windows those of the level above consist. ``places`` are the nodes that come first
-    in such a window, those that come second, and so on; if the windows overlap that is every node each time.
+    ``below``, (D, n), has the rows of the level below that a window consists of. ``counts``, (D,) and
+    floating, is how often it occurs among ``total`` windows. ``ids``, (B*P,), is the row of each window.
+    ``window`` says which windows those of the level above consist of. ``parts`` has the rows that are the
+    first part of such a window, those that are the second, and so on. If the windows above overlap, each
+    part has all rows.
     """
 
     below: Tensor
     counts: Tensor
     ids: Tensor
-    places: list[slice]
+    parts: list[slice]
 
-    def __init__(self, batch_size: int, positions: int, looks: Looks, dtype: torch.dtype) -> None:
+    def __init__(self, batch_size: int, positions: int, window: Window, dtype: torch.dtype) -> None:
         self.total = batch_size * positions
-        self.positions, self.looks, self.dtype = positions, looks, dtype
-        self.parts_above = len(looks.offsets)
-        self.overlaps = looks.offsets != tuple(range(looks.stride))
-        kinds = 1 if self.overlaps else self.parts_above
-        self.kinds, self.place = kinds, (torch.arange(positions) % kinds).repeat(batch_size)  # (B*P,)
+        self.positions, self.window, self.dtype = positions, window, dtype
+        self.num_parts = len(window.offsets)
+        self.overlaps = window.offsets != tuple(range(window.stride))
+        self.groups = 1 if self.overlaps else self.num_parts
+        self.group = (torch.arange(positions) % self.groups).repeat(batch_size)  # (B*P,)
 
-    def find(self, windows: Tensor, nodes_below: int) -> None:
-        """Find the nodes among all windows, (B*P, n)."""
-        sizes = [self.kinds] + [nodes_below] * windows.shape[1]
-        members, self.ids, counts = distinct([self.place, *windows.unbind(1)], sizes)
-        self.below = windows.index_select(0, members)
+    def find(self, windows: Tensor, rows_below: int) -> None:
+        """Find the distinct windows, given all windows by the rows they consist of, (B*P, n)."""
+        sizes = [self.groups] + [rows_below] * windows.shape[1]
+        index, self.ids, counts = unique_rows([self.group, *windows.unbind(1)], sizes)
+        self.below = windows.index_select(0, index)
         self.counts = counts.to(self.dtype)
-        self._set_places(self.place.index_select(0, members))
+        self._set_parts(self.group.index_select(0, index))
 
     def windows_above(self, ids: Tensor) -> Tensor:
-        """Of which of this level's windows, (B*P,), those above consist: (B*P', n')."""
+        """The windows of the level above, given by the rows of this level that ``ids`` has: (B*P', n')."""
         if not self.overlaps:
-            return ids.view(-1, self.parts_above)
-        rows, last = ids.view(-1, self.positions), self.looks.offsets[-1]
-        parts = [rows[:, o : self.positions - last + o : self.looks.stride] for o in self.looks.offsets]
-        return torch.stack(parts, dim=2).view(-1, self.parts_above)
+            return ids.view(-1, self.num_parts)
+        rows, last = ids.view(-1, self.positions), self.window.offsets[-1]
+        parts = [rows[:, o : self.positions - last + o : self.window.stride] for o in self.window.offsets]
+        return torch.stack(parts, dim=2).view(-1, self.num_parts)
 
     def find_symbols(self, upper: Level, vocab_size: int) -> None:
-        """Find the nodes of the lowest level, single symbols, among those in the nodes of the next level."""
+        """Find the rows of the lowest level, single symbols, in the rows of the next level."""
         symbols = upper.below.t().flatten()  # (D, n) -> (n*D,)
-        place = torch.arange(self.parts_above).repeat_interleave(len(upper.below))
-        members, nodes, _ = distinct([place, symbols], [self.parts_above, vocab_size])
-        self.below = symbols.index_select(0, members).unsqueeze(1)
-        self.counts = torch.bincount(nodes, upper.counts.repeat(self.parts_above)).to(self.dtype)
-        self._set_places(place.index_select(0, members))
-        upper.below = nodes.view(self.parts_above, -1).t().contiguous()
+        part = torch.arange(self.num_parts).repeat_interleave(len(upper.below))
+        index, rows, _ = unique_rows([part, symbols], [self.num_parts, vocab_size])
+        self.below = symbols.index_select(0, index).unsqueeze(1)
+        self.counts = torch.bincount(rows, upper.counts.repeat(self.num_parts)).to(self.dtype)
+        self._set_parts(part.index_select(0, index))
+        upper.below = rows.view(self.num_parts, -1).t().contiguous()
 
-    def _set_places(self, place: Tensor) -> None:
-        nodes = torch.bincount(place, minlength=self.kinds).tolist()
-        self.places = [slice(start, end) for start, end in pairwise(accumulate(nodes, initial=0))]
+    def _set_parts(self, group: Tensor) -> None:
+        sizes = torch.bincount(group, minlength=self.groups).tolist()
+        self.parts = [slice(start, end) for start, end in pairwise(accumulate(sizes, initial=0))]
         if self.overlaps:
-            self.places *= self.parts_above
+            self.parts *= self.num_parts
 
     def products(self) -> tuple[list[slice], int]:
-        """Where the products of each place lie, and how many products there are in all."""
-        nodes = len(self)
+        """The places at which the products of each part are stored, and the number of all products."""
+        rows = len(self)
         if not self.overlaps:
-            return self.places, nodes
-        return [slice(j * nodes, (j + 1) * nodes) for j in range(self.parts_above)], self.parts_above * nodes
+            return self.parts, rows
+        return [slice(j * rows, (j + 1) * rows) for j in range(self.num_parts)], self.num_parts * rows
 
     def __len__(self) -> int:
         return len(self.below)
 
 
-class Contexts(Level):
+class ContextLevel(Level):
     """The whole contexts, all of them, in the order of the batch."""
 
     def __init__(self, batch_size: int, dtype: torch.dtype) -> None:
@@ -121,26 +149,27 @@ class Contexts(Level):
         self.counts = torch.ones(batch_size, dtype=dtype)
 
 
-class Rows:
-    """Memory for a value of each channel of each node, as many nodes as a batch has needed so far."""
+class GrowingBuffer:
+    """Memory for rows of channels, enough for the largest number of rows so far."""
 
     def __init__(self, like: Tensor, channels: int) -> None:
         self.memory = like.new_empty(0, channels)
 
-    def __call__(self, nodes: int) -> Tensor:
-        """Room for that many: (nodes, channels)."""
-        if nodes > len(self.memory):
-            self.memory = self.memory.new_empty(nodes + nodes // 4, self.memory.shape[1])
-        return self.memory[:nodes]
+    def __call__(self, rows: int) -> Tensor:
+        """A buffer for that many rows: (rows, channels)."""
+        if rows > len(self.memory):
+            self.memory = self.memory.new_empty(rows + rows // 4, self.memory.shape[1])
+        return self.memory[:rows]
 
 
-class NodesDerivative(Protocol):
-    """A layer, or two, on the nodes of a level, whose number is another one in each batch.
+class WindowDerivative(Protocol):
+    """One or two layers on the rows of a level. The number of rows differs from batch to batch.
 
-    ``forward`` takes x, (D, C), and returns y. ``backward`` takes the derivative of the loss by y, summed
-    over equal windows, adds those by the parameters where they go, and returns the one by x, summed
-    likewise. Both may overwrite what they are given, ``forward`` only where ``may_overwrite`` allows it.
-    ``needs_output`` says that ``backward`` reads y, which the layer behind must then leave as it is.
+    ``forward`` takes x, (D, C), and returns y. ``backward`` takes the derivative of the loss with respect
+    to y, summed over equal windows, adds those with respect to the parameters to their buffers, and returns
+    the one with respect to x, also summed over equal windows. Both may overwrite their argument,
+    ``forward`` only if ``inplace_ok``. If ``needs_output`` is true, ``backward`` reads y, and the next
+    layer does not overwrite it.
     """
 
     needs_output: bool
@@ -149,74 +178,76 @@ class NodesDerivative(Protocol):
     def backward(self, dy: Tensor) -> Tensor: ...
 
 
-class SymbolsDerivative(NodesDerivative):
-    """An Embedding: the rows of the distinct symbols. The one after all others is the dropped one."""
+class SymbolDerivative(WindowDerivative):
+    """An Embedding: the rows of the distinct symbols. The symbol after the last is the dropped one."""
 
     needs_output = False
 
-    def __init__(self, layer: Embedding, level: Level, into: Into) -> None:
-        self.E, self.into_E, self.level = layer.weight, into(layer.weight), level
+    def __init__(self, layer: Embedding, level: Level, grad_buffer: GradBuffer) -> None:
+        self.E, self.E_buffer, self.level = layer.weight, grad_buffer(layer.weight), level
 
     def forward(self, x: Tensor) -> Tensor:
-        """Asks the level for the symbols, not ``x``."""
+        """Look up the symbols of the level; ``x`` is not used."""
         symbols = self.level.below.squeeze(1)
-        self.kept = (symbols < len(self.E)).to(self.E.dtype).unsqueeze(1)
+        self.keep_mask = (symbols < len(self.E)).to(self.E.dtype).unsqueeze(1)
         self.symbols = symbols.clamp(max=len(self.E) - 1)
-        return self.E.index_select(0, self.symbols).mul_(self.kept)  # (D,) -> (D, C)
+        return self.E.index_select(0, self.symbols).mul_(self.keep_mask)  # (D,) -> (D, C)
 
     # y = E[symbol], 0 if dropped:   dE: each row of dy that is not dropped is added to the symbol's row
     def backward(self, dy: Tensor) -> Tensor:
-        self.into_E.index_add_(0, self.symbols, dy.mul_(self.kept))
-        return dy  # of symbols there is no derivative
+        self.E_buffer.index_add_(0, self.symbols, dy.mul_(self.keep_mask))
+        return dy  # there is no derivative with respect to symbols
 
 
-class FuseDerivative(NodesDerivative):
-    """What fuses positions and the Linear behind it, from the nodes of one level to those of the next."""
+class FuseDerivative(WindowDerivative):
+    """A concatenation of positions and the Linear after it: the rows of one level -> those of the next."""
 
     needs_output = False
 
-    def __init__(self, layer: Linear, lower: Level, upper: Level, into: Into) -> None:
+    def __init__(self, layer: Linear, lower: Level, upper: Level, grad_buffer: GradBuffer) -> None:
         W, b = layer.weight, layer.bias
         self.lower, self.upper = lower, upper
-        self.W, self.into_W = (w.unflatten(0, (lower.parts_above, -1)) for w in (W, into(W)))  # (n, C, H)
-        self.b, self.into_b = b, None if b is None else into(b)
-        self.products, self.dx = Rows(W, W.shape[1]), Rows(W, W.shape[0] // lower.parts_above)
+        self.W, self.W_buffer = (
+            w.unflatten(0, (lower.num_parts, -1)) for w in (W, grad_buffer(W))
+        )  # (n, C, H)
+        self.b, self.b_buffer = b, None if b is None else grad_buffer(b)
+        self.products, self.dx = GrowingBuffer(W, W.shape[1]), GrowingBuffer(W, W.shape[0] // lower.num_parts)
 
-    # With W in n pieces W_j, one for each part of a window, and x_i a node that is part j of some windows:
+    # W is split into n pieces W_j, one for each part of a window. For a row x_i that is part j of windows:
     #   y = sum over j of p_ij + b   p_ij = x_i W_j
     def forward(self, x: Tensor) -> Tensor:
         places, number = self.lower.products()
         products, self.x = self.products(number), x
-        for W_j, nodes, place in zip(self.W, self.lower.places, places, strict=True):
-            torch.mm(x[nodes], W_j, out=products[place])  # (D_j, C) -> (D_j, H)
+        for W_j, rows, place in zip(self.W, self.lower.parts, places, strict=True):
+            torch.mm(x[rows], W_j, out=products[place])  # (D_j, C) -> (D_j, H)
         self.rows = self.upper.below
-        if self.lower.overlaps:  # the products by W_j lie behind all those by the W before
+        if self.lower.overlaps:  # the products by W_j are stored after all those by the earlier pieces
             self.rows = self.rows + torch.arange(0, number, len(x))
         y: Tensor = F.embedding_bag(self.rows, products, mode="sum")  # (D, n) -> (D, H)
         return y if self.b is None else y.add_(self.b)
 
-    #   dp_ij = the sum of dy over the windows that node i is part j of
+    #   dp_ij = the sum of dy over the windows that row i is part j of
     #   dx_i = sum over j of dp_ij W_j'   dW_j = sum over i of x_i' dp_ij   db = the sum of dy's rows
-    # dx comes first: W may be what dW is added to.
+    # dx comes first, as dW may be added to W itself.
     def backward(self, dy: Tensor) -> Tensor:
         places, number = self.lower.products()
         dx, dproducts = self.dx(len(self.x)), self.products(number).zero_()
         for rows in self.rows.unbind(1):
             dproducts.index_add_(0, rows, dy)
-        for j, (nodes, place) in enumerate(zip(self.lower.places, places, strict=True)):
+        for j, (part, place) in enumerate(zip(self.lower.parts, places, strict=True)):
             if j > 0 and self.lower.overlaps:
                 dx.addmm_(dproducts[place], self.W[j].t())
             else:
-                torch.mm(dproducts[place], self.W[j].t(), out=dx[nodes])
-        for into_W_j, nodes, place in zip(self.into_W, self.lower.places, places, strict=True):
-            into_W_j.addmm_(self.x[nodes].t(), dproducts[place])
-        if self.into_b is not None:
-            self.into_b.add_(dy.sum(0))
+                torch.mm(dproducts[place], self.W[j].t(), out=dx[part])
+        for W_j_buffer, part, place in zip(self.W_buffer, self.lower.parts, places, strict=True):
+            W_j_buffer.addmm_(self.x[part].t(), dproducts[place])
+        if self.b_buffer is not None:
+            self.b_buffer.add_(dy.sum(0))
         return dx
 
 
-class ConcatenateDerivative(NodesDerivative):
-    """What fuses positions with no Linear behind it: a window's row is its nodes' rows, side by side."""
+class ConcatenateDerivative(WindowDerivative):
+    """A concatenation of positions without a Linear after it: a row has its window's parts side by side."""
 
     needs_output = False
 
@@ -226,108 +257,82 @@ class ConcatenateDerivative(NodesDerivative):
     def forward(self, x: Tensor) -> Tensor:
         return x[self.upper.below].flatten(1)  # (D, n) -> (D, n, C) -> (D, n*C)
 
-    # Each part of a row of dy is added to its node's row of dx.
+    # Each part of a row of dy is added to its own row of dx.
     def backward(self, dy: Tensor) -> Tensor:
-        nodes = self.upper.below.flatten()
-        dparts = dy.reshape(len(nodes), -1)  # (D, n*C) -> (D*n, C)
-        return dy.new_zeros(len(self.lower), dparts.shape[1]).index_add_(0, nodes, dparts)
+        rows = self.upper.below.flatten()
+        dparts = dy.reshape(len(rows), -1)  # (D, n*C) -> (D*n, C)
+        return dy.new_zeros(len(self.lower), dparts.shape[1]).index_add_(0, rows, dparts)
 
 
-class PartDerivative(NodesDerivative):
-    """A Newest: one part of each window of the next level, or of each whole context one window far below."""
+class TakeDerivative(WindowDerivative):
+    """A TakeLast: one part of each window of the next level, or one window of each context."""
 
     needs_output = False
 
-    def __init__(self, lower: Level, upper: Level, looks: Looks) -> None:
+    def __init__(self, lower: Level, upper: Level, window: Window) -> None:
         self.lower, self.upper = lower, upper
-        self.offset, offsets = looks.offsets[0], lower.looks.offsets
-        is_next = looks.stride == lower.looks.stride and self.offset in offsets
+        self.offset, offsets = window.offsets[0], lower.window.offsets
+        is_next = window.stride == lower.window.stride and self.offset in offsets
         self.part = offsets.index(self.offset) if is_next else None
 
-    def nodes(self) -> Tensor:
-        """Which nodes are looked at, (D,)."""
+    def rows(self) -> Tensor:
+        """The rows that are taken, (D,)."""
         if self.part is None:
             return self.lower.ids.view(-1, self.lower.positions)[:, self.offset]
         return self.upper.below[:, self.part]
 
     def forward(self, x: Tensor) -> Tensor:
-        return x.index_select(0, self.nodes())
+        return x.index_select(0, self.rows())
 
-    # Each row of dy is added to its node's row of dx.
+    # Each row of dy is added to its own row of dx.
     def backward(self, dy: Tensor) -> Tensor:
         dx = dy.new_zeros(len(self.lower), dy.shape[1])
         self.add_to(dx, dy)
         return dx
 
     def add_to(self, dx: Tensor, dy: Tensor) -> None:
-        """Add the derivative by x to what others have found of it."""
-        dx.index_add_(0, self.nodes(), dy)
+        """Add the derivative with respect to x to ``dx``, the sum of those of other readers of x."""
+        dx.index_add_(0, self.rows(), dy)
 
 
-class SumOfNodesDerivative:
-    """y = a + b, of one level. Both have the derivative dy."""
+class WindowSumDerivative:
+    """y = a + b, both on one level. The derivative with respect to each is dy."""
 
     needs_output = False
 
-    def __init__(self, may_overwrite_a: bool, may_overwrite_b: bool) -> None:
-        self.may_a, self.may_b = may_overwrite_a, may_overwrite_b
+    def __init__(self, inplace_a: bool, inplace_b: bool) -> None:
+        self.inplace_a, self.inplace_b = inplace_a, inplace_b
 
     def forward(self, a: Tensor, b: Tensor) -> Tensor:
-        return a.add_(b) if self.may_a else b.add_(a) if self.may_b else a + b
+        return a.add_(b) if self.inplace_a else b.add_(a) if self.inplace_b else a + b
 
 
-class WeightedBatchNormDerivative(NodesDerivative):
-    """BatchNorm over N windows as D rows, each of which counts w times."""
+class WindowBatchNormDerivative(BatchNormFormulas, WindowDerivative):
+    """BatchNorm over all windows of a level: each row counts as often as its window occurs."""
 
     needs_output = False
 
-    def __init__(self, layer: BatchNorm1d, level: Level, into: Into, may_overwrite: bool) -> None:
-        self.layer, self.level, self.may_overwrite = layer, level, may_overwrite
-        self.into_gamma, self.into_beta = into(layer.gamma), into(layer.beta)
-        self.y = Rows(layer.gamma, len(layer.gamma))
+    def __init__(self, layer: BatchNorm1d, level: Level, grad_buffer: GradBuffer, inplace_ok: bool) -> None:
+        super().__init__(layer, grad_buffer)
+        self.level, self.inplace_ok = level, inplace_ok
+        self.y = GrowingBuffer(layer.gamma, len(layer.gamma))
 
-    # mean = sum(w x) / N   var = sum(w (x - mean)^2) / (N-1)   y = gamma (x - mean) / sqrt(var + eps) + beta
     def forward(self, x: Tensor) -> Tensor:
-        layer, w = self.layer, self.level.counts
-        N: int | Tensor = self.level.total
-        y = squares = self.y(len(x))
-        mean = torch.mv(x.t(), w) / N
-        self.centred = x.sub_(mean) if self.may_overwrite else x - mean
-        torch.mul(self.centred, self.centred, out=squares)
-        sums = torch.mv(squares.t(), w)
-        if layer.gathered is None:
-            var = sums / (N - 1)
-        else:
-            own_mean = mean
-            N, mean, var = pooled(self.level.total, own_mean, sums, layer.gathered)
-            self.centred.add_(own_mean - mean)
-        layer.running_mean.lerp_(mean, layer.momentum)
-        layer.running_var.lerp_(var, layer.momentum)
-        self.N, self.inverse_std = N, var.add_(layer.eps).rsqrt_()
-        self.scale = layer.gamma * self.inverse_std
-        return torch.addcmul(layer.beta, self.centred, self.scale, out=y)
+        return self.normalize(x, self.level.counts, self.level.total, self.y(len(x)), self.inplace_ok)
 
-    # y = gamma xhat + beta, xhat = (x - mean) / std; dy is summed over equal windows already:
-    #   dbeta = sum dy   dgamma = sum dy xhat
-    #   dx = gamma / std * (dy - w * (dbeta / N + xhat * dgamma / (N-1)))
     def backward(self, dy: Tensor) -> Tensor:
-        N, w, scratch = self.N, self.level.counts.unsqueeze(1), self.y(len(dy))
-        dbeta = dy.sum(0)
-        dgamma = torch.mul(dy, self.centred, out=scratch).sum(0).mul_(self.inverse_std)
-        self.into_gamma.add_(dgamma)
-        self.into_beta.add_(dbeta)
-        if self.layer.gathered is not None:
-            dgamma, dbeta = self.layer.gathered(torch.stack([dgamma, dbeta])).sum(0)
-        slope = dgamma * self.inverse_std / (N - 1)
-        torch.addcmul(dbeta / N, self.centred, slope, out=scratch).mul_(w)
-        return dy.sub_(scratch).mul_(self.scale)
+        return self.derivative(dy, self.level.counts, self.y(len(dy)))
+
+
+WINDOW_DERIVATIVES: dict[type[Layer], Any] = {BatchNorm1d: WindowBatchNormDerivative}
+"""The derivatives of layers that take statistics over all windows, by the layer's exact class."""
 
 
 class NarrowLinearDerivative(LinearDerivative):
-    """A Linear with few outputs: they lie column by column, as does dW, in half the time for the BLAS."""
+    """A Linear with few outputs. They and dW are stored column by column, in half the time for the BLAS."""
 
-    def __init__(self, layer: Linear, x: Tensor, into: Into, may_overwrite: bool) -> None:
-        super().__init__(layer, x, into, may_overwrite)
+    def __init__(self, layer: Linear, x: Tensor, grad_buffer: GradBuffer, inplace_ok: bool) -> None:
+        super().__init__(layer, x, grad_buffer, inplace_ok)
         fan_in, fan_out = layer.weight.shape
         self.y, self.dW = x.new_empty(fan_out, len(x)).t(), x.new_empty(fan_out, fan_in).t()
         self.forward[0] = partial(torch.mm, x, layer.weight, out=self.y)
@@ -336,20 +341,20 @@ class NarrowLinearDerivative(LinearDerivative):
 
     def backward(self, dy: Tensor) -> Tensor:
         torch.mm(dy, self.W_t, out=self.dx)
-        self.into_W.add_(torch.mm(self.x_t, dy, out=self.dW))
+        self.W_buffer.add_(torch.mm(self.x_t, dy, out=self.dW))
         self.add_db(dy)
         return self.dx
 
 
-class EachNodeDerivative(NodesDerivative):
-    """A layer that takes each node for itself: its plain derivative, made anew for the nodes of a batch."""
+class RowwiseDerivative(WindowDerivative):
+    """A layer that computes each row on its own, by its plain derivative built for the rows of each batch."""
 
-    def __init__(self, layer: Layer, into: Into, may_overwrite: bool) -> None:
+    def __init__(self, layer: Layer, grad_buffer: GradBuffer, inplace_ok: bool) -> None:
         kind = DERIVATIVES[type(layer)]
         if type(layer) is Linear and layer.weight.shape[1] <= NARROW:
             kind = NarrowLinearDerivative
         self.needs_output = kind.needs_output
-        self.derivative_at: Callable[[Tensor], Derivative] = lambda x: kind(layer, x, into, may_overwrite)
+        self.derivative_at: Callable[[Tensor], Derivative] = lambda x: kind(layer, x, grad_buffer, inplace_ok)
 
     def forward(self, x: Tensor) -> Tensor:
         self.derivative = self.derivative_at(x)
@@ -361,175 +366,195 @@ class EachNodeDerivative(NodesDerivative):
         return self.derivative.backward(dy)
 
 
-def needed_wires(network: Sequential) -> list[Wire]:
-    """The wires of a network without those that look at each position alone, as FlattenConsecutive(1)."""
-    kept, number = list[Wire](), {INPUT: INPUT}
-    for i, (layer, sources) in enumerate(known_wires(network)):
-        sources = tuple(number[source] for source in sources)
-        if looks_at(layer) == SAME:
-            number[i] = sources[0]
+def reduced_nodes(network: Layer) -> list[Node]:
+    """The nodes of a network without concatenations of single positions, such as FlattenConsecutive(1)."""
+    reduced, number = list[Node](), {INPUT: INPUT}
+    for i, (layer, inputs) in enumerate(known_nodes(network)):
+        inputs = tuple(number[j] for j in inputs)
+        if window_of(layer) == SAME:
+            number[i] = inputs[0]
         else:
-            number[i] = len(kept)
-            kept.append(Wire(layer, sources))
-    return kept
+            number[i] = len(reduced)
+            reduced.append(Node(layer, inputs))
+    return reduced
 
 
-def levels_of(wires: Sequence[Wire]) -> dict[int, Looks] | None:
-    """What fuses the positions of each level, by how many these are, from the symbols up.
+def levels_of(nodes: Sequence[Node], where: Geometry) -> dict[int, Window] | None:
+    """The window that concatenates the positions of each level, by their number, from the symbols up.
 
-    None if the nodes do not lie in levels: if what fuses the positions of one level does not do so alike, or
-    a ``Newest`` looks neither at a part of what is fused nor at one position of each whole context.
+    None if the nodes do not form levels: if two layers concatenate the positions of one level differently, or
+    if a TakeLast takes neither a part of each window nor one position of each context.
     """
-    positions, block_size = positions_of(wires)
-    looking = [
-        (looks, positions[wire.sources[0]], above)
-        for wire, above in zip(wires, positions, strict=True)
-        if (looks := looks_at(wire.layer))
+    windows = [
+        (window, where.positions[node.inputs[0]], above)
+        for node, above in zip(nodes, where.positions, strict=True)
+        if (window := window_of(node.layer))
     ]
-    levels: dict[int, Looks] = {}
-    for looks, below, _ in looking:
-        if len(looks.offsets) > 1 and levels.setdefault(below, looks) != looks:
+    levels: dict[int, Window] = {}
+    for window, below, _ in windows:
+        if len(window.offsets) > 1 and levels.setdefault(below, window) != window:
             return None
-    sizes = sorted({block_size, *positions}, reverse=True)
+    sizes = sorted({where.block_size, *where.positions}, reverse=True)
     if sorted(levels, reverse=True) != sizes[:-1]:
         return None
-    if any(levels[below].needed(above) != below for below, above in pairwise(sizes)):
+    if any(levels[below].input_length(above) != below for below, above in pairwise(sizes)):
         return None
-    for looks, below, above in looking:
-        is_part = looks.stride == levels[below].stride and set(looks.offsets) <= set(levels[below].offsets)
-        if not is_part and (above != 1 or below == block_size):
+    for window, below, above in windows:
+        is_part = window.stride == levels[below].stride and set(window.offsets) <= set(levels[below].offsets)
+        if not is_part and (above != 1 or below == where.block_size):
             return None
     return {size: levels[size] for size in sizes[:-1]}
 
 
 class WindowsStep(Step):
-    """A step on distinct windows at one batch shape, or on all windows where that would save too little."""
+    """A step at one batch shape on distinct windows, or a plain step if these would save too little."""
 
-    def __init__(self, network: Sequential, X: Tensor, Y: Tensor, drops: bool, into: Into) -> None:
-        rows = slice(2) if len(X) == len(Y) else slice(None)  # two are enough to see what does not fit
-        wires = needed_wires(network)
-        logits = logits_of(network, wires, X[rows], Y[rows])
-        self.logits = self.dlogits = logits.new_empty(len(X), logits.shape[1])
-        self.keep = logits.new_ones(X.numel(), 1) if drops else None
-        self.plain_step = partial(Step, network, X, Y, drops, into)
-        self.plain: Step | None = None
-        embedding, levels = wires[0].layer, levels_of(wires)
+    def __init__(self, network: Layer, X: Tensor, Y: Tensor, drops: bool, grad_buffer: GradBuffer) -> None:
+        rows = slice(2) if len(X) == len(Y) else slice(None)  # two suffice to see that layers fit
+        all_nodes, nodes = known_nodes(network), reduced_nodes(network)
+        logits = values_of(network, all_nodes, X[rows], Y[rows])[-1]
+        embedding, where = nodes[0].layer, geometry(nodes)
         assert isinstance(embedding, Embedding)
+        check_declarations(network, all_nodes, probe_contexts(embedding, X))
+        self.logits = self.dlogits = logits.new_empty(len(X), logits.shape[1])
+        self.keep_mask = logits.new_ones(X.numel(), 1) if drops else None
+        self.make_plain_step = partial(Step, network, X, Y, drops, grad_buffer)
+        self.plain_step: Step | None = None
+        levels = levels_of(nodes, where)
         assert levels is not None
         self.vocab_size, dtype = len(embedding.weight) + drops, embedding.weight.dtype
-        found = [Level(len(X), positions, looks, dtype) for positions, looks in levels.items()]
-        self.levels = [*found, Contexts(len(X), dtype)]
-        self.parts: list[Any] = [SymbolsDerivative(embedding, self.levels[0], into)]
-        self.wires = [Wire(embedding, (INPUT,))]
-        self._append_parts(wires, into)
-        self.back = Backward(self.wires, self.parts)
+        below_contexts = [Level(len(X), positions, window, dtype) for positions, window in levels.items()]
+        self.levels = [*below_contexts, ContextLevel(len(X), dtype)]
+        self.parts: list[Any] = [SymbolDerivative(embedding, self.levels[0], grad_buffer)]
+        self.nodes = [Node(embedding, (INPUT,))]
+        self._append_parts(nodes, where, grad_buffer)
+        self.back = Backward(self.nodes, self.parts)
 
-    def _append_parts(self, wires: Sequence[Wire], into: Into) -> None:
-        """Add what each wire does to the nodes of its level."""
-        readers, part_of = readers_of(wires), [0]  # which part gives the output of each wire
+    def _append_parts(self, nodes: Sequence[Node], where: Geometry, grad_buffer: GradBuffer) -> None:
+        """Make the derivative of each node, on the rows of its level."""
+        counts, part_of = use_counts(nodes), [0]  # which part has the output of each node
+        reader_of = {j: node.layer for node in nodes for j in node.inputs}  # the last one, if there are more
         level_of = {level.positions: level for level in self.levels}
-        levels = [level_of[positions] for positions in positions_of(wires)[0]]
-        fused_first: dict[int, Level] = {}  # what fuses the positions of a level for a Linear alone
-        for i, (layer, sources) in enumerate(wires[1:], start=1):
-            looks, lower, upper = looks_at(layer), levels[sources[0]], levels[i]
-            read = tuple(part_of[source] for source in sources)
-            may = [
-                readers[source] == 1 and not self.parts[part_of[source]].needs_output for source in sources
-            ]
+        levels = [level_of[positions] for positions in where.positions]
+        fused: dict[int, Level] = {}  # concatenations read by one Linear only, whose derivative computes both
+        for i, (layer, inputs) in enumerate(nodes[1:], start=1):
+            window, lower, upper = window_of(layer), levels[inputs[0]], levels[i]
+            read = tuple(part_of[j] for j in inputs)
+            inplace = [counts[j] == 1 and not self.parts[part_of[j]].needs_output for j in inputs]
             part: Any
             if layer is None:
-                part = SumOfNodesDerivative(*may)
-            elif looks is not None and len(looks.offsets) > 1:
-                behind = [wire.layer for wire in wires if wire.sources == (i,)]
-                if readers[i] == 1 and isinstance(behind[0], Linear):
-                    fused_first[i] = lower
+                part = WindowSumDerivative(*inplace)
+            elif window is not None and len(window.offsets) > 1:
+                if counts[i] == 1 and type(reader_of[i]) is Linear:
+                    fused[i] = lower
                     part_of.append(read[0])
                     continue
                 part = ConcatenateDerivative(lower, upper)
-            elif looks is not None:
-                part = PartDerivative(lower, upper, looks)
-            elif isinstance(layer, Linear) and sources[0] in fused_first:
-                part = FuseDerivative(layer, fused_first[sources[0]], upper, into)
-            elif isinstance(layer, BatchNorm1d):
-                part = WeightedBatchNormDerivative(layer, upper, into, may[0])
+            elif window is not None:
+                part = TakeDerivative(lower, upper, window)
+            elif type(layer) is Linear and inputs[0] in fused:
+                part = FuseDerivative(layer, fused[inputs[0]], upper, grad_buffer)
+            elif make := WINDOW_DERIVATIVES.get(type(layer)):
+                part = make(layer, upper, grad_buffer, inplace[0])
             else:
-                part = EachNodeDerivative(layer, into, may[0])
+                part = RowwiseDerivative(layer, grad_buffer, inplace[0])
             self.parts.append(part)
-            self.wires.append(Wire(layer, read))
+            self.nodes.append(Node(layer, read))
             part_of.append(len(self.parts) - 1)
 
     def __call__(self, X: Tensor, minus_Y: Tensor, logprobs: Tensor) -> None:
         with torch.inference_mode():
-            if not self.find_nodes(X):
-                self.plain = self.plain or self.plain_step()
-                if self.keep is not None and self.plain.keep is not None:
-                    self.plain.keep.copy_(self.keep)
-                self.plain(X, minus_Y, logprobs)
+            if not self.find_windows(X):
+                self.plain_step = self.plain_step or self.make_plain_step()
+                if self.keep_mask is not None and self.plain_step.keep_mask is not None:
+                    self.plain_step.keep_mask.copy_(self.keep_mask)
+                self.plain_step(X, minus_Y, logprobs)
                 return
             values: list[Tensor] = [self.parts[0].forward(X)]
-            for part, wire in zip(self.parts[1:], self.wires[1:], strict=True):
-                values.append(part.forward(*[values[source] for source in wire.sources]))
-            self.back(self.by_logits(values[-1], minus_Y, logprobs))
+            for part, node in zip(self.parts[1:], self.nodes[1:], strict=True):
+                values.append(part.forward(*[values[j] for j in node.inputs]))
+            self.back(self.logit_derivative(values[-1], minus_Y, logprobs))
 
-    def find_nodes(self, X: Tensor) -> bool:
-        """Find the nodes of all levels for the indices X, (B*T,); returns whether they are few enough."""
+    def find_windows(self, X: Tensor) -> bool:
+        """Find the rows of all levels for the indices X, (B*T,). Returns whether they are few enough."""
         symbols = X.long()
-        if self.keep is not None:
-            kept = self.keep != 0
-            if not torch.equal(kept.to(self.keep.dtype), self.keep):
-                return False  # there are embeddings kept in part
+        if self.keep_mask is not None:
+            kept = self.keep_mask != 0
+            if not torch.equal(kept.to(self.keep_mask.dtype), self.keep_mask):
+                return False  # embeddings are multiplied by values other than 0 and 1
             symbols = symbols.masked_fill(~kept.view(-1), self.vocab_size - 1)
         lowest, *between, contexts = self.levels
-        windows, nodes_below = lowest.windows_above(symbols), self.vocab_size
+        windows, rows_below = lowest.windows_above(symbols), self.vocab_size
         if lowest.overlaps:
             lowest.find(symbols.unsqueeze(1), self.vocab_size)
-            windows, nodes_below = lowest.windows_above(lowest.ids), len(lowest)
+            windows, rows_below = lowest.windows_above(lowest.ids), len(lowest)
         for level in between:
-            level.find(windows, nodes_below)
-            windows, nodes_below = level.windows_above(level.ids), len(level)
+            level.find(windows, rows_below)
+            windows, rows_below = level.windows_above(level.ids), len(level)
         contexts.below = windows
         if not lowest.overlaps:
             lowest.find_symbols(self.levels[1], self.vocab_size)
         fusing = [part for part in self.parts if isinstance(part, FuseDerivative)]
         plain_work = sum(part.upper.total * part.W.numel() for part in fusing)
         work = sum(part.lower.products()[1] * part.W[0].numel() for part in fusing)
-        return bool(plain_work >= LEAST_SAVING * work)
+        return bool(plain_work >= MIN_SAVING * work)
 
 
 class WindowsEngine(BackpropEngine):
-    """``BackpropEngine`` on distinct windows, wherever that is faster.
+    """``BackpropEngine`` that computes distinct windows where that is faster. ``describe`` says if it does.
 
-    Steps are plain ones where batch or network are so small that nothing is gained, and for a batch whose
-    windows seldom repeat. Also where the idea does not apply: on CUDA, which would have to wait for the
-    numbers of nodes; for values of ``keep`` other than 0 and 1; for statistics kept for each position
-    apart; and for layers that have a derivative but do not declare that they act on each position alone.
+    It takes plain steps
+
+    * if batch or network are so small that nothing is gained, and for batches whose windows seldom repeat;
+    * if equal windows may have different outputs: for layers that do not declare what they do with positions,
+      for statistics of each position, and for values of ``keep_mask`` other than 0 and 1;
+    * on CUDA, where each step would have to wait for the numbers of distinct windows.
     """
 
-    def _new_step(self, X: Tensor, Y: Tensor, drops: bool, into: Into) -> Step:
-        kind = WindowsStep if self._gains(X) else Step
-        return kind(self.network, X, Y, drops, into)
+    def _new_step(self, X: Tensor, Y: Tensor, drops: bool, grad_buffer: GradBuffer) -> Step:
+        plain = self._reason_for_plain_steps(len(X), X.shape[1:].numel(), X.is_cuda)
+        kind = Step if plain or X.ndim != 2 else WindowsStep
+        return kind(self.network, X, Y, drops, grad_buffer)
 
-    def _gains(self, X: Tensor) -> bool:
-        """Whether steps for batches of that shape are faster on distinct windows, if these are few enough."""
-        wires = needed_wires(self.network)
-        positions, block_size = positions_of(wires)
-        levels, dtypes = levels_of(wires), {p.dtype for p in self.network.parameters()}
-        if not levels or X.is_cuda or not dtypes <= COUNTING_DTYPES:
-            return False
-        if X.shape[1:] != (block_size,) or not all(_is_by_node(layer) for layer in layers_of(wires)[1:]):
-            return False
+    def describe(self, batch_size: int, block_size: int) -> str:
+        is_cuda = self.network.parameters()[0].is_cuda
+        plain = self._reason_for_plain_steps(batch_size, block_size, is_cuda)
+        if plain:
+            return f"plain steps, as {plain}"
+        masks = "; random layers draw once for each" if stochastic_layers(self.network) else ""
+        return f"repeated windows computed once{masks}"
+
+    def _reason_for_plain_steps(self, batch_size: int, block_size: int, is_cuda: bool) -> str:
+        """Why batches of that shape take plain steps; "" if they are computed on distinct windows."""
+        nodes = reduced_nodes(self.network)
+        if is_cuda:
+            return "windows are not counted on CUDA"
+        if not {p.dtype for p in self.network.parameters()} <= COUNTING_DTYPES:
+            return "windows are counted in float32 or float64 only"
+        unknown = [layer for layer in layers_of(nodes)[1:] if not _knows_windows(layer)]
+        if unknown:
+            return f"{layer_text(unknown[0])} does not declare that equal windows give equal outputs"
+        try:
+            where = geometry(nodes)
+        except UndeclaredLayer as error:
+            return str(error)
+        levels = levels_of(nodes, where)
+        if not levels:
+            return "its concatenations do not form levels of windows"
+        if block_size != where.block_size:
+            return f"contexts have {block_size} symbols in place of {where.block_size}"
         work = 0
-        for (layer, sources), count in zip(wires, positions, strict=True):
-            below = looks_at(wires[sources[0]].layer) if sources[0] != INPUT else None
+        for (layer, inputs), count in zip(nodes, where.positions, strict=True):
+            below = window_of(nodes[inputs[0]].layer) if inputs[0] != INPUT else None
             if isinstance(layer, Linear) and below is not None and len(below.offsets) > 1:
-                work += len(X) * count * layer.weight.numel()
-        return work >= LEAST_WORK * len(levels)
+                work += batch_size * count * layer.weight.numel()
+        if work < MIN_WORK * len(levels):
+            return "batch and network are too small to gain from distinct windows"
+        return ""
 
 
-def _is_by_node(layer: Layer) -> bool:
-    """Whether a layer that has a derivative can do with the nodes alone."""
+def _knows_windows(layer: Layer) -> bool:
+    """Whether a layer that has a derivative gives equal outputs for equal windows."""
     if isinstance(layer, BatchNorm1d):
-        return layer.running_mean.ndim == 1
-    return (
-        isinstance(layer, Linear) or looks_at(layer) is not None or bool(declared(layer, "acts_per_position"))
-    )
+        return type(layer) in WINDOW_DERIVATIVES
+    return type(layer) is Linear or window_of(layer) is not None or bool(declared(layer, "pointwise"))

@@ -1,1 +1,1 @@
-"""What a person types: flags, runs that survive, words, pictures (beyond the lecture)."""
+"""What a person types: flags, runs that survive, words, pictures."""

@@ -1,7 +1,8 @@
-"""The commands, from ``makemore-train`` to ``makemore-page``. Only this module knows argparse.
+"""The command line of all commands. Only this module uses argparse.
 
-torch is imported after the arguments are parsed, so that ``--help`` answers at once. Mistakes end with
-one line on stderr: exit code 2 for wrong usage (flags, files, sizes), 1 for a run that failed.
+torch is imported after the arguments are parsed, so that ``--help`` answers at once. An error ends a command
+with one line on stderr and an exit code: 2 for wrong usage (flags, files, sizes), 1 for a run that failed.
+With the environment variable MAKEMORE_TRACEBACK=1 Python's traceback comes before that line.
 """
 
 from __future__ import annotations
@@ -12,7 +13,9 @@ import importlib
 import io
 import math
 import os
+import signal
 import sys
+import traceback
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from functools import partial
@@ -21,24 +24,28 @@ from pkgutil import resolve_name
 from typing import Any, NoReturn
 
 import makemore
-from makemore.commands.settings import NETWORK, OUTPUT, PICTURES, TRAINING, SampleSettings, flag, flags
-from makemore.errors import Interrupted, MakemoreError
-from makemore.recipes import FIRST, Knob
+from makemore.core.errors import Interrupted, MakemoreError
+from makemore.core.settings import FIRST, Knob
+from makemore.run.catalog import PICTURES
+from makemore.run.settings import NETWORK, OUTPUT, TRAINING, SampleSettings, flag, flags
+
+TRACEBACK_VARIABLE = "MAKEMORE_TRACEBACK"
+"""The environment variable that makes errors print Python's traceback too."""
 
 
 class Parser(argparse.ArgumentParser):
-    """An argument parser of one command, whose errors are one line."""
+    """The argument parser of a command. Its errors are one line."""
 
     def __init__(self, prog: str, description: str, **more: Any) -> None:
         super().__init__(prog=prog, description=description, **more)
         self.add_argument("--version", action="version", version=f"%(prog)s {makemore.__version__}")
 
-    def parse(self, argv: Sequence[str] | None, *, apart: bool = False) -> argparse.Namespace:
-        """As ``parse_args``; ``--flag=--``, of which argparse makes a list, is refused.
+    def parse(self, argv: Sequence[str] | None, *, intermixed: bool = False) -> argparse.Namespace:
+        """The parsed arguments. With ``intermixed``, flags and positional arguments may come in any order.
 
-        With ``apart``, flags may stand between the arguments that have none.
+        Refuses ``--flag=--``, which argparse turns into a list.
         """
-        parsed = self.parse_intermixed_args(argv) if apart else self.parse_args(argv)
+        parsed = self.parse_intermixed_args(argv) if intermixed else self.parse_args(argv)
         for name, value in vars(parsed).items():
             if isinstance(value, list):
                 self.error(f"argument {flag(name)}: expected one argument")
@@ -50,30 +57,30 @@ class Parser(argparse.ArgumentParser):
 
 
 def add_flag(container: argparse._ActionsContainer, knob: Knob, *aliases: str) -> None:
-    """Add the flag of a setting. One that is not given stays None, so that a default can depend on others."""
-    said = knob.said_default
-    help = (f"{knob.help} (default: {said})" if said else knob.help).replace("%", "%%")
+    """Add the flag of a setting. A flag that is not given is None: its default can depend on other flags."""
+    default = knob.default_label
+    help = (f"{knob.help} (default: {default})" if default else knob.help).replace("%", "%%")
     add = partial(container.add_argument, *aliases, flag(knob.name), help=help, default=None)
-    if knob.kind is bool:
+    if knob.type is bool:
         add(action=argparse.BooleanOptionalAction if knob.default else "store_true")
-    elif knob.kind is str:
+    elif knob.type is str:
         add(choices=knob.choices or None, metavar=knob.metavar)
     else:
-        add(type=number_type(knob), metavar=knob.metavar or ("N" if knob.kind is int else "X"))
+        add(type=number_type(knob), metavar=knob.metavar or ("N" if knob.type is int else "X"))
 
 
 def number_type(knob: Knob) -> Callable[[str], float]:
-    """A flag's type: a whole number, or any number, within the setting's bounds."""
-    what = "a whole number from {} to {}" if knob.kind is int else "a number from {:g} to {:g}"
+    """The argparse type of a flag: a whole number, or any number, in the range of its setting."""
+    needed = "a whole number from {} to {}" if knob.type is int else "a number from {:g} to {:g}"
 
     def parse(text: str) -> float:
         try:
-            value: float = knob.kind(text)
+            value: float = knob.type(text)
         except ValueError:
             value = math.nan
         if not knob.low <= value <= knob.high:
-            needed = what.format(knob.low, knob.high)
-            raise argparse.ArgumentTypeError(f"must be {needed}, got {text[:80]!r}")
+            limits = needed.format(knob.low, knob.high)
+            raise argparse.ArgumentTypeError(f"must be {limits}, got {text[:80]!r}")
         return value
 
     return parse
@@ -85,19 +92,23 @@ def given(args: argparse.Namespace, knobs: Iterable[Knob]) -> dict[str, Any]:
 
 
 def train_parser() -> Parser:
-    """The flags of ``makemore-train``, made from the knobs."""
-    parser = Parser(
-        "makemore-train", "Train a network of the lecture on a word list, plot its loss, print new words."
-    )
+    """The flags of ``makemore-train``, made from the settings."""
+    parser = Parser("makemore-train", "Train a network on a word list, plot its losses and print new words.")
     knobs = list(flags())
     titles = [FIRST, NETWORK, TRAINING, *(knob.group for knob in knobs if knob.group != OUTPUT), OUTPUT]
     groups = {title: parser.add_argument_group(title) for title in dict.fromkeys(titles)}
     for knob in knobs:
         add_flag(groups[knob.group], knob)
-    own = groups[FIRST].add_argument
-    own("--out-dir", type=Path, default=Path("out"), metavar="DIR", help="where results go (default: out)")
-    own("--resume", action="store_true", help="go on with the run in --out-dir")
-    own("--overwrite", action="store_true", help="replace the run in --out-dir")
+    add = groups[FIRST].add_argument
+    add(
+        "--out-dir",
+        type=Path,
+        default=Path("out"),
+        metavar="DIR",
+        help="directory to write to (default: out)",
+    )
+    add("--resume", action="store_true", help="resume the run in --out-dir")
+    add("--overwrite", action="store_true", help="replace the run in --out-dir by a new one")
     return parser
 
 
@@ -106,42 +117,44 @@ def train_main(argv: Sequence[str] | None = None) -> int:
     parser = train_parser()
     args = parser.parse(argv)
     if args.resume and args.overwrite:
-        parser.error("--resume goes on with a run, --overwrite replaces it: choose one")
+        parser.error("--resume continues a run, --overwrite replaces it: choose one")
     settings = given(args, flags())
     return answer(
         parser.prog, "makemore.commands.train:train", settings, args.out_dir, args.resume, args.overwrite
     )
 
 
-FILTERS = """\
-At each character the flags above work in this order: --temperature, --min-length (no end before
-it), --top-k, --top-p, --max-length (ends the word there). Then whole words are passed over:
---novel, --unique; the number counts the words that are left, --draws those before. --with-score
-tells the likelihood under the model itself, without any of these. The seed fixes the words.
+SAMPLE_NOTES = """\
+Each character is sampled with these flags, applied in this order: --temperature, --min-length (the
+word cannot end before), --top-k, --top-p, --max-length (the word is cut there). Then --novel and
+--unique leave out whole words. --samples counts the words that are printed, --draws those that are
+sampled. --with-score prints the likelihood under the model itself, whatever these flags are.
 
-In eight processes, here by GNU parallel, the words of one, in their order:
-  parallel -k makemore-sample --number 1000000 --seed 1 --shard {}/8 ::: $(seq 8) > words.txt
+To sample the same words in the same order with eight processes, here by GNU parallel:
+  parallel -k makemore-sample --samples 1000000 --seed 1 --shard {}/8 ::: $(seq 8) > words.txt
 """
+"""The end of the help of ``makemore-sample``."""
 
 FOR_SCORES = {"score", "shard", "output", "device"}
-"""What ``makemore-sample`` may be told of given words; all else is about words that it draws."""
+"""Settings of ``makemore-sample`` that work with --score; all others are about new words."""
 
-DEFAULT_MODEL = "model file, or folder of a run (default: out, else the network that ships with makemore)"
+MODEL_HELP = "model file, or directory of a run (default: out, or the bundled network if out has no run)"
+"""The help for the model of all commands but ``makemore-train``."""
 
 
 def sample_parser() -> Parser:
-    """The flags of ``makemore-sample``, made from the knobs."""
+    """The flags of ``makemore-sample``, made from the settings."""
     parser = Parser(
         "makemore-sample",
-        "Print new words from a trained network, one a line, or score given ones.",
-        epilog=FILTERS,
+        "Sample new words from a trained network, one a line, or score given words.",
+        epilog=SAMPLE_NOTES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("model", nargs="?", type=Path, help=DEFAULT_MODEL)
-    short = {"number": ["-n"], "output": ["-o"]}
+    parser.add_argument("model", nargs="?", type=Path, help=MODEL_HELP)
+    short = {"samples": ["-n"], "output": ["-o"]}
     how_many = parser.add_mutually_exclusive_group()
     for name, knob in SampleSettings.knobs().items():
-        add_flag(how_many if name in ("number", "draws") else parser, knob, *short.get(name, ()))
+        add_flag(how_many if name in ("samples", "draws") else parser, knob, *short.get(name, ()))
     return parser
 
 
@@ -150,34 +163,39 @@ def sample_main(argv: Sequence[str] | None = None) -> int:
     parser = sample_parser()
     args = parser.parse(argv)
     wanted = given(args, SampleSettings.knobs().values())
-    drawing = [flag(name) for name in wanted if name not in FOR_SCORES]
-    if "score" in wanted and drawing:
-        parser.error(f"--score draws nothing: leave out {', '.join(drawing)}")
+    for_new_words = [flag(name) for name in wanted if name not in FOR_SCORES]
+    if "score" in wanted and for_new_words:
+        parser.error(f"--score samples no words: leave out {', '.join(for_new_words)}")
     return answer(parser.prog, "makemore.commands.sample:sample", args.model, SampleSettings(**wanted))
 
 
 def draw_main(argv: Sequence[str] | None = None) -> int:
     """``makemore-draw``."""
-    names = max(map(len, PICTURES)) + 2
-    rows = [f"  {name:<{names}}{what}\n" for name, what in PICTURES.items()]
+    shown = {name: text for name, (text, _) in PICTURES.items()} | {"all": "all pictures, in a directory"}
+    width = max(map(len, shown)) + 2
     parser = Parser(
         "makemore-draw",
         "Draw a picture of a network.",
-        epilog=f"what there is:\n{''.join(rows)}  {'all':<{names}}each of them, into a folder\n",
+        epilog="pictures:\n" + "".join(f"  {name:<{width}}{text}\n" for name, text in shown.items()),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
-    add("what", nargs="?", help="a picture of those below (default: nodes)")
-    add("picture", nargs="?", type=Path, help="PNG, SVG or PDF to write, by its ending (default: WHAT.png)")
-    add("--model", type=Path, metavar="FILE", help=DEFAULT_MODEL)
-    add("--network", metavar="NAME", help="nodes alone: of a network by name, untrained")
-    add("--word", metavar="TEXT", help="the word to draw (default: diondre)")
-    args = parser.parse(argv, apart=True)
+    add("what", nargs="?", help="name of a picture, see below (default: nodes)")
+    add(
+        "picture",
+        nargs="?",
+        type=Path,
+        help="file to write: .png, .svg or .pdf (default: WHAT.png); for all a directory (default: pictures)",
+    )
+    add("--model", type=Path, metavar="PATH", help=MODEL_HELP)
+    add("--network", metavar="NAME", help="for nodes: an untrained network, named as in makemore-train")
+    add("--word", metavar="TEXT", help="word whose characters are the input (default: diondre)")
+    args = parser.parse(argv, intermixed=True)
     if args.model is not None and args.network is not None:
-        parser.error("--model has a network of its own: leave out --network")
+        parser.error("--model and --network both name a network: choose one")
     what, picture = args.what or "nodes", args.picture
     if what not in PICTURES and what != "all" and picture is None and Path(what).suffix:
-        what, picture = "nodes", Path(what)  # a file to write alone
+        what, picture = "nodes", Path(what)  # only a file to write
     if what not in (*PICTURES, "all"):
         parser.error(f"unknown picture {what!r}: choose from {', '.join(PICTURES)}, all")
     if picture is None:
@@ -192,21 +210,20 @@ def page_main(argv: Sequence[str] | None = None) -> int:
     """``makemore-page``."""
     parser = Parser(
         "makemore-page",
-        "Write a page to play with a network in a browser: one HTML file, without server or network.",
+        "Write a page to explore a network in a browser. It is one HTML file and needs no server.",
     )
     add, page = parser.add_argument, Path("page.html")
     add("page", nargs="?", type=Path, default=page, help=f"HTML file to write (default: {page})")
-    add("--model", type=Path, metavar="FILE", help=DEFAULT_MODEL)
-    add("--data", metavar="PATH", help="where the training list lies now, if it was moved")
+    add("--model", type=Path, metavar="PATH", help=MODEL_HELP)
+    add("--data", metavar="PATH", help="path of the training word list, if the file was moved")
     add(
         "--without-words",
         action="store_true",
-        help="leave the training list out: whoever has the page cannot read it there, and the page cannot"
-        " tell which words are new",
+        help="do not store the training word list in the page, which then cannot say which words are new",
     )
     args = parser.parse(argv)
     if args.data is not None and args.without_words:
-        parser.error("--without-words leaves the list of --data out: choose one")
+        parser.error("--without-words leaves out the list of --data: choose one")
     asked = (args.page, args.model, args.data, args.without_words)
     return answer(parser.prog, "makemore.commands.page:page", *asked)
 
@@ -216,9 +233,9 @@ COMMANDS = {"train": train_main, "sample": sample_main, "draw": draw_main, "page
 
 def main(argv: Sequence[str] | None = None) -> int:
     """``python -m makemore``: each command by its name."""
-    parser = Parser("python -m makemore", "One command for each thing that makemore does.")
-    parser.add_argument("command", choices=COMMANDS, help="each is makemore-COMMAND as well")
-    rest = parser.add_argument("flags", nargs=argparse.REMAINDER, help="see --help of each command")
+    parser = Parser("python -m makemore", "Train networks, sample words, draw pictures, write pages.")
+    parser.add_argument("command", choices=COMMANDS, help="what to do; also installed as makemore-COMMAND")
+    rest = parser.add_argument("flags", nargs=argparse.REMAINDER, help="flags of the command: see its --help")
     rest.required = False
     args = parser.parse_args(argv)
     return COMMANDS[args.command](args.flags)
@@ -227,10 +244,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 def answer(prog: str, command: str, *asked: Any) -> int:
     """Import a command's function and call it; turn its errors into one line on stderr and an exit code.
 
-    A reader that closes the pipe early (``| head -1``) is no error.
+    It is not an error if a reader closes the pipe early (``| head -1``).
     """
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
-        if getattr(sys, name) is None:  # closed by what started us
+        if getattr(sys, name) is None:  # closed by the parent process
             setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(encoding="utf-8", errors="backslashreplace")
@@ -242,23 +259,30 @@ def answer(prog: str, command: str, *asked: Any) -> int:
     except BrokenPipeError:
         drop_stdout()
         return 0
-    except (MakemoreError, Interrupted) as error:
-        code, message = error.exit_code, str(error)
-    except KeyboardInterrupt:
-        code, message = 130, "interrupted"
-    except (MemoryError, OSError, RuntimeError) as error:
-        code, message = 1, str(error) or type(error).__name__
-    with suppress(OSError):
-        sys.stdout.flush()
-    drop_stdout()
-    tell(f"{prog}: {message}")
-    return code
+    except (MakemoreError, Interrupted, KeyboardInterrupt, MemoryError, OSError, RuntimeError) as error:
+        with suppress(OSError):
+            sys.stdout.flush()
+        drop_stdout()
+        if os.environ.get(TRACEBACK_VARIABLE):
+            traceback.print_exception(error)
+        code, message = code_and_message(error)
+        tell(f"{prog}: {message}")
+        return code
+
+
+def code_and_message(error: BaseException) -> tuple[int, str]:
+    """The exit code and the message of an error that ends a command."""
+    if isinstance(error, MakemoreError | Interrupted):
+        return error.exit_code, str(error)
+    if isinstance(error, KeyboardInterrupt):
+        return 128 + signal.SIGINT, "interrupted"
+    return 1, str(error) or type(error).__name__
 
 
 def import_torch() -> None:
-    """Import torch without a search for garbage among its many objects, which all stay.
+    """Import torch with the garbage collector paused, and exclude its many objects from later collections.
 
-    Later searches leave them out too, the last one at the end of the process above all: 0.4 s in all.
+    This saves 0.4 s, most of it at the end of the process.
     """
     if "torch" not in sys.modules:
         gc.disable()
@@ -268,16 +292,16 @@ def import_torch() -> None:
 
 
 def tell(message: str) -> None:
-    """Print a message in one line on stderr; of many processes on a host one speaks."""
+    """Print a message in one line on stderr; of several processes on a host only one prints."""
     if "LOCAL_RANK" in os.environ:  # torchrun's
-        from makemore.parallel.processes import speaks
+        from makemore.parallel.processes import is_reporter
 
-        if not speaks():
+        if not is_reporter():
             return
     print(" ".join(message.split()), file=sys.stderr)
 
 
 def drop_stdout() -> None:
-    """Send what is still to be written nowhere, so that nothing fails while Python shuts down."""
+    """Discard what is still to be written to stdout, so that nothing fails while Python shuts down."""
     with suppress(OSError, ValueError), open(os.devnull, "wb") as nowhere:
         os.dup2(nowhere.fileno(), sys.stdout.fileno())

@@ -1,113 +1,57 @@
-"""What ``makemore-draw`` does: pictures of a network (beyond the lecture)."""
+"""The command ``makemore-draw``: pictures of a network."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 
 from matplotlib.figure import Figure
-from torch import Generator, Tensor
+from torch import Generator
 
-from makemore.commands.models import open_model
-from makemore.convolution import generate
-from makemore.convolution.drawing import draw_nodes
-from makemore.errors import UsageError, WriteError
-from makemore.files import writing_whole
-from makemore.model_file import Model
-from makemore.networks import network_plan
-from makemore.pictures.activations import draw_activations
-from makemore.pictures.batchnorm import draw_batchnorm
-from makemore.pictures.embedding import draw_embedding
-from makemore.pictures.gradients import draw_gradients
-from makemore.pictures.probabilities import draw_probabilities
-from makemore.pictures.recorder import GRADIENTS_FILE, read_records
-from makemore.pictures.tree import draw_tree
-from makemore.plotting import save_figure
-from makemore.words import Examples
+from makemore.core.atomic_write import atomic_write
+from makemore.core.errors import UsageError, WriteError
+from makemore.pictures.figures import DEFAULT_WORD, save_figure
+from makemore.pictures.nodes import draw_nodes
+from makemore.run.catalog import PICTURES, network_plan
+from makemore.run.opened_model import open_model
+from makemore.run.pictures import SEED, Subject, draw_picture
 
-DEFAULT_WORD = "diondre"
-
-LETTERS = 26
-"""Symbols, beside the stop, of a network that is drawn without a model file; they do not show."""
-
-WORDS, CONTEXTS = 500, 4096
-"""Words that a network draws for pictures of it at work, and contexts of them that are looked at."""
-
-
-@dataclass(frozen=True)
-class Subject:
-    """What is drawn: a model, a word or none in particular, and the folder with the records of its run."""
-
-    model: Model
-    word: str | None = None
-    directory: Path = Path()
-
-    @cached_property
-    def contexts(self) -> Tensor:
-        """Contexts of words that the network itself draws, the same each time: (N, block_size)."""
-        network, vocabulary = self.model.network, self.model.vocabulary
-        words = list(generate(network, vocabulary, Generator().manual_seed(42), WORDS))
-        X, _ = Examples(vocabulary.encode_all(words), self.model.plan.block_size)[:CONTEXTS]
-        return X
-
-    @cached_property
-    def a_word(self) -> str:
-        """The word asked for, else the usual one, else one in the network's own alphabet."""
-        network, vocabulary = self.model.network, self.model.vocabulary
-        if self.word is not None:
-            return self.word
-        if vocabulary.stoi.keys() >= set(DEFAULT_WORD):
-            return DEFAULT_WORD
-        return next(iter(generate(network, vocabulary, Generator().manual_seed(42), 1)))
-
-
-MAKERS: dict[str, Callable[[Subject], Figure]] = {
-    "nodes": lambda s: draw_nodes(s.model.network, s.a_word),
-    "tree": lambda s: draw_tree(s.model.network, s.model.vocabulary, s.a_word),
-    "probabilities": lambda s: draw_probabilities(s.model.network, s.model.vocabulary, s.a_word),
-    "embedding": lambda s: draw_embedding(s.model.network, s.model.vocabulary),
-    "activations": lambda s: draw_activations(s.model.network, s.contexts),
-    "batchnorm": lambda s: draw_batchnorm(s.model.network, s.contexts),
-    "gradients": lambda s: draw_gradients(read_records(s.directory / GRADIENTS_FILE), s.model.network),
-}
-"""What draws each picture of ``settings.PICTURES``."""
+VOCAB_SIZE = 27
+"""The number of symbols of an untrained network, as with the lecture's names."""
 
 
 def draw(what: str, picture: Path, network: str | None, model: Path | None, word: str | None) -> None:
-    """Draw one picture, or all of them into a folder ``picture``, and print what was written.
+    """Draw a picture to the file ``picture``, or all to a directory of that name, and print what was written.
 
-    Of a model file's network, or of ``open_model``'s default; the nodes also of the network of that name.
-    Raises UsageError on an unknown name, a word too long and on a network that has nothing of the kind to
-    draw, ModelFileError, DataError, and WriteError if a picture cannot be written.
+    ``network`` names an untrained network, for the picture of the nodes. Otherwise the network is from the
+    file ``model``, or from the default of ``open_model``. Raises UsageError on an unknown network, on a word
+    that is too long, and if the network has nothing to draw there; ModelFileError; DataError; and WriteError.
     """
     if network is not None:
         if what != "nodes":
-            raise UsageError(f"--network is for nodes; {what} is of a trained network, by --model")
-        untrained = network_plan(network).build(LETTERS + 1, Generator().manual_seed(42))
+            raise UsageError(f"--network is for nodes only; {what} needs a trained network, by --model")
+        untrained = network_plan(network).build(VOCAB_SIZE, Generator().manual_seed(SEED))
         write_picture(draw_nodes(untrained, DEFAULT_WORD if word is None else word), picture)
         return
     opened = open_model(model, "makemore-draw")
     subject = Subject(opened.model, word, opened.directory)
     if what != "all":
-        write_picture(MAKERS[what](subject), picture)
+        write_picture(draw_picture(what, subject), picture)
         return
     try:
         picture.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise WriteError(f"cannot make the directory {picture}: {error.strerror}") from error
-    for name, make in MAKERS.items():
+        raise WriteError(f"cannot create the directory {picture}: {error.strerror}") from error
+    for name in PICTURES:
         try:
-            figure = make(subject)
+            figure = draw_picture(name, subject)
         except UsageError as error:
-            print(f"no {name}: {error}")
+            print(f"left out {name}: {error}")
         else:
             write_picture(figure, picture / f"{name}.png")
 
 
 def write_picture(figure: Figure, path: Path) -> None:
-    """Write a figure in the format its name ends in, without one as PNG, and say so. Raises WriteError."""
-    with writing_whole(path) as file:
+    """Write a figure in the format that the path ends in, by default PNG. Raises WriteError."""
+    with atomic_write(path) as file:
         save_figure(figure, file, path.suffix.lstrip(".").lower() or "png")
     print(f"wrote {path}")

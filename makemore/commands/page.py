@@ -1,23 +1,24 @@
-"""What ``makemore-page`` does: a model as a page for any browser (beyond the lecture)."""
+"""The command ``makemore-page``: a page to explore a model in a browser."""
 
 from __future__ import annotations
 
 import sys
 from pathlib import Path
 
-from makemore.commands.models import known_words, open_model
-from makemore.errors import DataError, UsageError
-from makemore.files import writing_whole
-from makemore.page import page_html
+from makemore.core.atomic_write import atomic_write
+from makemore.core.errors import DataError, UsageError
+from makemore.page.building import page_html
+from makemore.run.opened_model import known_words, open_model
 
 COMMAND = "makemore-page"
 
 
 def page(target: Path, path: Path | None, data: str | None, without_words: bool) -> None:
-    """Write the page of ``open_model``'s model, with the words it was trained on unless told otherwise.
+    """Write the page of ``open_model``'s model, with the words it was trained on unless ``without_words``.
 
-    Without ``data``, a list that is not at hand any more is left out, which is told on stderr. Raises
-    ModelFileError, UsageError on a network that no page can be made of, and WriteError.
+    ``data`` is the path of the word list if it was moved. Without it, a list that is not found is left out,
+    and a line on stderr says so. Raises ModelFileError, UsageError on a network that a page cannot show, and
+    WriteError.
     """
     opened = open_model(path, COMMAND)
     words, source = list[str](), ""
@@ -28,8 +29,8 @@ def page(target: Path, path: Path | None, data: str | None, without_words: bool)
         except (DataError, UsageError) as error:
             if data is not None:
                 raise
-            print(f"{COMMAND}: the page cannot tell which words are new: {error}", file=sys.stderr)
+            print(f"{COMMAND}: the page cannot say which words are new: {error}", file=sys.stderr)
     content = page_html(opened.model, words, source).encode(errors="replace")
-    with writing_whole(target) as file:
+    with atomic_write(target) as file:
         file.write(content)
     print(f"wrote {target}, {len(content) / 1000:,.0f} KB: open it in a browser")

@@ -1,10 +1,10 @@
-"""What ``makemore-sample`` does: words and likelihoods, streamed from a model file (beyond the lecture)."""
+"""The command ``makemore-sample``: sample new words from a model, or score given words."""
 
 from __future__ import annotations
 
 import ctypes
-import io
 import itertools
+import re
 import sys
 from collections.abc import Container, Iterator
 from pathlib import Path
@@ -12,28 +12,32 @@ from pathlib import Path
 import torch
 from torch import Generator
 
-from makemore.commands.guards import resolve_device
-from makemore.commands.lines import CHUNK, number_of_lines, part_of, reading, skip_lines, write_lines, writing
-from makemore.commands.models import Opened, known_words, open_model
-from makemore.commands.settings import SampleSettings
-from makemore.convolution import Filters, Sample, generate_scored, log_likelihoods
-from makemore.convolution.forms import form_of
-from makemore.errors import MakemoreError, UsageError
-from makemore.model_file import Model
-from makemore.reading import LONGEST_LINE, named, too_long
+from makemore.commands.text_output import open_output, write_lines
+from makemore.core.device import resolve_device
+from makemore.core.errors import MakemoreError, UsageError
+from makemore.data.reading import WordFile
+from makemore.inference.generation import Filters, Sample, generate_scored
+from makemore.inference.predictor import as_predictor
+from makemore.inference.scoring import log_likelihoods
+from makemore.run.model_file import Model
+from makemore.run.opened_model import Opened, known_words, open_model
+from makemore.run.settings import SampleSettings
 
-FRUITLESS = 100_000
-"""Words in a row that may be drawn in vain before the search for an allowed one ends."""
+SCORED_LINES = 8192
+"""Lines of a file whose words are scored at a time."""
+
+MAX_REJECTED = 100_000
+"""The number of rejected words in a row after which --novel and --unique give up."""
+
+MAX_REPORTED = 10
+"""The number of words with unknown characters that are reported one by one."""
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
-"""The parameters of glibc's mallopt: bytes on top, or in one piece, from which memory is given back."""
-
-REPORTED = 10
-"""Words with unknown characters that are reported one by one."""
+"""Parameters of glibc's mallopt: the sizes from which freed memory is given back to the system."""
 
 
 def sample(path: Path | None, wanted: SampleSettings) -> None:
-    """Write words drawn from ``open_model``'s model, or the scores of given ones.
+    """Write words sampled from the model that ``open_model`` finds, or the scores of given words.
 
     Raises ModelFileError and UsageError.
     """
@@ -58,86 +62,102 @@ def sample(path: Path | None, wanted: SampleSettings) -> None:
 
 
 def keep_freed_memory() -> None:
-    """Let glibc, where it is that, keep what is freed for the next tensors, in place of giving it back.
+    """Let glibc, if that is the C library, keep freed memory for the next tensors.
 
-    Else the system clears new pages for each large tensor, for a tenth of the time of sampling.
+    Otherwise the system clears new pages for each large tensor, which takes a tenth of the time of sampling.
     """
     mallopt = getattr(ctypes.CDLL(None) if sys.platform == "linux" else None, "mallopt", None)
-    # An older one refuses more than 32 MB; the second parameter alone would then hold the first at 128 KB.
+    # Older versions refuse more than 32 MB; the second parameter alone would then keep the first at 128 KB.
     if mallopt is not None and (mallopt(M_MMAP_THRESHOLD, 2**30) or mallopt(M_MMAP_THRESHOLD, 2**25)):
         mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
 
 
-def words_drawn(wanted: SampleSettings) -> tuple[int | None, range]:
-    """How many words are drawn, None if that depends on which come, and which of them are asked for.
+def shard_of(total: int, shard: str) -> range:
+    """The part I/N of ``total`` items: N parts in order, whose sizes differ by one at most.
 
-    Raises UsageError on a part that nobody can know without the parts before it.
+    Raises UsageError if the text is not of this form.
+
+    >>> [shard_of(7, f"{i}/3") for i in (1, 2, 3)]
+    [range(0, 2), range(2, 4), range(4, 7)]
+    """
+    match = re.fullmatch(r"([0-9]{1,9})/([0-9]{1,9})", shard)
+    i, n = map(int, match.groups()) if match else (0, 0)
+    if not 1 <= i <= n:
+        raise UsageError(f"--shard must be I/N, I from 1 to N, got {shard[:80]!r}")
+    return range(total * (i - 1) // n, total * i // n)
+
+
+def words_to_sample(wanted: SampleSettings) -> tuple[int | None, range]:
+    """The number of words to sample, and which of them to write.
+
+    The number is None if it depends on which words --novel and --unique reject. Raises UsageError on a shard
+    that depends on the shards before it.
     """
     number = wanted.draws
     if number is None and not (wanted.unique or wanted.novel):
-        number = wanted.number
+        number = wanted.samples
     if wanted.shard is None:
         return number, range(sys.maxsize if number is None else number)
-    part = part_of(number or 0, wanted.shard)
+    part = shard_of(number or 0, wanted.shard)
     if wanted.seed is None:
-        raise UsageError("--shard needs --seed: without one, each part would be of other words")
+        raise UsageError("--shard needs --seed: without a seed each shard would sample different words")
     if wanted.unique:
         raise UsageError(
-            "--unique looks at all words, --shard draws a part: leave it to what joins the parts, say"
-            " awk '!seen[$0]++'"
+            "--unique compares all words, --shard samples a part of them: remove repeated words after joining"
+            " the parts, for example with awk '!seen[$0]++'"
         )
     if number is None:
         raise UsageError(
-            "--shard with --novel needs --draws in place of --number: no part knows how many words the"
-            " parts before it pass over"
+            "--shard with --novel needs --draws in place of --samples: a shard does not know how many words"
+            " the shards before it leave out"
         )
     return number, part
 
 
 def write_words(opened: Opened, wanted: SampleSettings, filters: Filters) -> None:
-    """Write the wanted words, one a line, to stdout as they are drawn, or to a file.
+    """Write new words, one a line, to stdout as they are sampled, or to a file.
 
-    Raises UsageError on another list than the training's, MakemoreError if the words wanted do not come,
+    Raises UsageError if the training list is not found, MakemoreError if too few words are allowed, and
     WriteError.
     """
     model = opened.model
-    number, part = words_drawn(wanted)
-    known: Container[str] = known_words(opened, wanted.data).known() if wanted.novel else ()
+    number, part = words_to_sample(wanted)
+    training_words: Container[str] = known_words(opened, wanted.data).word_set() if wanted.novel else ()
     generator = Generator()
     generator.manual_seed(generator.seed() if wanted.seed is None else wanted.seed)
     samples = generate_scored(
         model.network, model.vocabulary, generator, number, filters, prefix=wanted.prefix, part=part
     )
-    most = wanted.number if number is None else len(part)
+    most = wanted.samples if number is None else len(part)
     if wanted.unique or wanted.novel:
-        samples = allowed(samples, wanted, known, most)
+        samples = allowed(samples, wanted, training_words, most)
     lines = (f"{word}\t{score:.4f}" if wanted.with_score else word for word, score in samples)
-    with writing(wanted.output) as file:
+    with open_output(wanted.output) as file:
         write_lines(lines, most, file)
 
 
 def allowed(
-    samples: Iterator[Sample], wanted: SampleSettings, known: Container[str], most: int
+    samples: Iterator[Sample], wanted: SampleSettings, training_words: Container[str], most: int
 ) -> Iterator[Sample]:
-    """The samples that are unique, or novel, or both; the first so many, if they are without end.
+    """The first ``most`` samples that are unique, or novel, or both.
 
-    Raises MakemoreError once ``FRUITLESS`` in a row of them were not.
+    Raises MakemoreError after ``MAX_REJECTED`` samples in a row that are not.
     """
-    seen: set[str] = set()
-    found = fruitless = 0
+    earlier: set[str] = set()
+    found = rejected = 0
     while found < most and (sample := next(samples, None)):
-        if sample.word in known or sample.word in seen:
-            fruitless += 1
-            if wanted.draws is None and fruitless == FRUITLESS:
+        if sample.word in training_words or sample.word in earlier:
+            rejected += 1
+            if wanted.draws is None and rejected == MAX_REJECTED:
                 kind = " and ".join(k for k in ("unique", "novel") if getattr(wanted, k))
                 raise MakemoreError(
-                    f"{found:,} of {most:,} words: none of the last {FRUITLESS:,} drawn was {kind};"
+                    f"{found:,} of {most:,} words: none of the last {MAX_REJECTED:,} sampled was {kind};"
                     " a higher --temperature or fewer filters may help"
                 )
             continue
         if wanted.unique:
-            seen.add(sample.word)
-        fruitless = 0
+            earlier.add(sample.word)
+        rejected = 0
         found += 1
         yield sample
 
@@ -145,52 +165,48 @@ def allowed(
 def write_scores(model: Model, wanted: SampleSettings, source: str) -> None:
     """Write the log-likelihood of every word of a file, one word a line, in nats and per character.
 
-    The stop counts as a character, as in the loss. Blank lines are passed over. A word with a character the
-    model does not know gets nan, and is reported on stderr. Raises UsageError, DataError and WriteError.
+    The stop counts as a character, as in the loss. Blank lines are skipped. A word with a character that is
+    not in the vocabulary gets nan and is reported on stderr. Raises UsageError, DataError and WriteError.
     """
-    with writing(wanted.output) as target, reading(source) as file:
-        total = number_of_lines(file) if file.seekable() else None
+    with open_output(wanted.output) as target, WordFile(source) as file:
+        total = file.num_lines()
         part = range(sys.maxsize if total is None else total)
         if wanted.shard is not None:
-            part = part_of(total or 0, wanted.shard)
+            part = shard_of(total or 0, wanted.shard)
             if total is None:
                 raise UsageError("--shard counts the lines first: give --score a file, not a pipe")
-        lines = scores(model, file, part, source)
-        write_lines(lines, None if total is None else len(part), target)
+        write_lines(scores(model, file, part), None if total is None else len(part), target)
 
 
-def scores(model: Model, file: io.BufferedReader, part: range, source: str) -> Iterator[str]:
-    """The lines to write for those lines of a file that are in the part.
+def scores(model: Model, file: WordFile, part: range) -> Iterator[str]:
+    """The lines to write for those lines of a file whose numbers are in ``part``.
 
-    Words are scored ``CHUNK`` lines at a time, counted from the top of the file, whatever the part: their
-    scores are then the same bits, however a BLAS adds. Raises DataError at a line that is too long.
+    Words are scored in chunks of ``SCORED_LINES`` lines, counted from the start of the file for every part.
+    So a word's score has the same bits whatever the part, although a BLAS may add in an order that depends on
+    the number of words.
     """
-    name, form = named(source), form_of(model.network)
+    predictor = as_predictor(model.network)
     known = set(model.vocabulary.characters)
-    unknown = 0
-    start = part.start // CHUNK * CHUNK
-    skip_lines(file, start)
-    numbered = enumerate(file, start)
-    while start < part.stop and (chunk := list(itertools.islice(numbered, CHUNK))):
-        lines = []
-        for i, line in chunk:
-            if len(line) > LONGEST_LINE and max(map(len, line.strip().split(b"\r"))) > LONGEST_LINE:
-                raise too_long(i + 1, source)
-            text = line.decode("utf-8", errors="replace")
-            text = text.removeprefix("\ufeff") if i == 0 else text
-            lines += [(i, word) for piece in text.split("\r") if (word := piece.strip())]
-        fit = [word for _, word in lines if known.issuperset(word)]
-        found = iter(log_likelihoods(form, model.vocabulary, fit).tolist())
-        for i, word in lines:
-            strange = [ch for ch in word if ch not in known]
-            score = float("nan") if strange else next(found)
+    num_unknown = 0
+    start = part.start // SCORED_LINES * SCORED_LINES
+    lines = file.lines(start)
+    while start < part.stop and (chunk := list(itertools.islice(lines, SCORED_LINES))):
+        words = [(i, word) for i, line in enumerate(chunk, start) if (word := line.strip())]
+        scorable = [word for _, word in words if known.issuperset(word)]
+        log_likelihood = iter(log_likelihoods(predictor, model.vocabulary, scorable).tolist())
+        for i, word in words:
+            unknown = [ch for ch in word if ch not in known]
+            score = float("nan") if unknown else next(log_likelihood)
             if i not in part:
                 continue
             yield f"{word}\t{score:.4f}\t{score / (len(word) + 1):.4f}"
-            if strange:
-                unknown += 1
-                if unknown <= REPORTED:
-                    print(f"{name}, line {i + 1}: {strange[0]!r} is not in the vocabulary", file=sys.stderr)
-        start += CHUNK
-    if unknown > REPORTED:
-        print(f"{name}: {unknown:,} words in all have unknown characters", file=sys.stderr)
+            if unknown:
+                num_unknown += 1
+                if num_unknown <= MAX_REPORTED:
+                    print(
+                        f"{file.name}, line {i + 1}: {unknown[0]!r} is not in the vocabulary",
+                        file=sys.stderr,
+                    )
+        start += SCORED_LINES
+    if num_unknown > MAX_REPORTED:
+        print(f"{file.name}: {num_unknown:,} words have unknown characters", file=sys.stderr)

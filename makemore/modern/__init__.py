@@ -1,1 +1,1 @@
-"""A recipe that needs a two-hundredth of the lecture's steps (beyond the lecture)."""
+"""The default recipe: it reaches a lower loss than the lecture's in less than a hundredth of the steps."""

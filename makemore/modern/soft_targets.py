@@ -1,34 +1,35 @@
-"""Distributions as targets, in place of one symbol each (beyond the lecture)."""
+"""Soft targets: distributions over the symbols in place of one symbol."""
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from makemore.distinct import distinct
-from makemore.words import STOP, Examples
+from makemore.core.unique_rows import unique_rows
+from makemore.data.examples import word_offsets
+from makemore.lecture.words import STOP, Examples
 
 
 class SoftTargets:
-    """The examples with equal contexts put together, each with the distribution of what follows.
+    """Rows of a context and the distribution of the symbols that follow it anywhere in the examples.
 
-    The target of a row is the distribution of the symbols that follow its context anywhere in the
-    examples. A context that occurs c times has c / ``examples_per_row`` rows, rounded up; each weighs as many
-    examples as it stands for, by the mean of all rows. What follows is kept as the distinct pairs of context
-    and symbol with their shares: at most one pair for each example.
+    A context that occurs c times has c / ``examples_per_row`` rows, rounded up. The weight of a row is the
+    number of its examples, divided by the mean over all rows. The distributions are stored as distinct
+    pairs of context and symbol with their shares: at most one pair for each example.
     """
 
     def __init__(self, examples: Examples, vocab_size: int, examples_per_row: int = 4) -> None:
         self.examples = examples
         self.vocab_size = vocab_size
         index = torch.arange(len(examples), device=examples.symbols.device)
-        offsets = examples.offsets()
+        offsets = word_offsets(examples.symbols)
         columns = []
         for lag in range(examples.block_size, 0, -1):
             before = examples.symbols[: max(0, len(index) - lag)]
             column = F.pad(before, (len(index) - len(before), 0), value=STOP)
             columns.append(column.masked_fill_(offsets < lag, STOP))
         columns[0] = columns[0].long()
-        contexts = distinct(columns, [vocab_size] * len(columns)).kinds  # which distinct context, (N,)
+        # The distinct context of each example, (N,).
+        _, contexts, _ = unique_rows(columns, [vocab_size] * len(columns))
         pairs, counts = torch.unique(contexts * vocab_size + examples.symbols, return_counts=True)
         pair_contexts = pairs // vocab_size
         totals = torch.bincount(contexts)
@@ -46,20 +47,21 @@ class SoftTargets:
     def __len__(self) -> int:
         return len(self.context)
 
-    def mix(self, prior: Tensor, strength: float) -> None:
-        """Mix the target of each distinct context with a prior, (distinct contexts, vocab_size).
+    def mix(self, prior: Tensor, pseudocount: float) -> None:
+        """Mix the target of each distinct context with a prior distribution, (distinct contexts, vocab_size).
 
-        As if the prior had been seen ``strength`` times: rare contexts lean on it, common ones do not.
+        The prior counts as ``pseudocount`` examples, so it matters for rare contexts and not for common ones.
         """
-        own = self.totals / (self.totals + strength)
+        own = self.totals / (self.totals + pseudocount)
         self.prior = prior * (1 - own).unsqueeze(1)
         self.shares = self.shares * own.repeat_interleave(self.lengths)
 
     def __getitem__(self, index: Tensor) -> tuple[Tensor, Tensor]:
-        """Contexts and weighted distributions: (B,) -> (B, block_size) int64, (B, vocab_size) float32.
+        """Contexts and weighted distributions of some rows: (B, block_size) int64, (B, vocab_size) float32.
 
-        >>> from makemore.words import Vocabulary
-        >>> rows = SoftTargets(Examples(Vocabulary("ab").encode_all(["ab", "b"]), 2), 3)
+        >>> from makemore.data.encoding import encode_words
+        >>> from makemore.lecture.words import Vocabulary
+        >>> rows = SoftTargets(Examples(encode_words(Vocabulary("ab"), ["ab", "b"]), 2), 3)
         >>> rows[torch.arange(len(rows))]
         (tensor([[0, 0],
                 [0, 1],

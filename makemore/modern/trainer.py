@@ -1,86 +1,91 @@
-"""The modern recipe's training (beyond the lecture): Muon and AdamW on batches taken by epochs."""
+"""The training of the modern recipe: Muon and AdamW on batches taken by epochs."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor
 
-from makemore.backprop import BackpropEngine
-from makemore.convolution.scoring import loss
-from makemore.ensemble import members_of
-from makemore.layers import Linear, Sequential, require_like
+from makemore.backprop.engine import BackpropEngine
+from makemore.core.layer import Layer, require_like
+from makemore.data.examples import shards
+from makemore.data.word_list import Data
+from makemore.inference.scoring import loss
+from makemore.lecture.layers import Linear
+from makemore.lecture.words import Examples
 from makemore.modern.optimizers import AdamW, Muon
+from makemore.modern.recipe import ModernRecipe
 from makemore.modern.soft_targets import SoftTargets
 from makemore.modern.teachers import trained_teachers
-from makemore.parallel.engine import ParallelEngine
-from makemore.parallel.processes import ALONE
-from makemore.recipes import ModernRecipe
-from makemore.training import Engine, Evaluation, Run, Trainer
-from makemore.words import Data, Examples
+from makemore.training.engine import MakeEngine
+from makemore.training.ensemble import members_of
+from makemore.training.evaluation import Evaluation
+from makemore.training.processes import ONE_PROCESS, Processes
+from makemore.training.trainer import EvaluateLoss, RunContext, Trainer
 
-TEACHERS_STRENGTH = 8.0
-"""Examples that the teachers' opinion of a context counts as."""
+TEACHER_PSEUDOCOUNT = 8.0
+"""How many examples the teachers' distribution for a context counts as."""
 
-TEACHING_PIECE = 4096
-"""Contexts that a teacher looks at at a time."""
+TEACHER_CONTEXTS = 4096
+"""The number of contexts that go through a teacher at once."""
 
-PART = 2**20
-"""Examples of an epoch, and of the soft targets, at most: a larger list is gone through part by part."""
+SHARD_EXAMPLES = 2**20
+"""The largest number of examples in an epoch, and in its soft targets: a larger list has shards."""
 
 
 class ModernTrainer(Trainer):
-    """A network in training by the modern recipe (beyond the lecture).
+    """A network in training by the modern recipe.
 
-    What makes the difference to the lecture's steps, most important first:
+    The differences from the lecture's training, the most important first:
 
-    * The target of an example is the distribution of the symbols that follow its context in the
-      training words, not the one symbol that follows here: the same in the mean, with less noise, and
-      with nothing to learn by heart where a context is followed by many. See ``soft_targets.py``.
-    * The embeddings of older characters are dropped at random: not of the last two, of the third with a
-      third of the probability ``drop``, of the fourth with two thirds, of those before with all of it.
-    * Muon for the hidden weights, AdamW for the rest, one cycle of the learning rate, large batches taken
-      by epochs. A list of more than ``PART`` training examples has parts: each epoch is of the next one, and
-      what follows a context is what follows it there, so that memory and start do not grow with the list.
-    * The network that had the lowest val loss is kept.
-    * If asked for: batches of consecutive examples. Long contexts, of which hardly two are the same, share
-      their windows then, so that a step costs what its distinct windows cost (``backprop.windows``).
-    * If asked for: targets that lean on teachers, networks of the same kind trained before.
+    * The target of an example is the distribution of the symbols that follow its context anywhere in the
+      training words, in place of the one symbol that follows here. The gradients are the same on average and
+      have less noise, and where many symbols follow a context there is nothing to memorize. See
+      ``soft_targets.py``.
+    * The embeddings of characters far back in the context are dropped at random: never those of the last two,
+      that of the third last with a third of the probability ``context_dropout``, that of the fourth last with
+      two thirds, and those of earlier characters with all of it.
+    * Muon for the hidden weights, AdamW for the rest, one cycle of the learning rates, large batches taken
+      by epochs. A list of more than ``SHARD_EXAMPLES`` training examples has shards: each epoch takes the
+      next shard, and its soft targets are those of the shard, so that memory and start-up time do not grow
+      with the list.
+    * The network with the lowest val loss is kept.
+    * Optional: batches of consecutive examples. Long contexts are hardly ever equal, but those of consecutive
+      examples share windows, which are computed once (``backprop.windows``).
+    * Optional: targets mixed with the distributions of teachers, networks of the same plan trained before.
     """
 
     recipe: ModernRecipe
 
     def __init__(
         self,
-        network: Sequential,
+        network: Layer,
         data: Data,
         recipe: ModernRecipe,
         generator: Generator,
-        engine: Callable[[Sequential], Engine] = BackpropEngine,
-        loss: Callable[[Sequential, Examples], float] = loss,
+        make_engine: MakeEngine = BackpropEngine,
+        evaluate_loss: EvaluateLoss = loss,
+        processes: Processes = ONE_PROCESS,
     ) -> None:
-        super().__init__(network, data, recipe, generator, engine, loss)
-        shared = self.engine if isinstance(self.engine, ParallelEngine) else None
-        self._processes = shared.processes if shared else ALONE  # those that share each batch
-        self._teachers_engine = shared.make_engine if shared else engine  # one process trains a teacher
+        super().__init__(network, data, recipe, generator, make_engine, evaluate_loss, processes)
         self.muon, self.adamw = self._make_optimizers()
         self.best: dict[str, Tensor] = {}
         self.best_val = math.inf
         self.stale = 0
-        self.teachers: Sequence[Sequential] = ()
-        self.parts = data.train.parts(PART)
-        self._go_to_part(0)
+        self.teachers: Sequence[Layer] = ()
+        self.shards = shards(data.train, SHARD_EXAMPLES)
+        self._go_to_shard(0)
         lags = torch.arange(data.train.block_size, 0, -1)
-        self._drop = recipe.drop * ((lags - 2) / 3).clamp(0, 1)  # (T,), the oldest first
+        self._drop_probs = recipe.context_dropout * ((lags - 2) / 3).clamp(0, 1)  # (T,), the oldest first
         self._epoch: Tensor | None = None
         self._batches_done = 0
         self._epoch_start = generator.get_state()
 
     def _make_optimizers(self) -> tuple[Muon, AdamW]:
-        """Muon for the weights of all Linears but a network's last, AdamW for all else."""
+        """Muon for the weights of all Linear layers but a network's last, AdamW for the rest."""
         networks = [list(member.modules()) for member in members_of(self.network)]
         linears = [[layer.weight for layer in layers if isinstance(layer, Linear)] for layers in networks]
         names = {id(p): name for name, p in self.network.named_parameters()}
@@ -88,47 +93,50 @@ class ModernTrainer(Trainer):
         rest = {name: p for name, p in self.network.named_parameters() if name not in hidden}
         assert len(hidden) + len(rest) == len(self.network.parameters())
         decays = {names[id(w)]: self.recipe.weight_decay for weights in linears for w in weights[-1:]}
-        return Muon(hidden, processes=self._processes), AdamW(rest, decays)
+        return Muon(hidden, processes=self.processes), AdamW(rest, decays)
 
-    def prepare(self, run: Run) -> None:
-        """Train the teachers that the recipe asks for, or read those that are there, and learn from them."""
-        if self.recipe.teachers:
-            teachers = trained_teachers(self.recipe, self.data, run, self._teacher, self._processes)
-            self.learn_from(teachers)
+    def prepare(self, context: RunContext) -> None:
+        """Train the teachers that the recipe asks for, or read them from files, and distil from them."""
+        if not self.recipe.teachers:
+            return
 
-    def _teacher(self, network: Sequential, recipe: ModernRecipe, generator: Generator) -> ModernTrainer:
-        """What trains a teacher."""
-        return ModernTrainer(network, self.data, recipe, generator, self._teachers_engine, self.loss)
+        def make_trainer(network: Layer, recipe: ModernRecipe, generator: Generator) -> ModernTrainer:
+            return ModernTrainer(
+                network, self.data, recipe, generator, context.make_engine, self.evaluate_loss
+            )
 
-    def learn_from(self, teachers: Sequence[Sequential]) -> None:
-        """Let the targets lean on the mean of the teachers' distributions, as on so many examples."""
+        teachers = trained_teachers(self.recipe, context, make_trainer, self.processes)
+        self.distil_from([teacher.to(self.data.train.symbols.device) for teacher in teachers])
+
+    def distil_from(self, teachers: Sequence[Layer]) -> None:
+        """Mix the targets with the mean of the teachers' distributions."""
         self.teachers = teachers
-        self._lean_on_teachers()
+        self._mix_in_teachers()
 
-    def _lean_on_teachers(self) -> None:
+    def _mix_in_teachers(self) -> None:
         assert isinstance(self.rows, SoftTargets)
         examples = self.rows.example
         prior = torch.zeros((len(examples), len(self.data.vocabulary)), device=examples.device)
-        for start in range(0, len(examples), TEACHING_PIECE):
-            X = self.rows.examples[examples[start : start + TEACHING_PIECE]][0]
+        for start in range(0, len(examples), TEACHER_CONTEXTS):
+            X = self.rows.examples[examples[start : start + TEACHER_CONTEXTS]][0]
             for teacher in self.teachers:
                 with teacher.evaluating():
                     prior[start : start + len(X)] += F.softmax(teacher(X), dim=1) / len(self.teachers)
-        self.rows.mix(prior, TEACHERS_STRENGTH)
+        self.rows.mix(prior, TEACHER_PSEUDOCOUNT)
 
-    def _go_to_part(self, part: int) -> None:
-        """Make the rows of the part that the epoch of that number, from 0 on, is of."""
-        self._part = part
-        examples = self.parts[part % len(self.parts)]
+    def _go_to_shard(self, number: int) -> None:
+        """Make the rows of a shard. After the last shard comes the first again."""
+        self._shard = number
+        examples = self.shards[number % len(self.shards)]
         self.rows: Examples | SoftTargets = examples
         if self.recipe.targets == "soft":
             self.rows = SoftTargets(examples, len(self.data.vocabulary), self.recipe.examples_per_row)
         if self.teachers:
-            self._lean_on_teachers()
+            self._mix_in_teachers()
 
     @property
     def done(self) -> bool:
-        """Whether no step is left, or the val loss has not fallen for long."""
+        """Whether no step is left, or the val loss has not fallen for ``patience`` evaluations."""
         return super().done or self.stale >= self.recipe.patience
 
     def advance(self, steps: int) -> Tensor:
@@ -136,45 +144,46 @@ class ModernTrainer(Trainer):
         device = self.data.train.symbols.device
         losses = torch.empty(steps, device=device)
         for i in range(steps):
-            index = self._next_batch().to(device)  # which may go to other rows
+            index = self._next_batch().to(device)  # may change self.rows
             X, Y = self.rows[index]
-            keep = None
-            if self.recipe.drop > 0:
-                keep = (torch.rand(X.shape, generator=self.generator) >= self._drop).float().to(device)
-            losses[i] = self.engine.gradients(X, Y, keep)
+            keep_mask = None
+            if self.recipe.context_dropout > 0:
+                numbers = torch.rand(X.shape, generator=self.generator)
+                keep_mask = (numbers >= self._drop_probs).float().to(device)
+            losses[i] = self.engine.gradients(X, Y, keep_mask)
             share = self.recipe.share_at(self.step + i)
             self.muon.step(self.recipe.lr * share)
-            self.adamw.step(self.recipe.lr_other * share, self.step + i + 1)
+            self.adamw.step(self.recipe.lr_adamw * share, self.step + i + 1)
             self._batches_done += 1
         return losses
 
     def _next_batch(self) -> Tensor:
-        """The indices of the next batch; an epoch's last batch is the one that is still full."""
-        chunk, chunks = self._batch_shape()
+        """The rows of the next batch, (B,). The end of an epoch that does not fill a batch is left out."""
+        size, chunks = self._batch_shape()
         if self._epoch is None or (self._batches_done + 1) * chunks > len(self._epoch):
-            if self._epoch is not None and len(self.parts) > 1:
-                self._go_to_part(self._part + 1)
-                chunk, chunks = self._batch_shape()
+            if self._epoch is not None and len(self.shards) > 1:
+                self._go_to_shard(self._shard + 1)
+                size, chunks = self._batch_shape()
             self._epoch_start = self.generator.get_state()
-            self._epoch = torch.randperm(self._chunks(), generator=self.generator)
+            self._epoch = torch.randperm(self._num_chunks(), generator=self.generator)
             self._batches_done = 0
         batch = self._epoch[self._batches_done * chunks :][:chunks]
-        if chunk == 1:
+        if size == 1:
             return batch
-        starts = (batch * chunk).clamp(max=len(self.rows) - chunk)  # the last one has no more than is left
-        return (starts.unsqueeze(1) + torch.arange(chunk)).flatten()  # (chunks,) -> (chunks * chunk,)
+        starts = (batch * size).clamp(max=len(self.rows) - size)  # the last chunk overlaps the one before
+        return (starts.unsqueeze(1) + torch.arange(size)).flatten()  # (chunks,) -> (chunks * size,)
 
     def _batch_shape(self) -> tuple[int, int]:
-        """How many rows a chunk has, and how many chunks a batch."""
-        chunk = min(self.recipe.chunk, len(self.rows))
-        return chunk, min(max(1, self.recipe.batch_size // chunk), self._chunks())
+        """The number of consecutive rows in a chunk, and the number of chunks in a batch."""
+        size = min(self.recipe.consecutive, len(self.rows))
+        return size, min(max(1, self.recipe.batch_size // size), self._num_chunks())
 
-    def _chunks(self) -> int:
-        """How many chunks of rows an epoch has."""
-        return -(-len(self.rows) // self.recipe.chunk)
+    def _num_chunks(self) -> int:
+        """The number of chunks in an epoch."""
+        return -(-len(self.rows) // self.recipe.consecutive)
 
     def evaluate(self, *splits: str) -> Evaluation:
-        """Evaluate; remember the network too if its val loss is the lowest so far."""
+        """Evaluate, and keep a copy of the network if its val loss is the lowest so far."""
         evaluation = super().evaluate(*splits)
         if evaluation.val is not None and not self.done:
             if evaluation.val < self.best_val:
@@ -185,15 +194,16 @@ class ModernTrainer(Trainer):
         return evaluation
 
     def finish(self) -> None:
-        """Go back to the network that had the lowest val loss, unless it is the last one."""
-        if self.best and self.loss(self.network, self.watched) > self.best_val:
+        """Restore the network with the lowest val loss, unless the last one is better."""
+        if self.best and self.evaluate_loss(self.network, self.val_subset) > self.best_val:
             self.network.load_state_dict(self.best)
 
     def state(self) -> dict[str, Tensor]:
-        """The optimisers' tensors, the best network, and where the epoch stands."""
-        part = {"part": torch.tensor(self._part)} if len(self.parts) > 1 else {}
+        """The optimizers' tensors, the best network, and the position within the epoch."""
+        shard = {"shard": torch.tensor(self._shard)} if len(self.shards) > 1 else {}
         return {
-            **part,
+            **super().state(),
+            **shard,
             "epoch_start": self._epoch_start,
             "batches_done": torch.tensor(self._batches_done),
             "best_val": torch.tensor(self.best_val, dtype=torch.float64),
@@ -206,7 +216,7 @@ class ModernTrainer(Trainer):
     def restore(
         self, step: int, losses: Tensor, evaluations: Sequence[Evaluation], state: Mapping[str, Tensor]
     ) -> None:
-        """Stand where a run stood. Raises ValueError or RuntimeError on a state that is none."""
+        """Restore a saved state: see ``Trainer``."""
         super().restore(step, losses, evaluations, state)
         best = {name.removeprefix("best."): t for name, t in state.items() if name.startswith("best.")}
         if best:
@@ -215,17 +225,17 @@ class ModernTrainer(Trainer):
         own = self.state()
         require_interchangeable(state, own)
         for name, tensor in own.items():
-            tensor.copy_(state[name])  # the optimisers' own, and copies of the others
+            tensor.copy_(state[name])  # the optimizers' own tensors, and copies of the others
         self.best_val, self.stale = float(own["best_val"]), int(own["stale"])
         self._epoch_start, self._batches_done = own["epoch_start"], int(own["batches_done"])
-        part = int(own.get("part", 0))
-        if self._batches_done < 0 or part < 0:
-            raise ValueError(f"{self._batches_done} batches of part {part} cannot be done")
-        if part != self._part:
-            self._go_to_part(part)
+        shard = int(own.get("shard", 0))
+        if self._batches_done < 0 or shard < 0:
+            raise ValueError(f"a run cannot have done {self._batches_done} batches of shard {shard}")
+        if shard != self._shard:
+            self._go_to_shard(shard)
         if step > 0:
             epoch = Generator().set_state(self._epoch_start)
-            self._epoch = torch.randperm(self._chunks(), generator=epoch)
+            self._epoch = torch.randperm(self._num_chunks(), generator=epoch)
 
 
 def require_interchangeable(tensors: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> None:

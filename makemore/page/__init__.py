@@ -1,3 +1,3 @@
-"""A page to play with a trained network, in one file for any browser (beyond the lecture)."""
+"""A page to explore a trained network in any browser, in one file."""
 
 from makemore.page.building import page_html as page_html

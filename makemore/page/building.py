@@ -1,13 +1,14 @@
-"""A model as one HTML file that needs no server and no network (beyond the lecture).
+"""A model as one HTML file that needs no server and no connection.
 
-The page computes what the model computes, in the browser: ``network.js`` is the forward pass, the other
-scripts show it, and all lie beside this module with the page's frame and style. The numbers go along as
-base64, folded as in ``convolution.stages``: an embedding, then stages, each an affine map of some nodes,
-with or without activations; of an ensemble, those of each member. What this does not describe is refused.
+The page computes what the model computes, in the browser. ``network.js`` is the forward pass, and the other
+scripts show it; they are in this directory, with the HTML and the style sheet. The page contains the weights
+as base64: for each member of an ensemble the embedding and the stages of its ``Convolution``, and the tensors
+of the pointwise layers. A network that has no convolution is refused, as is a layer that the page does not
+know.
 
-Words and characters are anyone's, so nothing of them is markup: they are JSON in which every ``<`` is
-escaped, the scripts write them as text only, and the page's policy lets no other script run, nor anything
-be fetched.
+The words and characters may be any text, so none of it may become markup. They are JSON in which every ``<``
+is escaped, the scripts write them as text only, and the page's security policy lets no other script run and
+nothing be fetched.
 """
 
 from __future__ import annotations
@@ -27,34 +28,36 @@ import torch
 from torch import Tensor
 
 import makemore
-from makemore.convolution.stages import Convolution
-from makemore.ensemble import members_of
-from makemore.errors import UsageError
-from makemore.layers import GatedActivation, Layer, ReLU, RMSNorm, Sequential, Tanh
-from makemore.model_file import Model
+from makemore.core.errors import UsageError
+from makemore.core.layer import Layer
+from makemore.inference.convolution import Convolution
+from makemore.lecture.layers import Sequential, Tanh
+from makemore.paper.layers import GatedActivation, LayerNorm, ReLU, RMSNorm
+from makemore.run.model_file import Model
+from makemore.training.ensemble import members_of
 
 SCRIPTS = ("network.js", "text.js", "tree.js", "view.js")
-"""What runs in the page, in this order."""
+"""The scripts of the page, in the order in which they run."""
 
-MOST_SHARED = 64
-"""Characters that a packed word may share with the one before; one character says how many."""
+MAX_SHARED = 64
+"""The most characters that a packed word may share with the word before; one character says how many."""
 
-LARGEST_LIST = 2**19
-"""Characters that a packed word list may take in a page: 0.5 MB."""
+MAX_LIST = 2**19
+"""The most characters that a packed word list may take in a page: 0.5 MB."""
 
 
 def page_html(model: Model, words: Iterable[str] = (), source: str = "") -> str:
-    """The page of a model, all in one string of HTML.
+    """The page of a model, in one string of HTML.
 
-    ``words`` are those it was trained on, from a list of the name ``source``: the page then tells which of
-    the words it draws are new. They go along whole, so that whoever has the page has them; a list that takes
-    more than ``LARGEST_LIST`` characters is left out, as the page tells. Raises UsageError on a network that
-    the page cannot compute.
+    ``words`` are those the model was trained on, from a list named ``source``: with them the page says which
+    of the words it draws are new. The page contains all of them. A list that would take more than
+    ``MAX_LIST`` characters is left out, and the page says so. Raises UsageError on a network that the page
+    cannot compute.
     """
     members = [describe(network) for network in members_of(model.network)]
     values = torch.cat([tensor.flatten() for _, tensors in members for tensor in tensors])
     known = sorted(set(words))
-    packing = packed(known)
+    packed = pack_words(known)
     content = {
         "characters": model.vocabulary.characters,
         "members": [description for description, _ in members],
@@ -62,14 +65,14 @@ def page_html(model: Model, words: Iterable[str] = (), source: str = "") -> str:
         "parameters": sum(p.numel() for p in model.network.parameters()),
         "network": model.plan.name,
         "source": source,
-        "words": {"number": len(known), "packed": packing if len(packing) <= LARGEST_LIST else None}
+        "words": {"number": len(known), "packed": packed if len(packed) <= MAX_LIST else None}
         if known
         else None,
     }
-    style, script = asset("style.css"), "\n".join(map(asset, SCRIPTS))
+    style, script = read_asset("style.css"), "\n".join(map(read_asset, SCRIPTS))
     title = f"makemore: {model.plan.name}" + (f", trained on {source}" if source else "")
-    return Template(asset("page.html")).substitute(
-        policy=policy(style, script),
+    return Template(read_asset("page.html")).substitute(
+        policy=security_policy(style, script),
         title=html.escape(title),
         version=html.escape(makemore.__version__),
         style=style,
@@ -78,10 +81,10 @@ def page_html(model: Model, words: Iterable[str] = (), source: str = "") -> str:
     )
 
 
-def describe(network: Sequential) -> tuple[dict[str, Any], list[Tensor]]:
-    """A network's stages, in plain values for the page, and their numbers in the same order.
+def describe(network: Layer) -> tuple[dict[str, Any], list[Tensor]]:
+    """A network's stages in plain values, and the tensors that the page reads, in the order it reads them.
 
-    Raises UsageError on a network that is no convolution, and on a layer that the page does not know.
+    Raises UsageError on a network that has no convolution, and on a layer that the page does not know.
     """
     try:
         convolution = Convolution.from_network(network)
@@ -91,42 +94,54 @@ def describe(network: Sequential) -> tuple[dict[str, Any], list[Tensor]]:
     stages = []
     for stage in convolution.stages:
         n, channels, out = stage.weight.shape
-        layers = layers_of(stage.activation)
+        layers = pointwise_layers(stage.activation)
         sums = {"n": n, "dilation": stage.dilation, "from": channels, "to": out}
         stages.append(
-            {**sums, "source": stage.source, "added": stage.added, "activations": [*map(described, layers)]}
+            {
+                **sums,
+                "source": stage.source,
+                "added": stage.added,
+                "activations": [describe_layer(layer) for layer in layers],
+            }
         )
-        norms = [layer.gamma for layer in layers if isinstance(layer, RMSNorm)]
-        tensors += [stage.weight, stage.bias, *norms]
+        tensors += [stage.weight, stage.bias, *(p for layer in layers for p in layer.parameters())]
     return {"embedding": list(convolution.embedding.shape), "stages": stages}, tensors
 
 
-ACTIVATIONS: dict[type[Layer], str] = {Tanh: "tanh", ReLU: "relu", GatedActivation: "gate"}
-"""What the page can compute, beside RMSNorm, and what it calls it."""
+ACTIVATIONS: dict[type[Layer], str] = {
+    Tanh: "tanh",
+    ReLU: "relu",
+    GatedActivation: "gate",
+    RMSNorm: "rmsnorm",
+    LayerNorm: "layernorm",
+}
+"""The pointwise layers that the page can compute, and their names in ``network.js``."""
 
 
-def layers_of(activation: Layer | None) -> list[Layer]:
-    """What a stage does to its sums, one layer after another."""
-    if activation is None:
-        return []
-    return activation.flattened() if type(activation) is Sequential else [activation]
+def pointwise_layers(activation: Layer | None) -> list[Layer]:
+    """The layers that a stage calls after its sum, one after another."""
+    if type(activation) is Sequential:
+        return [layer for child in activation.layers for layer in pointwise_layers(child)]
+    return [] if activation is None else [activation]
 
 
-def described(layer: Layer) -> dict[str, Any]:
-    """An activation in plain values, without its numbers. Raises UsageError on one that is unknown."""
-    if type(layer) is RMSNorm:
-        return {"name": "norm", "eps": layer.eps}
+def describe_layer(layer: Layer) -> dict[str, Any]:
+    """A pointwise layer in plain values, without its tensors. Raises UsageError on an unknown layer."""
     if type(layer) not in ACTIVATIONS:
         raise UsageError(f"no page can be made of this network: a page cannot compute the layer {layer}")
-    return {"name": ACTIVATIONS[type(layer)]}
+    settings = {"eps": layer.eps} if isinstance(layer, RMSNorm | LayerNorm) else {}
+    return {"name": ACTIVATIONS[type(layer)], **settings}
 
 
-def packed(words: list[str]) -> str:
-    """Sorted words as base64 of deflated lines: how many characters are those of the line above, the rest."""
+def pack_words(words: list[str]) -> str:
+    """Sorted words as base64 of deflated lines.
+
+    A line is a character that says how many characters the word shares with the word before, then the others.
+    """
     lines, before = [], ""
     for word in words:
         shared = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(before, word, strict=False)))
-        shared = min(shared, MOST_SHARED)
+        shared = min(shared, MAX_SHARED)
         lines.append(chr(ord("0") + shared) + word[shared:])
         before = word
     deflate = zlib.compressobj(9, wbits=-15)
@@ -134,8 +149,8 @@ def packed(words: list[str]) -> str:
     return base64.b64encode(content).decode()
 
 
-def policy(style: str, script: str) -> str:
-    """A content security policy by which just this style and this script are used, and nothing is fetched."""
+def security_policy(style: str, script: str) -> str:
+    """A content security policy that allows this style and this script, and nothing to be fetched."""
 
     def source(content: str) -> str:
         digest = base64.b64encode(hashlib.sha256(content.encode()).digest()).decode()
@@ -145,6 +160,6 @@ def policy(style: str, script: str) -> str:
     return f"default-src 'none'; {sources}; base-uri 'none'; form-action 'none'"
 
 
-def asset(name: str) -> str:
-    """A file that lies beside this module."""
+def read_asset(name: str) -> str:
+    """The text of a file in this directory."""
     return resources.files("makemore.page").joinpath(name).read_text(encoding="utf-8")

@@ -1,11 +1,12 @@
 "use strict";
-// The network of a model file, with its forward pass and its draws. Nothing here knows the page.
+// The network of a model file: its forward pass, and drawing words. Nothing here depends on the page.
 
 const STOP = 0; // the symbol that starts and stops every word
 
 class Member {
-  // One network: an embedding, then stages. A stage is an affine map of n nodes of one value before, the sum
-  // with nodes of others, and activations. Value 0 are the embeddings, value i + 1 is what stage i gives.
+  // One network: an embedding, then stages. A stage is an affine map of n nodes of one earlier value, plus
+  // nodes of other earlier values, then activations. Value 0 is the embeddings, value i + 1 the output of
+  // stage i.
   constructor(description, takeValues) {
     const [symbols, channels] = description.embedding;
     this.embedding = takeValues(symbols * channels);
@@ -14,7 +15,8 @@ class Member {
       const bias = takeValues(to);
       let channels = to;
       const functions = activations.map(({ name, eps }) => {
-        if (name === "norm") return norm(takeValues(channels), eps);
+        if (name === "rmsnorm") return rmsNorm(takeValues(channels), eps);
+        if (name === "layernorm") return layerNorm(takeValues(channels), takeValues(channels), eps);
         if (name === "gate") channels /= 2;
         return ACTIVATIONS[name];
       });
@@ -26,8 +28,9 @@ class Member {
     this.blockSize = 1 + this.rows[0].places[0];
   }
 
-  // The nodes of each value that the last stage's newest one needs, the oldest first. A node's place is how
-  // many symbols ago it ends; `made` are the nodes it is made of, and `added` those added, as [value, node].
+  // The nodes of each value that the network's output depends on, the oldest first. A node's place is the
+  // number of symbols after its newest one; `made` are the nodes that its affine map reads, and `added` those
+  // that are added, each as [value, node].
   neededNodes(embedded) {
     const places = [new Set(), ...this.stages.map(() => new Set())];
     places.at(-1).add(0);
@@ -51,7 +54,7 @@ class Member {
     });
   }
 
-  // The values of every node over a context of blockSize symbols, row by row, from the symbols to the logits.
+  // The numbers of every node for a context of blockSize symbols: rows from the embeddings to the logits.
   nodes(context) {
     const newest = context.length - 1;
     const channels = this.rows[0].channels;
@@ -84,7 +87,15 @@ const ACTIVATIONS = {
   gate: (x) => x.slice(0, x.length / 2).map((f, i) => Math.tanh(f) * sigmoid(x[x.length / 2 + i])),
 };
 
-function norm(gamma, eps) {
+function layerNorm(gamma, beta, eps) {
+  return (x) => {
+    const mean = x.reduce((sum, v) => sum + v, 0) / x.length;
+    const root = Math.sqrt(x.reduce((sum, v) => sum + (v - mean) ** 2, 0) / x.length + eps);
+    return x.map((v, i) => (gamma[i] * (v - mean)) / root + beta[i]);
+  };
+}
+
+function rmsNorm(gamma, eps) {
   return (x) => {
     const root = Math.sqrt(x.reduce((sum, v) => sum + v * v, 0) / x.length + eps);
     return x.map((v, i) => (gamma[i] * v) / root);
@@ -120,7 +131,7 @@ function bytesOf(base64) {
 class Network {
   // One member, or several whose probabilities are averaged.
   constructor({ characters, members, weights }) {
-    const values = new Float32Array(bytesOf(weights).buffer); // little-endian, as all that browsers run on
+    const values = new Float32Array(bytesOf(weights).buffer); // machines with a browser are little-endian
     let at = 0;
     const takeValues = (number) => values.subarray(at, (at += number));
     this.characters = [...characters];
@@ -130,10 +141,10 @@ class Network {
     this.blockSize = this.members[0].blockSize;
   }
 
-  // The symbols of a word, or an error that names a character the network does not know.
+  // The symbols of a word. Throws an error that names a character the network does not know.
   encode(word) {
     return [...word].map((ch) => {
-      if (!this.symbolOf.has(ch)) throw new Error(`${JSON.stringify(ch)} is not one of its characters`);
+      if (!this.symbolOf.has(ch)) throw new Error(`the network does not know ${JSON.stringify(ch)}`);
       return this.symbolOf.get(ch);
     });
   }
@@ -142,13 +153,13 @@ class Network {
     return symbols.map((symbol) => this.characters[symbol - 1]).join("");
   }
 
-  // The symbols that are looked at after some others: the last ones, behind as many stops as are missing.
+  // The context after these symbols: the last blockSize of them, after stops if there are fewer.
   context(symbols) {
     const missing = Math.max(0, this.blockSize - symbols.length);
     return [...Array(missing).fill(STOP), ...symbols.slice(missing ? 0 : symbols.length - this.blockSize)];
   }
 
-  // Log-probabilities of the symbol that comes next.
+  // Log-probabilities of the next symbol.
   logProbs(symbols) {
     const context = this.context(symbols);
     const each = this.members.map((member) => logSoftmax(member.nodes(context).at(-1)[0]));
@@ -160,7 +171,7 @@ class Network {
     });
   }
 
-  // Symbols up to the stop, which is left out; begins with some and has at most `longest`.
+  // The symbols of a new word without its stop: it starts with `beginning` and has at most `longest` symbols.
   draw(beginning, { temperature = 1, topK = Infinity, longest = 100, random = Math.random } = {}) {
     const symbols = [...beginning];
     while (symbols.length < longest) {
@@ -172,11 +183,11 @@ class Network {
   }
 }
 
-// All symbols, the likeliest first; of equally likely ones the first.
+// All symbols, the likeliest first; ties go to the lower symbol.
 const ranked = (logits) => [...logits.keys()].sort((a, b) => logits[b] - logits[a] || a - b);
 
-// Probabilities after the filters, as makemore-sample has them: temperature divides the logits (0: always
-// the likeliest), then the K likeliest symbols are kept; of equally likely ones the first.
+// Probabilities after the filters, as in makemore-sample: temperature divides the logits (0 always takes the
+// likeliest symbol), then the topK likeliest symbols are kept; ties go to the lower symbol.
 function filtered(logProbs, temperature, topK) {
   const likeliest = logProbs.indexOf(logProbs.reduce((a, b) => Math.max(a, b)));
   if (temperature === 0) return logProbs.map((_, i) => (i === likeliest ? 1 : 0));
@@ -187,7 +198,7 @@ function filtered(logProbs, temperature, topK) {
   return logSoftmax(logits).map(Math.exp);
 }
 
-// The symbol that a number u in [0, 1) falls on.
+// The symbol whose part of the cumulative probabilities a number u in [0, 1) falls into.
 function pick(probs, u) {
   let rest = u * probs.reduce((a, b) => a + b);
   let last = 0;
@@ -195,12 +206,12 @@ function pick(probs, u) {
     if (probs[i] === 0) continue;
     if (rest < probs[i]) return i;
     rest -= probs[i];
-    last = i; // rounding may leave a rest
+    last = i; // taken if rounding leaves a rest
   }
   return last;
 }
 
-// The words of the list, from sorted ones that leave out what they share with the one before.
+// The words of a packed list, see pack_words in building.py.
 async function unpackWords(packed) {
   const stream = new Blob([bytesOf(packed)]).stream().pipeThrough(new DecompressionStream("deflate-raw"));
   const words = new Set();

@@ -1,4 +1,4 @@
-// Characters, words and numbers as one reads them, and the parts that a page is made of.
+// Characters, words and numbers as readable text, and helpers that build the page.
 
 const by = (id) => document.getElementById(id);
 const calm = () => matchMedia("(prefers-reduced-motion: reduce)").matches;
@@ -17,7 +17,7 @@ function svgElement(name, attributes) {
   return made;
 }
 
-// Characters and numbers as one reads them ------------------------------------------------------------
+// Characters and numbers as text ----------------------------------------------------------------------
 
 const codeOf = (ch) => "U+" + ch.codePointAt(0).toString(16).toUpperCase().padStart(4, "0");
 const invisible = (ch) => /[\p{C}\p{Z}\p{Default_Ignorable_Code_Point}]/u.test(ch);
@@ -26,7 +26,7 @@ function charOf(symbol) {
   return symbol === STOP ? "." : network.characters[symbol - 1];
 }
 
-// An element that shows a symbol, whatever it is, and lets it change nothing around it.
+// An element that shows any symbol, without effect on the text around it.
 function glyph(symbol, className = "") {
   return refresh(element("span"), symbol, className);
 }
@@ -39,20 +39,21 @@ function refresh(span, symbol, className = "") {
   return span;
 }
 
-// A symbol's name for a screen reader, which may not read out what is no letter.
+// A symbol's name for a screen reader, which may skip a character that is not a letter.
 function spoken(symbol, stop = "the end") {
   if (symbol === STOP) return stop;
   const ch = charOf(symbol);
   return /[\p{L}\p{N}]/u.test(ch) ? ch : codeOf(ch);
 }
 
-// The name of a button that shows a symbol and its probability, with the code of what is no letter.
+// The label of a button that shows a symbol and its probability, with the code of a character that is not a
+// letter.
 function labelOf(face, symbol, p) {
   const name = spoken(symbol, "end");
   return `${face.textContent} ${percent(p)}${name === face.textContent ? "" : `, ${name}`}`;
 }
 
-// A word as an element that keeps its direction to itself.
+// A word as an element that isolates its writing direction.
 function wordElement(word) {
   const seen = [...word].some((ch) => !invisible(ch));
   return element("bdi", "", seen ? word : word ? [...word].map(codeOf).join(" ") : "(empty)");
@@ -67,14 +68,14 @@ function oneIn(nats) {
   const number = Math.exp(nats);
   if (number < 10) return number.toFixed(1);
   if (number < 1e9) return count(Number(number.toPrecision(2)));
-  const power = Math.floor((nats + Math.log(10 / 9.5)) / Math.LN10); // so that 9.7 does not become 10
+  const power = Math.floor((nats + Math.log(10 / 9.5)) / Math.LN10); // 9.7e9 becomes 1 × 10¹⁰
   return (
     `${Math.round(Math.exp(nats - power * Math.LN10))} × 10` +
     [...String(power)].map((d) => "⁰¹²³⁴⁵⁶⁷⁸⁹"[d]).join("")
   );
 }
 
-// Toolbars: one stop of the Tab key each, and arrow keys within -----------------------------------------
+// Toolbars: the Tab key stops once in each, the arrow keys move within ------------------------------------
 
 function roving(bar, neighbour) {
   const all = () => [...bar.querySelectorAll("button")].filter((b) => !b.hidden);
@@ -103,7 +104,7 @@ function along(key, from, buttons) {
   return { Home: 0, End: buttons.length - 1 }[key];
 }
 
-// As many children as wanted: old ones stay, and with them the focus.
+// Gives an element that number of children. Existing children stay, and so does the focus.
 function children(parent, number, make) {
   while (parent.children.length > number) parent.lastChild.remove();
   while (parent.children.length < number) parent.append(make(parent.children.length));

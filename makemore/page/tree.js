@@ -1,6 +1,6 @@
-// The nodes of a network over one context, with what is in them, and the links between them.
+// The nodes of a network for one context, their numbers, and the links between them.
 
-let tree = { leaves: [], rows: [] }; // the characters, and of each row its nodes
+let tree = { leaves: [], rows: [] }; // the characters, and the nodes of each row
 
 function buildTree() {
   const member = network.members[state.member];
@@ -10,7 +10,8 @@ function buildTree() {
   const isTree = member.stages.every(({ source, added }, i) => source === i && !added.length);
   const centred = isTree && width <= MOST_CENTRED;
   inner.style.minWidth = `${width * 27}px`;
-  if (!centred) inner.style.paddingRight = isTree ? "68px" : "104px"; // for wide nodes, and links around them
+  // Wide nodes and the links around them need room on the right.
+  if (!centred) inner.style.paddingRight = isTree ? "68px" : "104px";
   by("tree").replaceChildren(inner);
 
   const faces = element("div", "row");
@@ -24,8 +25,8 @@ function buildTree() {
     const holder = element("div", "row");
     const wide = Math.min(r === last ? 320 : 11 * across, r === last && centred ? 320 : 132);
     const nodes = row.places.map((place, i) => {
-      // In the lecture's tree a node stands over the middle of those it is made of, in the paper's stack of
-      // convolutions over its newest character, whose residual it has.
+      // In the lecture's tree a node is above the middle of the nodes it reads; in the paper's network it is
+      // above its newest character, since the residual is that of the newest position.
       const made = row.made[i].map(([value, child]) => tree.rows[value].nodes[child]).filter(Boolean);
       if (r ? !made.length : place >= MOST_LEAVES) return null;
       const x =
@@ -76,7 +77,8 @@ function buildTree() {
   by("tree").scrollLeft = by("tree").scrollWidth;
 }
 
-// Columns of a tile of so many squares: about twice as wide as high, with few places left over.
+// The number of columns of a tile with that number of squares: about twice as wide as high, with few empty
+// squares.
 function columnsFor(number) {
   const best = Math.sqrt(2 * number);
   const tries = [];
@@ -90,7 +92,8 @@ function columnsFor(number) {
 function drawLinks() {
   const inner = by("tree").firstChild;
   const { left, top, width, height } = inner.getBoundingClientRect();
-  inner.firstChild.setAttribute("viewBox", `${left} ${top} ${width} ${height}`); // places are the window's
+  // Positions are relative to the window.
+  inner.firstChild.setAttribute("viewBox", `${left} ${top} ${width} ${height}`);
   const nodes = tree.rows.flatMap(({ shown }) => shown);
   const boxes = new Map(nodes.map((node) => [node, node.button.getBoundingClientRect()]));
   for (const [node, to] of boxes) {
@@ -101,7 +104,7 @@ function drawLinks() {
         const middle = (from.bottom + to.top) / 2;
         path.setAttribute("d", `M${x} ${from.bottom}C${x} ${middle} ${end} ${middle} ${end} ${to.top}`);
       } else {
-        // past the rows between
+        // around the rows in between
         const [y, end] = [(from.top + from.bottom) / 2, (to.top + to.bottom) / 2];
         const out = Math.max(from.right, to.right) + 10 + 2 * Math.min(12, node.r - below.r);
         path.setAttribute(
@@ -213,7 +216,7 @@ function choose(node) {
   );
 }
 
-// The links and nodes below a node.
+// Mark the links and nodes below a node.
 function markBelow(node, marked = new Set()) {
   for (const { path, below } of node.links) {
     path.classList.add("seen");

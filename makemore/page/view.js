@@ -1,29 +1,29 @@
-// What the page shows of the network. Texts of the model are only ever written as text, never as markup.
+// What the page shows. Texts that come from the model are written as text, never as markup.
 
-const LONGEST = 100; // characters of a word
+const LONGEST = 100; // characters of the longest word
 const DRAWN = 12;
-const FRUITLESS = 2000; // words in a row that may be drawn in vain
-const ALL_SHOWN = 64; // symbols up to which each has its bar; of more, the likeliest have
+const FRUITLESS = 2000; // words that are drawn in a row without a new one before the page gives up
+const ALL_SHOWN = 64; // up to this number of symbols each has a bar, else the likeliest MOST_BARS
 const MOST_BARS = 40;
-const MOST_LEAVES = 64; // characters of a context that the tree is drawn over
-const MOST_CENTRED = 16; // of more, a node stands over its newest character, so that the last is in sight
+const MOST_LEAVES = 64; // characters of the context that the tree shows, the newest ones
+const MOST_CENTRED = 16; // in a wider tree a node is above its newest character, to keep the last in sight
 
 const content = JSON.parse(document.getElementById("content").textContent);
 const network = new Network(content);
 const state = { symbols: [], at: 0, finished: false, member: 0 };
-let known = null; // the words of the list, once they are unpacked
+let known = null; // the words of the list, after they are unpacked
 
-// What the network says, kept as long as the word changes little ---------------------------------------
+// Probabilities, cached by context ----------------------------------------------------------------------
 
-const said = new Map();
+const cache = new Map();
 
 function logProbs(symbols) {
   const key = network.context(symbols).join();
-  if (!said.has(key)) {
-    if (said.size > 400) said.clear();
-    said.set(key, network.logProbs(symbols));
+  if (!cache.has(key)) {
+    if (cache.size > 400) cache.clear();
+    cache.set(key, network.logProbs(symbols));
   }
-  return said.get(key);
+  return cache.get(key);
 }
 
 function settings() {
@@ -31,8 +31,8 @@ function settings() {
   return { temperature: by("temperature").valueAsNumber, topK: topK >= 1 ? topK : Infinity };
 }
 
-// The symbols of a word with its stop, if it is finished; `at` is a place among them, or behind them.
-const told = () => (state.finished ? [...state.symbols, STOP] : state.symbols);
+// The symbols of the word, with the stop if it is finished. `state.at` is an index into them, or one after.
+const shownSymbols = () => (state.finished ? [...state.symbols, STOP] : state.symbols);
 
 function likelihood(symbols) {
   return symbols.reduce((sum, symbol, i) => sum + logProbs(symbols.slice(0, i))[symbol], 0);
@@ -41,10 +41,10 @@ function likelihood(symbols) {
 const rank = (logs, symbol) =>
   1 + logs.reduce((n, x, i) => n + (x > logs[symbol] || (x === logs[symbol] && i < symbol)), 0);
 
-// The word and where each of its characters came from ---------------------------------------------------
+// The word and the probability of each character --------------------------------------------------------
 
 function showSteps() {
-  const shown = told();
+  const shown = shownSymbols();
   const steps = children(by("steps"), state.symbols.length + 1, (i) => {
     const step = element("button", "step");
     step.append(element("span"), " ", element("span", "how"));
@@ -81,17 +81,17 @@ function showSteps() {
   const nats = -likelihood(shown);
   const fact = by("fact");
   if (state.finished) {
-    fact.textContent = `One word in ${oneIn(nats)} drawn is this one: ${nats.toFixed(2)} nats, ${(nats / shown.length).toFixed(2)} per character.`;
+    fact.textContent = `One drawn word in ${oneIn(nats)} is this one: ${nats.toFixed(2)} nats, ${(nats / shown.length).toFixed(2)} per character.`;
   } else if (shown.length) {
-    fact.textContent = `One word in ${oneIn(nats)} drawn begins like this.`;
+    fact.textContent = `One drawn word in ${oneIn(nats)} begins like this.`;
   } else {
-    fact.textContent = "Nothing is typed yet: this is how words begin.";
+    fact.textContent = "Nothing is typed yet: these are the probabilities of the first character.";
   }
   if (by("as-table").open) showTable();
 }
 
 function showTable() {
-  const shown = told();
+  const shown = shownSymbols();
   const rows = children(by("table"), shown.length, () => {
     const row = element("tr");
     for (let i = 0; i < 4; i++) row.append(element("td"));
@@ -119,7 +119,7 @@ function showNext() {
   const byRank = ranked(logs);
   const symbols = few ? [...[...logs.keys()].slice(1), STOP] : byRank.slice(0, MOST_BARS);
   const likely = new Set(byRank.slice(0, 3));
-  const came = told()[state.at];
+  const came = shownSymbols()[state.at];
   const most = Math.max(0.25, Math.exp(logs[byRank[0]])); // the probability of a full bar
   const bars = children(by("next"), symbols.length, () => {
     const bar = element("button", "next");
@@ -160,7 +160,7 @@ function showNext() {
       `The likeliest ${symbols.length} of ${count(logs.length)}; all others together: ${percent(Math.max(0, rest))}.`,
     );
   }
-  if (!same) notes.push("The lines show what temperature and top k make of it.");
+  if (!same) notes.push("The lines show the probabilities after temperature and top k.");
   by("others").textContent = notes.join(" ");
 }
 
@@ -215,7 +215,8 @@ function type(symbol) {
   say(summary());
 }
 
-// The characters of a text that the network knows, in another case or form if need be, and those it does not.
+// The characters of a text that the network knows, in another case or Unicode form if necessary, and those
+// that it does not know.
 function understood(text) {
   const tries = ["", "NFC", "NFD"].map((form) => {
     const symbols = [],
@@ -312,7 +313,7 @@ async function drawWords() {
   if (found < DRAWN)
     note.textContent = `${found} of ${DRAWN}: none of the last ${count(FRUITLESS)} drawn was new.`;
   else if (known !== null && !novel)
-    note.textContent = `${inList || "None"} of them ${inList > 1 ? "stand" : "stands"} in the list the network was trained on.`;
+    note.textContent = `${inList || "None"} of them ${inList > 1 ? "are" : "is"} in the list the network was trained on.`;
   say(`${found} words drawn. ${note.textContent}`, 100);
 }
 
@@ -333,7 +334,7 @@ function drawnItem(symbols, isKnown) {
   return item;
 }
 
-// Beginning ---------------------------------------------------------------------------------------------
+// Start -------------------------------------------------------------------------------------------------
 
 function showMark() {
   const svg = svgElement("svg", { viewBox: "0 0 232 30" });
@@ -365,9 +366,9 @@ function showTexts() {
       ...(source ? [" of ", element("bdi", "", source)] : []),
     );
   lead.append(`. All ${count(parameters)} numbers are in this page: look at them work.`);
-  if (!words) cannotTellNew("The words it was trained on are not in this page");
+  if (!words) cannotTellNew("The words the network was trained on are not in this page");
   else if (!words.packed)
-    cannotTellNew(`The ${count(words.number)} words it was trained on are too many for this page`);
+    cannotTellNew(`The ${count(words.number)} words the network was trained on are too many for this page`);
   else by("novel-is").textContent = `none of the ${count(words.number)} it was trained on`;
   by("top-k").max = network.size;
   members.forEach((_, i) => by("member").append(new Option(`${i + 1} of ${members.length}`, i)));
@@ -376,7 +377,7 @@ function showTexts() {
 
 function cannotTellNew(reason) {
   by("novel-label").hidden = true;
-  by("novel-is").textContent = `${reason}: which words are new, it cannot tell.`;
+  by("novel-is").textContent = `${reason}, so it cannot say which words are new.`;
 }
 
 function showSettings() {
@@ -434,7 +435,7 @@ async function begin() {
   setWord(network.draw([], { temperature: 0, longest: 3 }));
   showSettings();
 
-  // For the console, and for whoever wants the numbers.
+  // For the browser's console.
   const logsOf = (word) => Array.from(network.logProbs(network.encode(word)));
   globalThis.makemore = {
     network,
@@ -453,7 +454,7 @@ async function begin() {
     try {
       known = await unpackWords(content.words.packed);
     } catch {
-      cannotTellNew("This browser cannot unpack the words it was trained on");
+      cannotTellNew("This browser cannot unpack the words the network was trained on");
     }
   }
   drawWords();

@@ -1,1 +1,1 @@
-"""One run on many processes, each with a part of every batch (beyond the lecture)."""
+"""One run on several processes, each with a part of every batch."""

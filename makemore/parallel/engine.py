@@ -1,44 +1,58 @@
-"""Gradients of a batch that many processes share (beyond the lecture).
+"""Gradients of a batch that several processes share.
 
-Every process draws the same batch and takes its own rows of it. BatchNorm's statistics and the gradients
-are added up over all, so that the run is that of one process, to rounding, whatever the engine; and as all
-processes get the same sums, their networks stay the same to the bit.
+Every process draws the same batch and takes its own rows of it. BatchNorm's statistics and the gradients are
+summed over all processes. So the run is that of one process, to rounding, with every engine. As all processes
+get the same sums, their networks stay equal to the bit.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from makemore.backprop.windows import WindowsEngine
-from makemore.distinct import distinct
-from makemore.errors import UsageError
-from makemore.layers import BatchNorm1d, Sequential
-from makemore.parallel.processes import Processes
-from makemore.training import Engine
+from makemore.core.errors import UsageError
+from makemore.core.layer import Layer, stochastic_layers
+from makemore.core.unique_rows import unique_rows
+from makemore.parallel.batchnorm import with_total_statistics
+from makemore.training.engine import MakeEngine
+from makemore.training.processes import Processes
 
 FREQUENT = 0.01
-"""The share of a batch above which the rows that end alike are shared out."""
+"""The share of a batch above which rows with the same second half are spread over the processes."""
 
 
 class ParallelEngine:
-    """An engine of one process, made by ``make_engine``, on its rows of each batch."""
+    """An engine made by ``make_engine`` that computes this process's rows of each batch.
 
-    def __init__(
-        self, network: Sequential, make_engine: Callable[[Sequential], Engine], processes: Processes
-    ) -> None:
-        for layer in network.modules():
-            if isinstance(layer, BatchNorm1d):
-                layer.gathered = processes.gathered
-        self.network, self.processes = network, processes
-        self.make_engine = make_engine
-        self.engine = make_engine(network)
+    It works on a twin of the network with the same tensors, whose BatchNorm layers are parallel ones. Layers
+    and tensors of the network may be moved, loaded or replaced between steps.
+
+    Raises UsageError on layers that draw random numbers, as each process would draw its own, and on those
+    that ``with_total_statistics`` refuses.
+    """
+
+    def __init__(self, network: Layer, make_engine: MakeEngine, processes: Processes) -> None:
+        self.network, self.make_engine, self.processes = network, make_engine, processes
+        self._make_twin()
+
+    def _make_twin(self) -> None:
+        """Make a twin of the network and the engine for it."""
+        for layer in stochastic_layers(self.network).values():
+            raise UsageError(f"{layer} draws random numbers: train this network with one process")
+        self._built_for = self._layers_and_tensors()
+        self.engine = self.make_engine(with_total_statistics(self.network, self.processes.all_gather))
+
+    def _layers_and_tensors(self) -> list[Layer | Tensor]:
+        network = self.network
+        tensors = (tensor for _, tensor in (*network.named_parameters(), *network.named_buffers()))
+        return [*network.modules(), *tensors]
 
     def sgd_steps(self, X: Tensor, Y: Tensor, lrs: Sequence[float]) -> Tensor:
-        """A step of SGD on each batch, X (steps, B, T), Y (steps, B); returns the batch losses, (steps,)."""
+        """Do one step of SGD on each batch, X (steps, B, T): see ``training.Engine``."""
         losses = []
         for x, y, lr in zip(X, Y, lrs, strict=True):
             losses.append(self.gradients(x, y))
@@ -48,48 +62,58 @@ class ParallelEngine:
                     p.sub_(p.grad, alpha=lr)
         return torch.stack(losses)
 
-    def gradients(self, X: Tensor, Y: Tensor, keep: Tensor | None = None) -> Tensor:
-        """Put the gradients of the batch, (B, T) and (B,) or (B, V), into ``p.grad``; returns its loss."""
+    def gradients(self, X: Tensor, Y: Tensor, keep_mask: Tensor | None = None) -> Tensor:
+        """Put the gradients of a batch, X (B, T), into ``p.grad``: see ``training.Engine``."""
         check_shareable(len(X), self.processes)
-        rows = self._own_rows(X, keep)
-        # Each example weighs as much wherever it is, already in the sums that BatchNorm has of all processes.
+        self.network.train()
+        if list(map(id, self._layers_and_tensors())) != list(map(id, self._built_for)):
+            self._make_twin()  # something has been replaced
+        rows = self._own_rows(X, keep_mask)
+        # An example has the same weight in whichever process it is, as in the sums over all processes.
         own_Y = self._distributions(Y[rows]) * (len(rows) / len(X))
-        loss = self.engine.gradients(X[rows], own_Y, None if keep is None else keep[rows])
+        loss = self.engine.gradients(X[rows], own_Y, None if keep_mask is None else keep_mask[rows])
         parameters = self.network.parameters()
         with torch.no_grad():
-            flat = torch.cat([loss.view(1), *(p.grad.flatten() for p in parameters if p.grad is not None)])
-            self.processes.add_up(flat)
-            total, *grads = torch.split(flat, [1, *(p.numel() for p in parameters)])
+            total = torch.cat([loss.view(1), *(p.grad.flatten() for p in parameters if p.grad is not None)])
+            self.processes.all_reduce(total)
+            total_loss, *grads = torch.split(total, [1, *(p.numel() for p in parameters)])
             for p, grad in zip(parameters, grads, strict=True):
                 p.grad = grad.view_as(p)
-        return total.squeeze()
+        return total_loss.squeeze()
 
-    def _own_rows(self, X: Tensor, keep: Tensor | None) -> Tensor:
-        """Which rows of a batch are this process's.
+    def describe(self, batch_size: int, block_size: int) -> str:
+        """How this process's rows of a batch of that shape are computed: see ``training.Engine``."""
+        return self.engine.describe(batch_size // self.processes.world_size, block_size)
 
-        On distinct windows such that each process has few: rows that end alike fall to one, but for ends so
-        frequent that they would fill it.
+    def _own_rows(self, X: Tensor, keep_mask: Tensor | None) -> Tensor:
+        """The indices of the rows of a batch that this process computes.
+
+        For an engine that computes distinct windows they are chosen such that each process has few of these:
+        rows with the same second half go to one process, unless that half is so frequent that they would fill
+        it.
         """
-        number, own = self.processes.number, self.processes.shares(len(X))[self.processes.rank]
+        world_size, own = self.processes.world_size, self.processes.split(len(X))[self.processes.rank]
         rows = torch.arange(len(X), device=X.device)
         if isinstance(self.engine, WindowsEngine):
             ends, V = X[:, X.shape[1] // 2 :], len(self.network.parameters()[0])
-            if keep is not None:
-                ends = ends.masked_fill(keep[:, X.shape[1] // 2 :] == 0, V)
-            _, kinds, counts = distinct(ends.unbind(1), [V + 1] * ends.shape[1])
-            frequent = counts[kinds] > FREQUENT * len(X)
-            owner = torch.where(frequent, rows, kinds).remainder(number)
-            rows = (owner * len(counts) + kinds).argsort(stable=True)
+            if keep_mask is not None:
+                ends = ends.masked_fill(keep_mask[:, X.shape[1] // 2 :] == 0, V)
+            _, inverse, counts = unique_rows(ends.unbind(1), [V + 1] * ends.shape[1])
+            frequent = counts[inverse] > FREQUENT * len(X)
+            owner = torch.where(frequent, rows, inverse).remainder(world_size)
+            rows = (owner * len(counts) + inverse).argsort(stable=True)
         return rows[own]
 
     def _distributions(self, Y: Tensor) -> Tensor:
-        """Targets as distributions over the symbols, which the first layer has a row for each of."""
+        """Targets as distributions over the symbols, as many as the Embedding has rows."""
         weight = self.network.parameters()[0]
         return Y if Y.is_floating_point() else F.one_hot(Y, len(weight)).to(weight.dtype)
 
 
 def check_shareable(examples: int, processes: Processes) -> None:
-    """Raise UsageError unless every process gets one of a batch's examples."""
-    number = processes.number
-    if examples < number:
-        raise UsageError(f"{number} processes need batches of {number} examples or more, got {examples}")
+    """Raise UsageError unless a batch has an example for every process."""
+    if examples < processes.world_size:
+        raise UsageError(
+            f"{processes.world_size} processes need batches of at least {processes.world_size} examples,"
+            f" got {examples}"
+        )

@@ -1,7 +1,4 @@
-"""The processes of a run, as ``torchrun`` starts them (beyond the lecture).
-
-Without torchrun there is one, and torch.distributed is not imported.
-"""
+"""The processes of a run, started by ``torchrun``. Without torchrun, torch.distributed is not imported."""
 
 from __future__ import annotations
 
@@ -12,132 +9,97 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Any
 
 import torch
 from torch import Tensor
 
-RESTARTS = "TORCHELASTIC_RESTART_COUNT"
-"""Where torchrun says how often it has started this host's processes anew, unless others were the reason."""
+from makemore.training.processes import ONE_PROCESS, Processes
 
-ATTEMPT, BEGUN = "makemore/attempt", "makemore/begun"
-"""Keys of torchrun's store, which outlives the processes: what they call their start; their run has files."""
+RESTARTS = "TORCHELASTIC_RESTART_COUNT"
+"""The environment variable in which torchrun counts how often it restarted the processes of this host."""
+
+ATTEMPT, STARTED = "makemore/attempt", "makemore/started"
+"""Keys in torchrun's store, which outlives the processes: the attempt's name, and that the run has files."""
 
 _store: Any = None
-"""torchrun's store, once the processes have met."""
+"""torchrun's store, once the processes are connected."""
 
 _attempt = ""
-"""What they call this start."""
+"""The name of this attempt."""
 
 
 @dataclass(frozen=True)
-class Processes:
-    """How many processes a run has, which of them this is, and what they tell each other.
+class DistributedProcesses(Processes):
+    """Several processes, connected by torch.distributed."""
 
-    ``restarted`` says whether torchrun has started them in place of others, whose run had begun.
-    """
+    def all_reduce(self, tensor: Tensor) -> None:
+        torch.distributed.all_reduce(tensor)
 
-    number: int = 1
-    rank: int = 0
-    backend: str = ""
-    restarted: bool = False
-
-    @property
-    def is_first(self) -> bool:
-        """Whether this is the process that prints, saves and plots."""
-        return self.rank == 0
-
-    def shares(self, things: int) -> list[slice]:
-        """Which of some things in a row are which process's: as many for each as can be."""
-        ends = [things * rank // self.number for rank in range(self.number + 1)]
-        return [slice(start, end) for start, end in pairwise(ends)]
-
-    def gathered(self, tensor: Tensor) -> Tensor:
-        """All processes' tensors, the same bits in each: (...) -> (processes, ...). Autograd goes through."""
-        tensors: Tensor = _Gathered.apply(tensor, self)  # type: ignore[no-untyped-call]
+    def all_gather(self, tensor: Tensor) -> Tensor:
+        tensors: Tensor = _AllGather.apply(tensor, self)  # type: ignore[no-untyped-call]
         return tensors
 
-    def add_up(self, tensor: Tensor) -> None:
-        """Put the sum of all processes' tensors, which lie in one piece, in place of each."""
-        if self.number > 1:
-            torch.distributed.all_reduce(tensor)
+    def broadcast(self, tensor: Tensor, src: int) -> None:
+        torch.distributed.broadcast(tensor, src)
 
-    def tell(self, tensor: Tensor, teller: int) -> None:
-        """Put one process's tensor, which lies in one piece, in place of all others'."""
-        if self.number > 1:
-            torch.distributed.broadcast(tensor, teller)
-
-    def any(self, here: bool) -> bool:
-        """Whether it is so in any process."""
-        if self.number == 1:
-            return here
-        return bool(self.gathered(torch.tensor(float(here), device=self._device())).any())
-
-    def told(self, content: bytes, teller: int = 0) -> bytes:
-        """The bytes that one process has, in all of them."""
-        if self.number == 1:
-            return content
+    def broadcast_bytes(self, content: bytes, src: int = 0) -> bytes:
         length = torch.tensor([len(content)], device=self._device())
-        self.tell(length, teller)
+        self.broadcast(length, src)
         whole = torch.empty(int(length), dtype=torch.uint8, device=self._device())
-        if self.rank == teller and content:
+        if self.rank == src and content:
             whole.copy_(torch.frombuffer(bytearray(content), dtype=torch.uint8))
-        self.tell(whole, teller)
+        self.broadcast(whole, src)
         return bytes(whole.cpu().numpy())
 
-    def begin(self) -> None:
-        """Let those who may be started in place of these know that the first one has written a file."""
+    def any(self, condition: bool) -> bool:
+        return bool(self.all_gather(torch.tensor(float(condition), device=self._device())).any())
+
+    def mark_started(self) -> None:
         if _store is not None and self.is_first:
-            _store.set(BEGUN, "")
+            _store.set(STARTED, "")
 
     def _device(self) -> torch.device:
-        return (
-            torch.device("cuda", torch.cuda.current_device())
-            if self.backend == "nccl"
-            else torch.device("cpu")
-        )
+        if self.backend == "nccl":
+            return torch.device("cuda", torch.cuda.current_device())
+        return torch.device("cpu")
 
 
-ALONE = Processes()
-"""Of a run without torchrun."""
-
-
-class _Gathered(torch.autograd.Function):
-    """The tensors of all processes. All their losses depend on each, so that its derivative is a sum."""
+class _AllGather(torch.autograd.Function):
+    """The tensors of all processes. The losses of all depend on each, so its derivative is a sum."""
 
     @staticmethod
     def forward(ctx: Any, tensor: Tensor, processes: Processes) -> Tensor:
         ctx.processes = processes
-        tensors = tensor.new_empty(processes.number, *tensor.shape)
+        tensors = tensor.new_empty(processes.world_size, *tensor.shape)
         torch.distributed.all_gather(list(tensors.unbind()), tensor.detach().contiguous())
         return tensors
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
         grad = grads[0].clone(memory_format=torch.contiguous_format)
-        ctx.processes.add_up(grad)
+        ctx.processes.all_reduce(grad)
         return grad[ctx.processes.rank], None
 
 
 def number_of_processes() -> int:
-    """How many torchrun has started; 1 without it."""
+    """How many processes torchrun has started; 1 without torchrun."""
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
-def _met(store: Any, rank: int, number: int) -> tuple[str, bool]:
-    """A name for this start of the processes, once all are there, and whether one before it had begun.
+def _rendezvous(store: Any, rank: int, world_size: int) -> tuple[str, bool]:
+    """Wait for all processes. Returns a name for this attempt, and whether an earlier attempt had started.
 
-    torchrun's store still has what the processes before wrote, their addresses too, and its counts of
-    restarts differ between hosts. So the first process thinks of a name, and answers all that call it by it.
-    Only if there is a new store for each start, torchrun's count has to do.
+    torchrun's store still has what earlier processes wrote, including their addresses, and its counts of
+    restarts differ between hosts. So the first process makes up a name, and answers each process that asks
+    for it. If there is a new store for each attempt, only torchrun's count shows that it is a restart.
     """
     own_name = uuid.uuid4().hex
     if rank == 0:
         lasting = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
-        restarted = store.check([BEGUN]) if lasting else os.environ.get(RESTARTS, "0") != "0"
+        restarted = store.check([STARTED]) if lasting else os.environ.get(RESTARTS, "0") != "0"
         store.set(ATTEMPT, own_name)
-        for other in range(1, number):
+        for other in range(1, world_size):
             store.set(f"{own_name}/{store.get(f'{own_name}/{other}').decode()}", "again" * restarted)
         return own_name, restarted
     attempt = ""
@@ -148,57 +110,58 @@ def _met(store: Any, rank: int, number: int) -> tuple[str, bool]:
     return attempt, store.get(f"{attempt}/{own_name}") == b"again"
 
 
-def speaks() -> bool:
-    """Whether this process is the one that tells the user of a host what went wrong: the first to ask."""
+def is_reporter() -> bool:
+    """Whether this process prints the error of its host: the first one that asks does."""
     try:
         if _store is not None:
-            return bool(_store.add(f"{_attempt}/told on host {os.environ.get('GROUP_RANK')}", 1) == 1)
+            return bool(_store.add(f"{_attempt}/reporters of host {os.environ.get('GROUP_RANK')}", 1) == 1)
     except RuntimeError:
-        pass  # the store went with its host
-    # Torchrun ends the others as soon as one that has spoken has ended: each waits for those before it.
+        pass  # the store has ended with its host
+    # torchrun ends the other processes as soon as one has ended: each waits for those before it.
     time.sleep(10 * int(os.environ.get("LOCAL_RANK", "0")))
     return True
 
 
-def _keep_apart() -> None:
-    """On Linux, keep gloo's threads from waiting for the scheduler's tick, 4 ms, several times a step.
+def _pin_cores() -> None:
+    """On Linux, keep gloo's threads from waiting for the scheduler's tick (4 ms) several times a step.
 
-    Woken by what has come, one would stop another that holds a lock, and spin for it: those of a batch
-    process let each other end. And it would wake on a core where another process computes: each process
-    keeps to its share of the cores, if there is one for each and nobody has chosen any.
+    A thread woken by a message would interrupt another that holds a lock, and spin while it waits for the
+    lock; the threads of a batch process let each other finish. It could also wake on a core where another
+    process computes; so each process keeps to its share of the cores, if there is a core for each and the
+    user has not chosen any.
     """
     if sys.platform != "linux":
         return
-    with suppress(OSError):  # where it is not allowed, all goes on more slowly
+    with suppress(OSError):  # where this is not allowed, the run is only slower
         if os.sched_getscheduler(0) == os.SCHED_OTHER:
             os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
-        if "LOCAL_WORLD_SIZE" in os.environ:  # torchrun tells, others need not
+        if "LOCAL_WORLD_SIZE" in os.environ:  # set by torchrun, perhaps not by other launchers
             local = Processes(int(os.environ["LOCAL_WORLD_SIZE"]), int(os.environ["LOCAL_RANK"]))
             cores = sorted(os.sched_getaffinity(0))
-            if local.number <= len(cores) == os.cpu_count():
-                os.sched_setaffinity(0, cores[local.shares(len(cores))[local.rank]])
+            if local.world_size <= len(cores) == os.cpu_count():
+                os.sched_setaffinity(0, cores[local.split(len(cores))[local.rank]])
 
 
 @contextmanager
-def joined(device: str) -> Iterator[Processes]:
-    """The processes of the run within a ``with`` block: NCCL on "cuda", gloo elsewhere."""
-    number = number_of_processes()
-    if number == 1:
-        yield ALONE
+def connected(device: str) -> Iterator[Processes]:
+    """The processes of the run within a ``with`` block: connected by NCCL on "cuda", by gloo elsewhere."""
+    world_size = number_of_processes()
+    if world_size == 1:
+        yield ONE_PROCESS
         return
     import torch.distributed
 
     if device == "cuda":
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
     else:
-        _keep_apart()
+        _pin_cores()
     backend = "nccl" if device == "cuda" else "gloo"
     store, rank, _ = next(torch.distributed.rendezvous("env://"))  # type: ignore[attr-defined]
     global _store, _attempt
-    _attempt, restarted = _met(store, rank, number)
+    _attempt, restarted = _rendezvous(store, rank, world_size)
     _store = store
     own_store = torch.distributed.PrefixStore(_attempt, store)  # type: ignore[attr-defined]
-    torch.distributed.init_process_group(backend, store=own_store, rank=rank, world_size=number)
-    yield Processes(number, rank, backend, restarted)
-    torch.distributed.barrier()  # none leaves before the first one has written all
+    torch.distributed.init_process_group(backend, store=own_store, rank=rank, world_size=world_size)
+    yield DistributedProcesses(world_size, rank, backend, restarted)
+    torch.distributed.barrier()  # none ends before the first one has written everything
     torch.distributed.destroy_process_group()

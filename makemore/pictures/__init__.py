@@ -1,4 +1,4 @@
-"""Pictures of a network at work, as figures of matplotlib, a picture a module (beyond the lecture).
+"""Pictures of a network as matplotlib figures, one module for each picture, and a table of its layers.
 
-Nothing is imported here: ``recorder.py``, which a training uses, is to do without matplotlib.
+Nothing is imported here: training uses ``recorder.py`` and should not load matplotlib.
 """

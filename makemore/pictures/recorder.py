@@ -1,7 +1,7 @@
 """Gradients and updates, recorded while a network is trained (lecture 3's update-to-data ratio).
 
-``Recorder`` stands in front of an engine and looks at the parameters at every n-th step. It changes no bit of
-the run. What it saw is a CSV file beside the model file, from which ``draw_gradients`` draws.
+A ``Recorder`` wraps an engine and compares the parameters before and after every n-th step. The run stays the
+same to the bit. The records are saved as a CSV file next to the model file, and drawn by ``draw_gradients``.
 """
 
 from __future__ import annotations
@@ -15,17 +15,20 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from makemore.errors import UsageError
-from makemore.files import replacing
-from makemore.layers import Sequential
-from makemore.training import Engine
+from makemore.core.atomic_write import atomic_write
+from makemore.core.errors import UsageError
+from makemore.core.layer import Layer
+from makemore.training.engine import Engine
 
 GRADIENTS_FILE = "gradients.csv"
-"""The name of a run's file of records."""
+"""The name of the file of records in a run's directory."""
 
 
 class Record(NamedTuple):
-    """Root mean squares of a parameter before a step, of its gradient, and of what the step adds to it."""
+    """Root mean squares for one parameter at one step.
+
+    ``value`` is the parameter before the step, ``gradient`` its gradient, and ``update`` its change.
+    """
 
     step: int
     parameter: str
@@ -34,14 +37,15 @@ class Record(NamedTuple):
     update: float
 
 
-class Recorder:
-    """An engine that does what another does, and records every ``every``-th step, from step 0 on.
+class Recorder(Engine):
+    """An engine that calls another engine and records the steps 0, ``every``, 2 * ``every``, ...
 
-    ``step`` counts the steps done: a resumed run begins with some, and with what was recorded before them.
+    ``step`` is the number of steps done before: a resumed run passes it with the ``records`` so far, and
+    those of later steps are left out.
     """
 
     def __init__(
-        self, engine: Engine, network: Sequential, every: int, step: int = 0, records: Sequence[Record] = ()
+        self, engine: Engine, network: Layer, every: int, step: int = 0, records: Sequence[Record] = ()
     ) -> None:
         self.engine = engine
         self.network = network
@@ -51,38 +55,43 @@ class Recorder:
         self._pending: tuple[int, list[Tensor], list[float] | None] | None = None
 
     def sgd_steps(self, X: Tensor, Y: Tensor, lrs: Sequence[float]) -> Tensor:
-        """As the engine's: a recorded step's update is its learning rate times its gradient."""
+        """Do the engine's steps. A recorded gradient is the update divided by the learning rate."""
         losses, start = [], 0
         while start < len(lrs):
-            past = self.step % self.every  # steps since the last one that was recorded
+            past = self.step % self.every  # steps since the last recorded one
             end = min(len(lrs), start + self.every - past) if past else start + 1
             if past == 0:
-                self._look(None)
+                self._begin_record(None)
             losses.append(self.engine.sgd_steps(X[start:end], Y[start:end], lrs[start:end]))
             if past == 0:
-                self._look_again(lrs[start])
+                self._finish_record(lrs[start])
             self.step += end - start
             start = end
         return torch.cat(losses) if losses else self.engine.sgd_steps(X, Y, lrs)
 
-    def gradients(self, X: Tensor, Y: Tensor, keep: Tensor | None = None) -> Tensor:
-        """As the engine's: the update is what has come to the parameters by the next call."""
-        self._look_again()
-        loss = self.engine.gradients(X, Y, keep)
+    def gradients(self, X: Tensor, Y: Tensor, keep_mask: Tensor | None = None) -> Tensor:
+        """Compute the engine's gradients. The update is measured at the next call, when it has been made."""
+        self._finish_record()
+        loss = self.engine.gradients(X, Y, keep_mask)
         if self.step % self.every == 0:
-            self._look([rms(p.grad) for p in self.network.parameters() if p.grad is not None])
+            self._begin_record([rms(p.grad) for p in self.network.parameters() if p.grad is not None])
         self.step += 1
         return loss
 
+    def describe(self, batch_size: int, block_size: int) -> str:
+        return self.engine.describe(batch_size, block_size)
+
     def records(self) -> list[Record]:
-        """All that was seen, the step just done included."""
-        self._look_again()
+        """All records, including that of the last step."""
+        self._finish_record()
         return self._records
 
-    def _look(self, gradients: list[float] | None) -> None:
+    def _begin_record(self, gradients: list[float] | None) -> None:
+        """Copy the parameters before a step; its gradients are given unless SGD applies them itself."""
         self._pending = self.step, [p.detach().clone() for p in self.network.parameters()], gradients
 
-    def _look_again(self, lr: float = 1.0) -> None:
+    def _finish_record(self, lr: float = 1.0) -> None:
+        """Record the step that was begun, if any, now that its update has been made."""
         if self._pending is None:
             return
         step, before, gradients = self._pending
@@ -94,20 +103,20 @@ class Recorder:
 
 
 def rms(x: Tensor) -> float:
-    """The root mean square."""
+    """The root mean square of all elements."""
     return float(torch.linalg.vector_norm(x)) / math.sqrt(max(1, x.numel()))
 
 
 def write_records(records: Sequence[Record], path: Path) -> None:
-    """Write a CSV file of records. Raises OSError."""
+    """Write records as a CSV file. Raises WriteError."""
     lines = [",".join(Record._fields)]
     lines += [f"{r.step},{r.parameter},{r.value:.6g},{r.gradient:.6g},{r.update:.6g}" for r in records]
-    with replacing(path) as file:
+    with atomic_write(path) as file:
         file.write("\n".join([*lines, ""]).encode())
 
 
 def read_records(path: Path) -> list[Record]:
-    """The records of a CSV file. Raises UsageError on a file that cannot be read or is none."""
+    """Read the records of a CSV file. Raises UsageError if it cannot be read or has no such records."""
     try:
         with open(path, newline="", encoding="utf-8") as file:
             rows: list[Mapping[str, str]] = list(csv.DictReader(file))
@@ -120,4 +129,4 @@ def read_records(path: Path) -> list[Record]:
             f"cannot read {path}: {error.strerror}; makemore-train --record-every N records gradients"
         ) from error
     except (KeyError, TypeError, ValueError, csv.Error) as error:
-        raise UsageError(f"{path} is no file of recorded gradients") from error
+        raise UsageError(f"{path} is not a file of recorded gradients") from error

@@ -1,0 +1,1 @@
+"""What a layer is, how layers form a network, and what every other package builds on."""

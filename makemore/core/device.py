@@ -1,0 +1,19 @@
+"""Devices by name."""
+
+import re
+
+import torch
+
+from makemore.core.errors import UsageError
+
+
+def resolve_device(name: str) -> torch.device:
+    """The device named "auto", "cpu", "cuda" or "cuda:n". Raises UsageError if torch does not have it."""
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if re.fullmatch(r"cpu|cuda(:\d{1,3})?", name) is None:
+        raise UsageError(f"unknown device {name!r}: choose auto, cpu, cuda or cuda:n")
+    device, count = torch.device(name), torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if device.type == "cuda" and (device.index or 0) >= count:
+        raise UsageError(f"device {name} does not exist: torch finds {count} CUDA devices; use cpu")
+    return device

@@ -1,0 +1,85 @@
+"""Settings, each declared once with its default, range and help.
+
+Flags, range errors, ``--help``, the printed header and the rules of a resumed run follow from the
+declarations. This module does not import torch.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, get_type_hints
+
+from makemore.core.errors import UsageError
+
+FIRST = "what most people need"
+"""The group of flags that comes first in the help."""
+
+
+@dataclass(frozen=True)
+class Knob:
+    """The declaration of a setting.
+
+    ``default_text`` describes a default that depends on other settings. ``may_change`` allows a resumed run
+    to have another value. ``type`` is int, float, str or bool.
+    """
+
+    default: Any
+    help: str
+    low: float = -math.inf
+    high: float = math.inf
+    choices: Collection[str] = ()
+    default_text: str = ""
+    group: str = ""
+    metavar: str | None = None
+    may_change: bool = False
+    name: str = ""
+    type: type = str
+
+    @property
+    def default_label(self) -> str:
+        """The default as the help shows it."""
+        if self.default_text or self.default is None or self.type is bool:
+            return self.default_text
+        return f"{self.default:,}" if self.type is int and self.default >= 10_000 else f"{self.default}"
+
+    def check(self, value: Any) -> None:
+        """Raise UsageError unless the value has the right type and range."""
+        if value is None and self.default is None:
+            return
+        types, needed = (int, float) if self.type is float else (self.type,), "text"
+        fits = isinstance(value, str) if self.type is str else type(value) in types
+        if self.type in (int, float):
+            fits, needed = fits and self.low <= value <= self.high, f"from {self.low:g} to {self.high:g}"
+        elif self.choices:
+            fits, needed = fits and value in self.choices, f"one of {', '.join(self.choices)}"
+        if not fits:
+            raise UsageError(f"{self.name} must be {needed}, got {value!r}")
+
+
+def knob(default: Any, help: str, low: float = -math.inf, high: float = math.inf, **more: Any) -> Any:
+    """A dataclass field that is a setting; ``more`` are further fields of ``Knob``."""
+    return field(default=default, metadata={"knob": Knob(default, help, low, high, **more)})
+
+
+@dataclass(frozen=True)
+class Knobs:
+    """The base class of dataclasses whose fields are settings.
+
+    Raises UsageError on a value of another type or out of range.
+    """
+
+    def __post_init__(self) -> None:
+        for name, knob in self.knobs().items():
+            knob.check(getattr(self, name))
+
+    @classmethod
+    def knobs(cls) -> dict[str, Knob]:
+        """The declarations of the fields, by name."""
+        for plain in (f.name for f in fields(cls) if "knob" not in f.metadata):
+            raise TypeError(f"{cls.__name__}.{plain} needs a default, a help and a range, from knob()")
+        hints = get_type_hints(cls)
+        types = {hint: type_ for type_ in (int, float, str, bool) for hint in (type_, type_ | None)}
+        own = {f.name: f.metadata["knob"] for f in fields(cls)}
+        return {name: replace(knob, name=name, type=types[hints[name]]) for name, knob in own.items()}

@@ -1,0 +1,1 @@
+"""Word lists of any size: read, split and encoded without a Python string for each word."""

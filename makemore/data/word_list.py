@@ -1,0 +1,205 @@
+"""A word list: its vocabulary, its words in the lecture's order, and the examples of its three splits.
+
+Departures from the lecture (cells 2 to 6), without effect on the examples of its list:
+
+* Words are read in blocks (``reading.py``) and shuffled without a second copy (``shuffle.py``). They are not
+  kept as strings, so a list may have hundreds of millions of words.
+* The list is any utf-8 text, one word a line, in any alphabet, compressed or on stdin. A byte-order mark,
+  line ends of any system, blanks around a word and blank lines are left out; duplicates are kept. A ``.``
+  inside a word is a character like any other.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import urllib.request
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from makemore.core.atomic_write import atomic_write
+from makemore.core.errors import DataError, WriteError
+from makemore.data.encoding import StreamEncoder, decode_words, encode_words
+from makemore.data.membership import WordSet, isin, select, word_hashes
+from makemore.data.reading import WordFile
+from makemore.data.shuffle import shuffle_positions, shuffled
+from makemore.lecture.words import STOP, Examples, Vocabulary
+
+LECTURE_URL = "https://raw.githubusercontent.com/karpathy/makemore/master/names.txt"
+LECTURE_SHA256 = "0a30b5557f192f32ab962680889aac5f6fda0f4cecf40a6d0b5694f58ea8cc4d"
+"""Where the lecture's list is downloaded from, and its checksum."""
+
+
+LECTURE_VARIABLE = "MAKEMORE_LECTURE_NAMES"
+"""The environment variable with the path of the lecture's list, if it need not be downloaded."""
+
+
+SHUFFLE_SEED = 42
+"""The seed of the lecture's split."""
+
+
+class Data(NamedTuple):
+    """A word list ready for training: its vocabulary and the examples of the splits.
+
+    ``unseen_val`` and ``unseen_test`` are the examples of the words that are not also in the training split.
+    """
+
+    vocabulary: Vocabulary
+    train: Examples
+    val: Examples
+    test: Examples
+    unseen_val: Examples
+    unseen_test: Examples
+
+    def to(self, device: torch.device | str) -> Data:
+        """The same data with the examples on another device."""
+        return Data(self.vocabulary, *(examples.to(device) for examples in self[1:]))
+
+
+@dataclass(frozen=True)
+class WordList:
+    """The words of a list, shuffled as in the lecture.
+
+    ``symbols``, (N,), are the symbols of all words, each word followed by its stop. ``cuts`` are the numbers
+    of symbols before the val and before the test split, ``source`` is the name of the list, and
+    ``fingerprint`` is the sha256 of its words joined by newlines.
+    """
+
+    vocabulary: Vocabulary
+    symbols: Tensor
+    cuts: tuple[int, int]
+    num_words: int
+    source: str
+    fingerprint: str
+
+    @classmethod
+    def of(cls, words: Sequence[str], source: str = "words") -> WordList:
+        """The word list of a file with these lines. Raises DataError if there are fewer than 6 words."""
+        return _word_list(["\n".join(words).replace("\r\n", "\n").replace("\r", "\n")], source)
+
+    def __len__(self) -> int:
+        return self.num_words
+
+    @property
+    def words(self) -> list[str]:
+        """The words as strings, in the order of the list."""
+        words = decode_words(self.vocabulary, self.symbols)
+        return [words[position] for position in shuffle_positions(self.num_words, SHUFFLE_SEED).tolist()]
+
+    def split(self) -> tuple[list[str], list[str], list[str]]:
+        """Train, val and test words as strings, as ``lecture.words.split_words`` gives them."""
+        train, val, test = (decode_words(self.vocabulary, symbols) for symbols in self._splits())
+        return train, val, test
+
+    def data(self, block_size: int) -> Data:
+        """The vocabulary and the examples of the splits, for contexts of ``block_size`` symbols."""
+        train, val, test = self._splits()
+        hashes = torch.cat([*word_hashes(self.symbols[self.cuts[0] :], "hashing val and test words")])
+        in_train = isin(hashes, train).tensor_split([int((val == STOP).sum())])
+        unseen = (select(symbols, ~mask) for symbols, mask in zip((val, test), in_train, strict=True))
+        splits = (train, val, test, *unseen)
+        return Data(self.vocabulary, *(Examples(symbols, block_size) for symbols in splits))
+
+    def word_set(self) -> WordSet:
+        """The words as a set, for membership tests."""
+        return WordSet(self.symbols, self.vocabulary.stoi)
+
+    def number_in_training(self, words: Iterable[str]) -> int:
+        """The number of different words among ``words`` that are in the training split."""
+        symbols = encode_words(self.vocabulary, [*dict.fromkeys(words)])
+        hashes = torch.cat([*word_hashes(symbols, "hashing words"), torch.empty(0, dtype=torch.int64)])
+        return int(isin(hashes, self._splits()[0]).sum())
+
+    def _splits(self) -> tuple[Tensor, ...]:
+        return self.symbols.tensor_split(self.cuts)
+
+
+def _word_list(texts: Iterable[str], source: str) -> WordList:
+    """The word list of a text, given in blocks of whole lines."""
+    encoder, digest, number = StreamEncoder(), hashlib.sha256(), 0
+    for block in texts:
+        words = [word for line in block.split("\n") if (word := line.strip())]
+        if words:
+            text = "\n".join(words)
+            digest.update(("\n" * (number > 0) + text).encode())
+            encoder.append(text + "\n")
+            number += len(words)
+    if number < 6:
+        raise DataError(
+            f"{source} has {number} word{'s' * (number != 1)}; at least 6 are needed for train, val and test"
+        )
+    slabs, vocabulary, table = encoder.end()
+    n1, n2 = int(0.8 * number), int(0.9 * number)
+    symbols, (cut1, cut2) = shuffled(slabs, number, SHUFFLE_SEED, table, (n1, n2))
+    return WordList(vocabulary, symbols, (cut1, cut2), number, source, digest.hexdigest())
+
+
+def read_words(path: str | Path) -> WordList:
+    """Read a word list. It is decompressed if its name ends in .gz, .bz2, .xz or .zst; ``-`` is stdin.
+
+    Raises DataError if it cannot be read, is not text, or has too few words.
+    """
+    with WordFile(str(path)) as file:
+        return _word_list(file.texts(), file.name)
+
+
+def load_words(source: str | None = None) -> WordList:
+    """Read the word list at a path; the lecture's own for ``"lecture"``, the bundled one by default.
+
+    Raises DataError if it cannot be read or downloaded.
+    """
+    if source is None:
+        return read_words(bundled_path())
+    return read_words(lecture_path() if source == "lecture" else source)
+
+
+def bundled_path() -> Path:
+    """The path of the bundled ``names.txt``: in the package of a wheel, above the package in a clone."""
+    here = Path(__file__).resolve().parents[1]
+    installed = here / "names.txt"
+    return installed if installed.exists() else here.parent / "names.txt"
+
+
+def lecture_path() -> Path:
+    """The path of the lecture's own list, whose sha256 is checked.
+
+    It is the value of the environment variable ``MAKEMORE_LECTURE_NAMES`` if that is set. Otherwise the list
+    is downloaded once into the user's cache directory. Raises DataError if the file cannot be read or
+    downloaded, or if its sha256 differs.
+    """
+    given = os.environ.get(LECTURE_VARIABLE)
+    if given:
+        return _checked(Path(given), f"{LECTURE_VARIABLE} should be the path of the lecture's names.txt")
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "makemore"
+    path = cache / "lecture-names.txt"
+    if not path.exists():
+        advice = (
+            f"get {LECTURE_URL} by other means and set {LECTURE_VARIABLE} to its path,"
+            " or train without --data on the bundled list"
+        )
+        try:
+            with urllib.request.urlopen(LECTURE_URL, timeout=30) as response:
+                content = response.read(10_000_000)
+            cache.mkdir(parents=True, exist_ok=True)
+            with atomic_write(path) as file:
+                file.write(content)
+        except (OSError, WriteError) as error:
+            reason = getattr(error, "reason", None) or getattr(error, "strerror", None) or error
+            raise DataError(f"cannot download the lecture's names.txt ({reason}): {advice}") from error
+    return _checked(path, "delete it to download it again")
+
+
+def _checked(path: Path, advice: str) -> Path:
+    """The path, if it is that of the lecture's list."""
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise DataError(f"cannot read {path} ({error.strerror}): {advice}") from error
+    if hashlib.sha256(content).hexdigest() != LECTURE_SHA256:
+        raise DataError(f"{path} is not the lecture's names.txt (its sha256 differs): {advice}")
+    return path

@@ -1,0 +1,1 @@
+"""A trained network put to use: as a dilated causal convolution, for losses, likelihoods and new words."""

@@ -1,0 +1,423 @@
+"""A network as a dilated causal convolution: the lecture's "next time".
+
+For each example the lecture's network computes a tree over 8 symbols. That is a stack of causal
+convolutions with kernel 2 and dilations 1, 2, 4, evaluated at one position; a flat network is one causal
+convolution whose kernel is the whole context. ``Convolution.from_network`` builds the convolutions from
+trained layers and folds the running statistics into weights and biases. This has three uses:
+
+* ``logits`` computes all positions of a word at once, by torch's conv1d.
+* Neighbouring examples share nodes: for each character a layer has one new node, where the lecture
+  computes the whole tree again. And a node depends on nothing but the window of symbols below it, so
+  equal windows, in one word or in many, are computed once. Losses and likelihoods work that way.
+* A convolution multiplies each node by one matrix for each position it can have in a window. These
+  products are computed once for each node, and a window of the next layer is their sum.
+
+Departure from the lecture: a convolution adds in another order than the layers do, so its logits agree to
+rounding (1e-5 in float32, 1e-12 in float64), not bit for bit.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Generator, Tensor
+
+from makemore.core.graph import (
+    INPUT,
+    FalseDeclaration,
+    Geometry,
+    Node,
+    UndeclaredLayer,
+    context_length,
+    geometry,
+    trace,
+    use_counts,
+)
+from makemore.core.layer import Layer, Window, declared, window_of
+from makemore.core.unique_rows import unique_rows
+from makemore.data.examples import word_offsets
+from makemore.lecture.layers import Embedding, Sequential
+from makemore.lecture.words import STOP, Examples
+
+TILE = 256
+"""Rows of every matrix product, see ``Stage.products``."""
+
+SUM_ROWS = 1024
+"""Rows of products that are added up at once, so that they stay in the processor's cache."""
+
+PIECE_VALUES = 2**22
+"""Values of a layer's output that are held at once: 16 MB in float32."""
+
+CHECK_TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-3}
+"""How far logits may be from the network's, as a share of the largest; 0.1 for other dtypes."""
+
+DIVERGED_LOGITS = 1e10
+"""A network with larger logits has diverged, and its logits depend on rounding."""
+
+
+class NotAConvolution(ValueError):
+    """No convolution is known that equals the network. The message says which layer is the reason."""
+
+
+class Stage(NamedTuple):
+    """One causal convolution, values that are added to it, and a pointwise layer after that.
+
+    ``weight``, (n, C_in, C_out), has the oldest of the n positions first; they are ``dilation`` symbols
+    apart. ``bias`` is (C_out,). Value 0 is the embedding of each symbol and value i + 1 the output of stage
+    i. The convolution reads the value ``source``; the values ``added``, (C_out,) each, are added at the
+    newest of its positions: a residual, or the skips of earlier blocks.
+    """
+
+    weight: Tensor
+    bias: Tensor
+    dilation: int
+    activation: Layer | None
+    source: int
+    added: tuple[int, ...] = ()
+
+    def activated(self, x: Tensor) -> Tensor:
+        """The output of the stage for the sums of its products."""
+        return x if self.activation is None else self.activation(x)
+
+    @property
+    def lags(self) -> list[int]:
+        """How many symbols back each of the n positions is: [4, 0] for n = 2 and dilation 4."""
+        return [j * self.dilation for j in reversed(range(len(self.weight)))]
+
+    def products(self, nodes: Tensor) -> list[Tensor]:
+        """The nodes times each of the n matrices: (D, C_in) -> n times (D, C_out).
+
+        The product of the newest position includes the bias. The order in which a BLAS adds may depend on the
+        number of rows. Here every matrix product has ``TILE`` rows, so that the product of a node does not
+        depend on how many other nodes it is computed with.
+        """
+        *full, last = torch.split(nodes, TILE)
+        tiles = [*full, F.pad(last, (0, 0, 0, TILE - len(last)))]
+        products = []
+        for weight in self.weight:
+            product = nodes.new_empty(len(tiles) * TILE, weight.shape[1])
+            for tile, rows in zip(tiles, torch.split(product, TILE), strict=True):
+                torch.mm(tile, weight, out=rows)
+            products.append(product[: len(nodes)])
+        products[-1] += self.bias
+        return products
+
+    def sum_products(
+        self, products: Sequence[Tensor], columns: Sequence[Tensor], values: Sequence[Value]
+    ) -> Value:
+        """The nodes of the distinct windows among N positions.
+
+        A window is a row of the n ``columns``, (N,) each, the oldest position first: indices into the
+        ``products``. ``values`` are the embedding and the outputs of all earlier stages.
+        """
+        source, added = values[self.source], [values[i] for i in self.added]
+        if len(columns) == 1 and not added:
+            return source._replace(nodes=self.activated(products[0]))
+        products = [*products, *(value.nodes for value in added)]
+        columns = [*columns, *(value.ids for value in added)]
+        ids, index = source.ids, source.position_of
+        # The source's nodes are reused if each gives one window: of one position, with the same added values.
+        if index is None or len(self.weight) > 1 or not all(torch.equal(c, c[index][ids]) for c in columns):
+            index, ids, _ = unique_rows(columns, [len(product) for product in products])
+        pieces = []
+        for some in torch.split(index, SUM_ROWS):
+            total, *others = (p.index_select(0, c[some]) for p, c in zip(products, columns, strict=True))
+            for other in others:
+                total += other
+            pieces.append(self.activated(total))
+        return Value(torch.cat(pieces), ids, index)
+
+
+class Value(NamedTuple):
+    """The output of a stage at N positions: ``nodes``, (D, C), and the node of each position, ``ids``, (N,).
+
+    ``position_of``, (D,), is one position of each node; None if ``nodes`` may have some that do not occur.
+    """
+
+    nodes: Tensor
+    ids: Tensor
+    position_of: Tensor | None = None
+
+
+class Convolution:
+    """A network as a stack of dilated causal convolutions, in evaluation, without gradients.
+
+    ``embedding`` is (vocab_size, C), ``stages`` are the convolutions from the symbols up, and
+    ``last_reads[i]`` are the values that stage i is the last to read. Weights and biases are copies: training
+    the network later does not change them.
+    """
+
+    def __init__(self, embedding: Tensor, stages: Sequence[Stage]) -> None:
+        self.embedding = embedding
+        self.stages = list(stages)
+        sizes = [1]  # how many symbols a node of each value depends on
+        for stage in self.stages:
+            sizes.append(max([stage.lags[0] + sizes[stage.source], *(sizes[i] for i in stage.added)]))
+        self.block_size = sizes[-1]
+        last = {j: i for i, stage in enumerate(self.stages) for j in (stage.source, *stage.added)}
+        self.last_reads = [[j for j in last if last[j] == i] for i in range(len(self.stages))]
+        self.device = embedding.device
+
+    @classmethod
+    @torch.no_grad()
+    def from_network(cls, network: Layer) -> Convolution:
+        """The convolution that equals a network which begins with an Embedding.
+
+        Consecutive layers that declare an ``affine`` map become one stage, which ends at a pointwise layer,
+        where positions are concatenated, and where a value is read twice. The result is compared with the
+        network on a few contexts.
+
+        Raises NotAConvolution on a layer that does not declare what it does with positions, on statistics
+        kept for each position separately, on a second layer that reads the symbols, and on a sum of nodes
+        that belong to different times. Raises FalseDeclaration if the logits differ from the network's, and
+        ValueError if the network's ``block_size`` is not what its layers need.
+        """
+        nodes = trace(network)
+        embedding = nodes[0].layer if nodes else None
+        if type(embedding) is not Embedding:
+            raise NotAConvolution(f"a convolution begins with an Embedding, got {embedding}")
+        for layer, inputs in nodes[1:]:
+            if INPUT in inputs:
+                raise NotAConvolution(
+                    f"a convolution reads the symbols once, {layer or 'a sum'} reads them again"
+                )
+        try:
+            where = geometry(nodes)
+        except UndeclaredLayer as error:
+            raise NotAConvolution(str(error)) from error
+        block_size = context_length(network)
+        symbols = _symbols_to_check(len(embedding.weight), block_size).to(embedding.weight.device)
+        with network.evaluating():
+            expected = network(symbols.unfold(0, block_size, 1)[:-1])
+        stages, partials = _Stages(embedding.weight), [_Partial(0, embedding.weight.shape[1])]
+        counts = use_counts(nodes)
+        for i, (layer, inputs) in enumerate(nodes[1:], start=1):
+            read = [partials[j] for j in inputs]
+            if layer is None:
+                value = stages.sum(read[0], read[1], _same_time(where, inputs, i))
+            elif declared(layer, "stochastic"):
+                value = read[0]
+            elif declared(layer, "pointwise"):
+                follows = _is_activation(nodes, inputs[0]) and counts[inputs[0]] == 1
+                value = stages.end(read[0], layer, follows)
+            elif window := window_of(layer):
+                value = stages.concatenate(read[0], window, where.steps[inputs[0]])
+            else:
+                value = stages.append(read[0], layer)
+            partials.append(stages.end(value) if counts[i] > 1 and not value.is_complete else value)
+        result = partials[-1]
+        if not result.is_complete or not stages.stages or result.source != len(stages.stages):
+            stages.end(result)
+        convolution = cls(embedding.weight.detach().clone(), stages.stages)
+        convolution._check(symbols, expected)
+        return convolution
+
+    def _check(self, symbols: Tensor, expected: Tensor) -> None:
+        """Compare the logits for the last contexts of some symbols with the network's, ``expected``.
+
+        They are computed in both ways, which call pointwise layers with inputs of different shapes. Raises
+        FalseDeclaration if they differ.
+        """
+        largest = float(expected.abs().max())
+        if not largest < DIVERGED_LOGITS:
+            return
+        before = F.pad(symbols[:-1], (1, 0), value=STOP)
+        distinct, ids = self._distinct_logits(before, torch.arange(len(symbols), device=self.device))
+        tolerance = CHECK_TOLERANCE.get(expected.dtype, 0.1) * largest + 1e-6
+        for logits in (distinct[ids], self.logits(symbols.unsqueeze(0))[0]):
+            last = logits[-len(expected) :]
+            if last.shape != expected.shape or not (last - expected).abs().max() <= tolerance:
+                raise FalseDeclaration(
+                    "the convolution that follows from what the layers declare does not give the network's"
+                    " logits: a declaration (concatenates, pointwise, affine or stochastic) is wrong"
+                )
+
+    @torch.no_grad()
+    def logits(self, symbols: Tensor) -> Tensor:
+        """Logits at every position of some words at once: (B, L) -> (B, L, vocab_size).
+
+        Position t has the logits for the context of the symbols before it, so ``symbols[:, -1]`` is not
+        read. Shorter words may be followed by anything after their stop.
+        """
+        x = F.pad(symbols, (self.block_size, -1))  # (B, L) -> (B, block_size - 1 + L)
+        values = [self.embedding[x].transpose(1, 2)]  # conv1d takes (B, C, L)
+        for stage in self.stages:
+            weight = stage.weight.permute(2, 1, 0)  # (n, C_in, C_out) -> (C_out, C_in, n)
+            x = F.conv1d(values[stage.source], weight, stage.bias, dilation=stage.dilation)
+            for i in stage.added:
+                common = min(x.shape[2], values[i].shape[2])  # positions that both have, up to the newest
+                x = x[..., -common:] + values[i][..., -common:]
+            values.append(stage.activated(x.transpose(1, 2)).transpose(1, 2))  # layers take (B, L, C)
+        x = values[-1][..., -symbols.shape[1] :]
+        return x.transpose(1, 2)  # (B, vocab_size, L) -> (B, L, vocab_size)
+
+    @torch.no_grad()
+    def log_probs(self, examples: Examples) -> Iterator[Tensor]:
+        """Log-probabilities of the targets, in the order of the examples, in pieces: (N,) altogether."""
+        widths = [stage.weight.shape[2] for stage in self.stages]
+        piece = max(TILE, PIECE_VALUES // max([*widths, *self.embedding.shape]))
+        for start in range(0, len(examples), piece):
+            # A word may have begun in the piece before: its last symbols are read again.
+            begin, end = max(0, start - self.block_size + 1), start + piece
+            symbols = examples.symbols[begin:end].long()
+            before = examples.symbols[max(0, begin - 1) : end - 1].long()
+            before = F.pad(before, (int(begin == 0), 0), value=STOP)[: len(symbols)]
+            logits, ids = self._distinct_logits(before, word_offsets(symbols))
+            yield F.log_softmax(logits, dim=1)[ids, symbols][start - begin :]
+
+    def _distinct_logits(self, before: Tensor, offsets: Tensor) -> tuple[Tensor, Tensor]:
+        """The logits of the distinct contexts of N examples, (D, vocab_size), and the context of each, (N,).
+
+        ``before``, (N,), are the symbols before the targets; ``offsets``, (N,), count the examples of the
+        same word before each.
+        """
+        index = torch.arange(len(before), device=before.device)
+        values = [Value(self.embedding, before)]
+        for i, stage in enumerate(self.stages):
+            # Symbols before the word are 0, as is the whole context of its first example: whatever a window
+            # has there is found at the first example.
+            source = values[stage.source]
+            columns = [
+                source.ids[index - offsets.clamp(max=lag)] if lag else source.ids for lag in stage.lags
+            ]
+            values.append(stage.sum_products(stage.products(source.nodes), columns, values))
+            for j in self.last_reads[i]:
+                values[j] = values[j]._replace(nodes=values[j].nodes.new_empty(0))  # frees memory
+        return values[-1].nodes, values[-1].ids
+
+
+def _symbols_to_check(vocab_size: int, block_size: int) -> Tensor:
+    """A word with 4 more symbols than a context, the same word each time."""
+    generator = Generator().manual_seed(0)
+    return torch.randint(min(STOP + 1, vocab_size - 1), vocab_size, (block_size + 4,), generator=generator)
+
+
+def _is_activation(nodes: Sequence[Node], i: int) -> bool:
+    """Whether node i is a pointwise layer in a stage. Node 0, the embedding, and Dropout are in none."""
+    layer = nodes[i].layer
+    return i > 0 and bool(declared(layer, "pointwise")) and not declared(layer, "stochastic")
+
+
+def _same_time(where: Geometry, inputs: Sequence[int], i: int) -> bool:
+    """Whether the two inputs of the sum at node i have their positions at the same times."""
+    return where.positions[i] == 1 or where.steps[inputs[0]] == where.steps[inputs[1]]
+
+
+@dataclass(frozen=True)
+class _Partial:
+    """The output of a node before a stage is made of it.
+
+    That is a value of ``channels``, concatenated at the ``lags``, the oldest first; then the ``affine``
+    layers; then the ``added`` values.
+    """
+
+    source: int
+    channels: int
+    lags: tuple[int, ...] = (0,)
+    affine: tuple[Layer, ...] = ()
+    added: tuple[int, ...] = ()
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether it is the value itself."""
+        return self.lags == (0,) and not self.affine and not self.added
+
+
+class _Stages:
+    """The stages of a network while they are made."""
+
+    def __init__(self, table: Tensor) -> None:
+        self.table = table
+        self.stages: list[Stage] = []
+
+    def end(self, value: _Partial, activation: Layer | None = None, follows: bool = False) -> _Partial:
+        """Make a stage of the value.
+
+        If the activation ``follows`` the activation of the last stage, it becomes part of that stage.
+        """
+        layer = None if activation is None else copy.deepcopy(activation).eval()
+        if follows and value.source == len(self.stages):  # no other stage has been made in between
+            last = self.stages.pop()
+            assert last.activation is not None
+            assert layer is not None
+            self.stages.append(last._replace(activation=Sequential([last.activation, layer])))
+            channels = value.channels
+        else:
+            n = len(value.lags)
+            weight, bias = (
+                tensor.to(self.table) for tensor in _multiplied_out(value.affine, n * value.channels)
+            )
+            weight = weight.view(n, value.channels, -1)
+            dilation = value.lags[-2] if n > 1 else 1
+            self.stages.append(Stage(weight, bias, dilation, layer, value.source, value.added))
+            channels = weight.shape[2]
+        if layer is not None:
+            channels = _channels_after(layer, self.table.new_zeros(1, channels))
+        return _Partial(len(self.stages), channels)
+
+    def concatenate(self, value: _Partial, window: Window, step: int) -> _Partial:
+        """The value at the positions of a window; they are ``step`` symbols apart."""
+        newest = window.offsets[-1]
+        lags = tuple((newest - offset) * step + lag for offset in window.offsets for lag in value.lags)
+        even = all(lag == (len(lags) - 1 - i) * lags[-2] for i, lag in enumerate(lags[:-1]))
+        if len(window.offsets) > 1 and (value.affine or value.added or not even):
+            value = self.end(value)
+            lags = tuple((newest - offset) * step for offset in window.offsets)
+        return replace(value, lags=lags)
+
+    def append(self, value: _Partial, layer: Layer) -> _Partial:
+        """The value after an affine layer."""
+        value = self.end(value) if value.added else value
+        return replace(value, affine=(*value.affine, layer))
+
+    def sum(self, a: _Partial, b: _Partial, same_time: bool) -> _Partial:
+        """The sum of two values."""
+        if not same_time:
+            raise NotAConvolution(
+                "no convolution can be made of a sum of nodes that belong to different times"
+            )
+        if a.is_complete or not b.is_complete:
+            a, b = b, a
+        b = b if b.is_complete else self.end(b)
+        return replace(a, added=(*a.added, b.source))
+
+
+def _channels_after(layer: Layer, x: Tensor) -> int:
+    """The number of channels that a pointwise layer gives for a position x, (1, C)."""
+    try:
+        out = layer(x)
+    except Exception as error:
+        raise FalseDeclaration(
+            f"{layer} declares that it is pointwise, but fails on one position, {tuple(x.shape)}: {error}"
+        ) from error
+    if out.ndim != 2 or len(out) != 1:
+        raise FalseDeclaration(
+            f"{layer} declares that it is pointwise, but makes {tuple(out.shape)} of one position,"
+            f" {tuple(x.shape)}"
+        )
+    return int(out.shape[1])
+
+
+def _multiplied_out(layers: Sequence[Layer], channels: int) -> tuple[Tensor, Tensor]:
+    """Affine layers as one, x @ weight + bias, in float64 on the CPU."""
+    weight = torch.eye(channels, dtype=torch.float64)
+    bias = torch.zeros(channels, dtype=torch.float64)
+    for layer in layers:
+        try:
+            scale, shift = declared(layer, "affine")(copy.deepcopy(layer).to("cpu", torch.float64))
+        except ValueError as error:
+            raise NotAConvolution(str(error)) from error
+        if len(scale) != len(bias):
+            raise FalseDeclaration(
+                f"{layer} takes {len(scale)} channels, but the layers before it declare {len(bias)}"
+            )
+        if scale.ndim == 1:  # a factor for each channel
+            weight, bias = weight * scale, bias * scale + shift
+        else:
+            weight, bias = weight @ scale, bias @ scale + shift
+    return weight, bias

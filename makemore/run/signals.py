@@ -1,0 +1,32 @@
+"""SIGINT and SIGTERM during a run."""
+
+import signal
+from types import FrameType
+from typing import Self
+
+from makemore.core.errors import Interrupted
+
+
+class Signals:
+    """SIGINT and SIGTERM within a ``with`` block.
+
+    While ``deferred`` is set, the first signal is only stored in ``caught``, so that the training loop can
+    save before it ends. A second signal, or one at another time, raises Interrupted at once.
+    """
+
+    def __init__(self) -> None:
+        self.caught: int | None = None
+        self.deferred = False
+
+    def __enter__(self) -> Self:
+        self._before = {s: signal.signal(s, self._handle) for s in (signal.SIGINT, signal.SIGTERM)}
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        for signum, handler in self._before.items():
+            signal.signal(signum, handler)
+
+    def _handle(self, signum: int, frame: FrameType | None) -> None:
+        if self.caught is not None or not self.deferred:
+            raise Interrupted(signum)
+        self.caught = signum

@@ -1,0 +1,67 @@
+"""The files of a run's teachers, in its directory."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from makemore.core.atomic_write import atomic_write
+from makemore.core.layer import Layer
+from makemore.lecture.words import Vocabulary
+from makemore.run.catalog import Plan
+from makemore.run.model_file import Model, Progress, model_bytes, read_bytes, read_model
+from makemore.training.recipe import Recipe
+from makemore.training.trainer import Trainer
+
+TEACHER_FILE = "teacher-{}.safetensors"
+"""The name of a teacher's file, by its number."""
+
+
+@dataclass(frozen=True)
+class TeacherFiles:
+    """One model file for each teacher: see ``training.trainer.NetworkFiles``."""
+
+    directory: Path
+    plan: Plan
+    vocabulary: Vocabulary
+    fingerprint: str
+    seed: int
+
+    def read(self, number: int) -> bytes:
+        """The bytes of a teacher's file; empty if there is none."""
+        path = self._path(number)
+        return read_bytes(path) if path.exists() else b""
+
+    def write(self, number: int, content: bytes) -> None:
+        """Write a teacher's file."""
+        with atomic_write(self._path(number)) as file:
+            file.write(content)
+
+    def pack(self, number: int, trainer: Trainer) -> bytes:
+        """The bytes of the model file for a teacher that has been trained."""
+        settings = self._settings(number, trainer.recipe)
+        history = trainer.step, trainer.losses, trainer.evaluations, trainer.generator.get_state()
+        progress = Progress(settings, self.fingerprint, True, *history, {})
+        return model_bytes(Model(self.plan, self.vocabulary, trainer.network, progress))
+
+    def unpack(self, number: int, content: bytes, recipe: Recipe) -> tuple[Layer, float] | None:
+        """The teacher and its val loss, or None if it was trained with other settings or words."""
+        model = read_model(content, str(self._path(number)))
+        progress = model.progress
+        if progress is None or progress.settings != self._settings(number, recipe):
+            return None
+        val = progress.evaluations[-1].val if progress.evaluations else None
+        return None if val is None else (model.network, val)
+
+    def _path(self, number: int) -> Path:
+        return self.directory / TEACHER_FILE.format(number)
+
+    def _settings(self, number: int, recipe: Recipe) -> dict[str, Any]:
+        return {
+            **asdict(recipe),
+            **self.plan.sizes(),
+            "words": self.fingerprint,
+            "seed": self.seed,
+            "number": number,
+        }

@@ -1,0 +1,351 @@
+"""A training run: built from its settings or from a model file, trained, saved and finished.
+
+The run goes as in the lecture: seed, network, training with a log line every 10,000 steps, losses of the
+splits, 20 new words. Beyond that, the model file is written every few seconds and when a signal is caught. A
+run resumed from it ends exactly as an uninterrupted run.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from pkgutil import resolve_name
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Generator, Tensor
+from tqdm import tqdm
+
+from makemore.core.atomic_write import atomic_write
+from makemore.core.device import resolve_device
+from makemore.core.errors import (
+    DivergedError,
+    Interrupted,
+    ModelFileError,
+    TrainingError,
+    UsageError,
+    WriteError,
+)
+from makemore.core.layer import Layer
+from makemore.data.reading import STDIN, display_name
+from makemore.data.word_list import Data, WordList, load_words
+from makemore.inference.scoring import loss
+from makemore.lecture.sampling import sample_word
+from makemore.parallel.engine import ParallelEngine, check_shareable
+from makemore.run.callbacks import Callback
+from makemore.run.catalog import ENGINES, NETWORKS, RECIPES, build_network, network_plan
+from makemore.run.model_file import MODEL_FILE, Model, Progress, save_model
+from makemore.run.report import SPLITS, losses_csv, report
+from makemore.run.settings import RunSettings, Settings, checked, resolved, restored
+from makemore.run.signals import Signals
+from makemore.run.teacher_files import TeacherFiles
+from makemore.training.engine import Engine, MakeEngine
+from makemore.training.ensemble import Ensemble, EnsembleEngine
+from makemore.training.evaluation import Evaluation
+from makemore.training.processes import Processes
+from makemore.training.trainer import RunContext, Trainer
+
+LOSSES_FILE = "losses.csv"
+"""The name of a run's file of losses."""
+
+PICTURE_FILE = "loss.png"
+"""The name of a run's picture of its losses."""
+
+PROBE_EXAMPLES = 256
+"""Val examples on which a network is evaluated before it is saved."""
+
+DIVERGED_LOSS = 1e4
+"""A loss, in nats, from which a network counts as diverged."""
+
+
+@dataclass
+class TrainingRun:
+    """A run: its settings and words, its trainer, and the directory that it writes to.
+
+    ``model`` has the plan, the vocabulary and the trainer's network, without the progress.
+    """
+
+    out_dir: Path
+    settings: Settings
+    words: WordList
+    model: Model
+    trainer: Trainer
+    processes: Processes
+    callbacks: list[Callback] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.saved_step = self.trainer.step
+        self.next_save = 0.0
+
+    def save(self, finished: bool = False) -> None:
+        """Write the model file. Raises TrainingError and keeps the old file if the network diverged."""
+        if not self.processes.is_first:
+            self.saved_step = self.trainer.step  # the first process saves it
+            return
+        self._check_network()
+        for callback in self.callbacks:
+            callback.on_save()
+        progress = progress_of(self.trainer, self.settings.values(), self.words.fingerprint, finished)
+        save_model(replace(self.model, progress=progress), self.out_dir / MODEL_FILE)
+        self.saved_step = self.trainer.step
+        self.next_save = time.monotonic() + self.settings.run.save_every
+
+    def _check_network(self) -> None:
+        """Raise TrainingError if the network diverged: losses can be finite when it has."""
+        X, Y = self.trainer.data.val[:PROBE_EXAMPLES]
+        with self.trainer.network.evaluating() as network:
+            probe = F.cross_entropy(network(X), Y).item()
+        if not probe < DIVERGED_LOSS:
+            raise self.diverged(DivergedError(self.trainer.step, f"the val loss is {probe:.3g}"))
+
+    def how_to_resume(self) -> str:
+        """Which step is saved, and the command that resumes from there."""
+        how = f"makemore-train --resume --out-dir {self.out_dir}"
+        return f"step {self.saved_step:,} is saved; resume with: {how}"
+
+    def diverged(self, error: DivergedError) -> TrainingError:
+        """The error of a run that diverged, with what to try and which step is saved."""
+        advice = f"try a lower --lr than {self.settings.recipe.lr:g} with --overwrite"
+        return TrainingError(f"{error}; {advice} ({MODEL_FILE} holds step {self.saved_step:,})")
+
+    def train(self, signals: Signals) -> None:
+        """Train to the end or until a signal is caught, with the lecture's log lines and a progress bar.
+
+        The model file is written whenever it is due. Raises DivergedError on a loss that is not finite, and
+        Interrupted after a signal, once the steps done are saved.
+        """
+        trainer, run, recipe = self.trainer, *self.settings
+        assert run.log_every is not None
+        assert run.eval_every is not None
+        trainer.prepare(self.context())
+        signals.deferred = True
+        with tqdm(
+            total=recipe.steps,
+            initial=trainer.step,
+            unit="step",
+            disable=None if self.processes.is_first else True,
+            leave=False,
+            mininterval=0.5,
+        ) as bar:
+            for losses in trainer.run(math.gcd(run.log_every, run.eval_every)):
+                check_finite(losses, trainer.step - len(losses))
+                for line in self._log_lines(losses, run.log_every):
+                    bar.write(line, file=sys.stdout)
+                    sys.stdout.flush()
+                bar.update(len(losses))
+                if trainer.step % run.eval_every == 0 and trainer.step < recipe.steps:
+                    trainer.evaluate("val")
+                for callback in self.callbacks:
+                    callback.on_steps()
+                if self.processes.any(signals.caught is not None):
+                    self.save()
+                    raise Interrupted(signals.caught or signal.SIGTERM)
+                if self.processes.any(self.processes.is_first and time.monotonic() >= self.next_save):
+                    self.save()
+        signals.deferred = False
+
+    def context(self) -> RunContext:
+        """What the trainer may need from the run."""
+        run, plan, vocabulary = self.settings.run, self.model.plan, self.model.vocabulary
+        device = self.trainer.data.train.symbols.device
+
+        def build(generator: Generator) -> Layer:
+            return plan.build(len(vocabulary), generator).to(device)
+
+        files = TeacherFiles(self.out_dir, plan, vocabulary, self.words.fingerprint, run.seed)
+        return RunContext(run.seed, build, engine_maker(run.engine), files)
+
+    def _log_lines(self, losses: Tensor, log_every: int) -> Iterator[str]:
+        """The log lines of the last steps, whose batch losses are given: one for every ``log_every``-th step.
+
+        A line has the val loss too if val was evaluated just before that step.
+        """
+        trainer, recipe = self.trainer, self.settings.recipe
+        start = trainer.step - len(losses)
+        last = trainer.evaluations[-1] if trainer.evaluations else None
+        first_multiple = -(-start // log_every) * log_every
+        for step in range(first_multiple, trainer.step, log_every):
+            line = f"{step:7d}/{recipe.steps:7d}: {losses[step - start].item():.4f}"
+            if recipe.shows_val and last and last.step == step and last.val is not None:
+                line += f"   val {last.val:.4f}"
+            yield line
+
+    def finish(self) -> None:
+        """Evaluate, write losses and pictures, print new words, and only then save the run as finished.
+
+        A run killed in between is not finished, and does all of this again when it is resumed.
+        """
+        self.trainer.finish()
+        losses = self.trainer.evaluate(*SPLITS)
+        print("\n" + report(losses, self.trainer))
+        written = self._write_results(losses)
+        self._print_new_words()
+        sys.stdout.flush()
+        self.save(finished=True)
+        print(f"\nwrote {', '.join(map(str, written))}")
+
+    def _write_results(self, losses: Evaluation) -> list[Path]:
+        """Write the losses, their picture and the files of the callbacks; returns what was written."""
+        losses_file, picture = self.out_dir / LOSSES_FILE, self.out_dir / PICTURE_FILE
+        with atomic_write(losses_file) as file:
+            file.write(losses_csv(self.trainer.losses, self.trainer.evaluations).encode())
+        written = [self.out_dir / MODEL_FILE, losses_file]
+        for path, write in (
+            (picture, partial(self._draw_losses, picture)),
+            *((callback.path, partial(callback.on_finish, losses)) for callback in self.callbacks),
+        ):
+            try:
+                write()
+                written.append(path)
+            except Exception as error:  # whatever a picture fails on, the run is not lost
+                reason = " ".join(str(error).split()) or type(error).__name__
+                message = reason if isinstance(error, WriteError) else f"cannot write {path}: {reason}"
+                print(f"makemore-train: {message}", file=sys.stderr)
+        return written
+
+    def _draw_losses(self, path: Path) -> None:
+        from makemore.pictures.figures import save_figure
+        from makemore.pictures.losses import draw_losses
+
+        run, recipe = self.settings
+        network = run.network if run.ensemble == 1 else f"{run.ensemble} x {run.network}"
+        title = f"{network} on {Path(self.words.source).name}, {run.recipe} recipe"
+        figure = draw_losses(self.trainer.losses, self.trainer.evaluations, recipe, title)
+        with atomic_write(path) as file:
+            save_figure(figure, file)
+
+    def _print_new_words(self) -> None:
+        """Sample words from a copy of the generator, so that a run extended later draws the same batches."""
+        number = self.settings.run.samples
+        if number == 0:
+            return
+        network, generator = self.trainer.network, self.trainer.generator.clone_state()
+        words = [sample_word(network, self.model.vocabulary, generator) for _ in range(number)]
+        print(f"\n{number} new words:")
+        print("\n".join(words))
+        print(f"({self.words.number_in_training(words)} of them are in the training split)")
+
+
+def check_finite(losses: Tensor, start: int) -> None:
+    """Raise DivergedError unless the losses of the steps from ``start`` on are finite."""
+    finite = losses.isfinite()
+    if not finite.all():
+        bad = int((~finite).nonzero()[0])
+        raise DivergedError(start + bad, f"the loss is {losses[bad].item()}")
+
+
+def new_run(given: Mapping[str, Any], out_dir: Path, processes: Processes) -> TrainingRun:
+    """A run that begins at step 0."""
+    run = checked(given)
+    plan = network_plan(run.network, run.block_size, run.n_embd, run.n_hidden, run.stacks)
+    device, words = device_and_words(run, processes)
+    data = words.data(plan.block_size)
+    if run.n_hidden is None:
+        times = RECIPES[run.recipe][0].default_width_ratio(len(data.train), given.get("steps"))
+        plan = replace(plan, n_hidden=plan.n_hidden * times)
+    width = plan.n_hidden / NETWORKS[plan.name].n_hidden
+    settings = resolved(given, plan.sizes(), len(data.train), width)
+    generator = Generator().manual_seed(run.seed)
+    members = run.ensemble if run.ensemble > 1 else None
+    network = build_network(plan, members, len(data.vocabulary), generator).to(device)
+    model = Model(plan, data.vocabulary, network)
+    trainer = make_trainer(settings, network, data.to(device), generator, processes)
+    return TrainingRun(out_dir, settings, words, model, trainer, processes)
+
+
+def resumed_run(given: Mapping[str, Any], out_dir: Path, model: Model, processes: Processes) -> TrainingRun:
+    """A run resumed from the model file of ``out_dir``."""
+    progress, model_file = model.progress, out_dir / MODEL_FILE
+    if progress is None:
+        raise UsageError(f"{model_file} has only a network, without the run it comes from")
+    try:
+        settings = restored(progress.settings, given)
+    except UsageError:
+        raise
+    except (KeyError, TypeError, ValueError) as error:
+        raise ModelFileError(f"{model_file} has invalid settings") from error
+    check_steps_left(settings, progress, out_dir)
+    if settings.run.data == STDIN and "data" not in given:
+        raise UsageError(
+            "the word list of the run was read from stdin: give it again with --data PATH or --data -"
+        )
+    device, words = device_and_words(settings.run, processes)
+    if words.fingerprint != progress.fingerprint:
+        raise UsageError(
+            f"the word list {words.source} differs from the run's; resume with the same list,"
+            " or start a new run for other words"
+        )
+    generator, data = Generator().set_state(progress.generator), words.data(model.plan.block_size)
+    trainer = make_trainer(settings, model.network.to(device), data.to(device), generator, processes)
+    try:
+        trainer.restore(progress.step, progress.losses, progress.evaluations, progress.state)
+    except (KeyError, TypeError, ValueError, RuntimeError, IndexError) as error:
+        raise ModelFileError(f"{model_file} has an invalid training state") from error
+    return TrainingRun(out_dir, settings, words, model, trainer, processes)
+
+
+def check_steps_left(settings: Settings, progress: Progress, out_dir: Path) -> None:
+    """Raise UsageError unless the run is unfinished, or is extended by more steps."""
+    run, recipe = settings
+    if progress.finished and not recipe.can_extend:
+        raise UsageError(
+            f"the run in {out_dir} is finished, and the {run.recipe} recipe cannot be extended: for a longer"
+            " run choose another --out-dir, or --overwrite it"
+        )
+    if recipe.steps < progress.step or (recipe.steps == progress.step and progress.finished):
+        state = "finished at" if progress.finished else "already at"
+        raise UsageError(f"the run in {out_dir} is {state} step {progress.step:,}: give it more --steps")
+
+
+def device_and_words(run: RunSettings, processes: Processes) -> tuple[torch.device, WordList]:
+    """The device and the words of a run; also sets the number of threads. Raises UsageError and DataError."""
+    data = run.data or ""
+    if processes.world_size > 1 and (data == STDIN or (os.path.exists(data) and Path(data).is_fifo())):
+        raise UsageError(
+            f"every process reads the word list: give a file with --data, not {display_name(data)}"
+        )
+    torch.set_num_threads(run.threads)
+    return resolve_device(run.device), load_words(run.data)
+
+
+def make_trainer(
+    settings: Settings, network: Layer, data: Data, generator: Generator, processes: Processes
+) -> Trainer:
+    """The trainer for settings with all defaults filled in."""
+    run, recipe = settings
+    make_engine = engine_maker(run.engine)
+    if isinstance(network, Ensemble):
+        make_engine = partial(EnsembleEngine, make_engine=make_engine)
+    if processes.world_size > 1:
+        check_shareable(recipe.batch_size, processes)
+        make_engine = partial(ParallelEngine, make_engine=make_engine, processes=processes)
+    make: Callable[..., Trainer] = resolve_name(RECIPES[run.recipe][1])
+    return make(network, data, recipe, generator, make_engine, loss, processes)
+
+
+def engine_maker(name: str) -> MakeEngine:
+    """What makes the engine of that name. It raises UsageError on a network that the engine cannot train."""
+    kind: MakeEngine = resolve_name(ENGINES[name])
+
+    def make_engine(network: Layer) -> Engine:
+        try:
+            return kind(network)
+        except ValueError as error:
+            raise UsageError(f"--engine {name}: {error}") from error
+
+    return make_engine
+
+
+def progress_of(trainer: Trainer, settings: Mapping[str, Any], fingerprint: str, finished: bool) -> Progress:
+    """The state of a run, for its model file."""
+    history = trainer.step, trainer.losses, trainer.evaluations, trainer.generator.get_state()
+    resumable = not finished or trainer.recipe.can_extend
+    return Progress(settings, fingerprint, finished, *history, trainer.state() if resumable else {})

@@ -1,0 +1,83 @@
+"""Engines compute the steps of a training. ``AutogradEngine`` does so as the lecture does."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Protocol, cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from makemore.core.graph import INPUT, node_values, trace
+from makemore.core.layer import Layer
+from makemore.lecture.layers import Embedding
+
+
+class Engine(Protocol):
+    """Computes steps and gradients for a network: by autograd, or by hand-derived gradients (``backprop/``).
+
+    Targets Y are symbols, or distributions over the symbols with one more dimension, (..., vocab_size).
+    """
+
+    def sgd_steps(self, X: Tensor, Y: Tensor, lrs: Sequence[float]) -> Tensor:
+        """Do one step of SGD on each batch, X (steps, B, T) and Y (steps, B), with its learning rate.
+
+        Returns the batch losses, (steps,).
+        """
+        ...
+
+    def gradients(self, X: Tensor, Y: Tensor, keep_mask: Tensor | None = None) -> Tensor:
+        """Put the gradients of one batch, X (B, T) and Y (B,), into ``p.grad``; returns its loss, ().
+
+        ``keep_mask``, (B, T) and floating, is multiplied with the embeddings: 0 drops a position.
+        """
+        ...
+
+    def describe(self, batch_size: int, block_size: int) -> str:
+        """How batches of that shape are computed, for the header of a run; "" if there is nothing to say."""
+        ...
+
+
+MakeEngine = Callable[[Layer], Engine]
+
+
+class AutogradEngine(Engine):
+    """The lecture's step: forward pass, backward pass and update by autograd."""
+
+    def __init__(self, network: Layer) -> None:
+        self.network = network
+
+    def sgd_steps(self, X: Tensor, Y: Tensor, lrs: Sequence[float]) -> Tensor:
+        parameters = self.network.parameters()
+        losses = torch.empty(len(lrs), dtype=parameters[0].dtype, device=X.device)
+        for i, lr in enumerate(lrs):
+            losses[i] = self.gradients(X[i], Y[i])
+            for p in parameters:
+                p.data += -lr * cast(Tensor, p.grad)
+        return losses
+
+    def gradients(self, X: Tensor, Y: Tensor, keep_mask: Tensor | None = None) -> Tensor:
+        network = self.network.train()
+        batch_loss = F.cross_entropy(
+            network(X) if keep_mask is None else logits_with_dropped_characters(network, X, keep_mask), Y
+        )
+        for p in network.parameters():
+            p.grad = None
+        torch.autograd.backward(batch_loss)
+        return batch_loss.detach()
+
+    def describe(self, batch_size: int, block_size: int) -> str:
+        return ""
+
+
+def logits_with_dropped_characters(network: Layer, X: Tensor, keep_mask: Tensor) -> Tensor:
+    """The logits for contexts X (B, T) whose embeddings are multiplied by ``keep_mask`` (B, T).
+
+    Raises ValueError unless the network begins with its only Embedding.
+    """
+    nodes = trace(network)
+    embedding = nodes[0].layer if nodes else None
+    if not isinstance(embedding, Embedding) or any(INPUT in node.inputs for node in nodes[1:]):
+        raise ValueError("dropping characters needs a network that begins with its only Embedding")
+    return node_values(nodes, X, embedding(X) * keep_mask.unsqueeze(-1))[-1]

@@ -1,0 +1,80 @@
+"""Several networks as one, by averaging their probabilities.
+
+Networks that start from different values make different errors, so their mean has a lower loss than each of
+them. The members are trained side by side on the same batches, each on its own loss:
+
+    network = Ensemble([plan.build(len(data.vocabulary), generator) for _ in range(4)])
+    make_engine = partial(EnsembleEngine, make_engine=WindowsEngine)
+    trainer = ModernTrainer(network, data, recipe, generator, make_engine)
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from makemore.core.graph import context_length
+from makemore.core.layer import Layer
+from makemore.training.engine import MakeEngine
+
+
+class Ensemble(Layer):
+    """The mean of networks: indices (B, T) -> logarithms of the mean probabilities, (B, vocab_size).
+
+    These are logits, whose softmax is the mean. Raises ValueError if there are no members, and if their
+    contexts differ in length.
+    """
+
+    def __init__(self, members: Sequence[Layer]) -> None:
+        self.members = list(members)
+        sizes = {context_length(member) for member in self.members}
+        if len(sizes) != 1:
+            raise ValueError(f"an ensemble needs members with one block size, got {sorted(sizes) or 'none'}")
+        self.block_size = sizes.pop()
+
+    def __call__(self, x: Tensor) -> Tensor:
+        self.out = mean_log_probs([member(x) for member in self.members])
+        return self.out
+
+    def named_children(self) -> Iterator[tuple[str, Layer]]:
+        for i, member in enumerate(self.members):
+            yield str(i), member
+
+    def __repr__(self) -> str:
+        return f"Ensemble({len(self.members)} networks)"
+
+
+def mean_log_probs(logits: Sequence[Tensor]) -> Tensor:
+    """The logarithms of the mean of some distributions, given by logits (..., V) each: (..., V)."""
+    log_probs = torch.stack([F.log_softmax(each, dim=-1) for each in logits])
+    return log_probs.logsumexp(0) - math.log(len(logits))
+
+
+def members_of(network: Layer) -> list[Layer]:
+    """The members of an ensemble; for any other network, the network itself."""
+    return network.members if isinstance(network, Ensemble) else [network]
+
+
+class EnsembleEngine:
+    """An engine for each member, made by ``make_engine``. All members see the same batches.
+
+    Each member has the gradients of its own loss. The losses returned are the means over the members.
+    """
+
+    def __init__(self, network: Layer, make_engine: MakeEngine) -> None:
+        self.engines = [make_engine(member) for member in members_of(network)]
+
+    def sgd_steps(self, X: Tensor, Y: Tensor, lrs: Sequence[float]) -> Tensor:
+        """One step of SGD on each batch, X (steps, B, T); returns the batch losses, (steps,)."""
+        return torch.stack([engine.sgd_steps(X, Y, lrs) for engine in self.engines]).mean(0)
+
+    def gradients(self, X: Tensor, Y: Tensor, keep_mask: Tensor | None = None) -> Tensor:
+        """Put the gradients of a batch, X (B, T), into every ``p.grad``; returns its loss, ()."""
+        return torch.stack([engine.gradients(X, Y, keep_mask) for engine in self.engines]).mean(0)
+
+    def describe(self, batch_size: int, block_size: int) -> str:
+        return self.engines[0].describe(batch_size, block_size)
