@@ -1,4 +1,4 @@
-"""What the tests share: small word lists, a small trained network, and the lecture's list if at hand."""
+"""Fixtures for all tests: small word lists, a small trained network, and the lecture's list."""
 
 from __future__ import annotations
 
@@ -9,21 +9,21 @@ from pathlib import Path
 import pytest
 import torch
 
-from makemore.backprop import BackpropEngine
-from makemore.model_file import Model
-from makemore.networks import network_plan
-from makemore.recipes import LectureRecipe
-from makemore.training import Trainer
-from makemore.words import LECTURE_VARIABLE, WordList, bundled_path, lecture_path, read_words
+from makemore.backprop.engine import BackpropEngine
+from makemore.data.word_list import LECTURE_VARIABLE, WordList, bundled_path, lecture_path, read_words
+from makemore.run.catalog import network_plan
+from makemore.run.model_file import Model
+from makemore.training.recipe import LectureRecipe
+from makemore.training.trainer import Trainer
 
 torch.set_num_threads(1)
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup() -> None:
-    """Every test draws the same from torch's own generator, whichever tests a worker has run before it.
+    """Seed torch's own generator, so that a test does not depend on those before it; keep help plain text.
 
-    And help is plain text: Python 3.14 colours it where FORCE_COLOR is set, as some builders do.
+    Python 3.14 colors help where FORCE_COLOR is set, as on some build servers.
     """
     torch.manual_seed(0)
     os.environ["NO_COLOR"] = "1"
@@ -34,23 +34,23 @@ import re
 def used():
     return int(re.search(r"VmHWM:\\s+(\\d+)", open("/proc/self/status").read())[1]) // 1024
 """
-"""Code for a process of its own: its peak memory in MB. (getrusage starts from its parent's peak.)"""
+"""Code for a new process, for its peak memory in MB. (That of getrusage starts from the parent's peak.)"""
 
 
 @pytest.fixture(scope="session")
 def peak_memory() -> str:
-    """That code, where the system tells."""
+    """``PEAK_MEMORY``, on systems that report it."""
     status = Path("/proc/self/status")
-    if not status.exists() or "VmHWM:" not in status.read_text():  # some sandboxes' has no such line
-        pytest.skip("this system's /proc/self/status does not tell the peak of a process's memory")
+    if not status.exists() or "VmHWM:" not in status.read_text():  # the line is missing in some sandboxes
+        pytest.skip("this system's /proc/self/status does not report a process's peak memory")
     return PEAK_MEMORY
 
 
 @pytest.fixture(scope="session")
 def lecture_words() -> WordList:
-    """The lecture's own list; it is never downloaded for a test."""
+    """The lecture's list. A test never downloads it."""
     if not os.environ.get(LECTURE_VARIABLE):
-        pytest.skip(f"the lecture's names.txt is not at hand: set {LECTURE_VARIABLE} to its path")
+        pytest.skip(f"this test needs the lecture's names.txt: set {LECTURE_VARIABLE} to its path")
     return read_words(lecture_path())
 
 
@@ -70,8 +70,7 @@ def small_model(word_file: Path) -> Model:
     data = read_words(word_file).data(plan.block_size)
     generator = torch.Generator().manual_seed(1)
     network = plan.build(len(data.vocabulary), generator)
-    for _ in Trainer(network, data, LectureRecipe(steps=300, lr_drop=200), generator, BackpropEngine).run(
-        100
-    ):
+    trainer = Trainer(network, data, LectureRecipe(steps=300, lr_drop=200), generator, BackpropEngine)
+    for _ in trainer.run(100):
         pass
     return Model(plan, data.vocabulary, network.eval())

@@ -1,4 +1,4 @@
-"""Networks at random whose values are read twice and added up: blocks, skips, and layers of one's own."""
+"""Random networks whose values are read twice and added: blocks, skips, and a user's composite layers."""
 
 from __future__ import annotations
 
@@ -7,28 +7,23 @@ from collections.abc import Iterator
 
 from torch import Tensor
 
-from makemore.layers import (
-    BatchNorm1d,
-    Embedding,
-    FlattenConsecutive,
+from makemore.core.layer import Layer
+from makemore.lecture.layers import BatchNorm1d, Embedding, FlattenConsecutive, Linear, Sequential, Tanh
+from makemore.paper.layers import (
     FlattenDilated,
     GatedActivation,
-    Layer,
-    Linear,
-    Newest,
     ReLU,
     ResidualBlock,
     RMSNorm,
-    Sequential,
     SkipConnections,
-    Tanh,
+    TakeLast,
 )
 
 
 class Twice(Layer):
-    """x + inner(x): what is read is added to as it is."""
+    """x + inner(x)."""
 
-    made_of_layers = True
+    composite = True
 
     def __init__(self, inner: Layer) -> None:
         self.inner = inner
@@ -42,7 +37,7 @@ class Twice(Layer):
 
 
 class OfLayers(Layer):
-    """Some layers; how they are called is for a subclass to say, and to declare."""
+    """Layers in a list; a subclass calls them."""
 
     def __init__(self, *layers: Layer) -> None:
         self.layers = list(layers)
@@ -53,9 +48,9 @@ class OfLayers(Layer):
 
 
 class Thrice(OfLayers):
-    """Two layers' outputs and their input, added up, and one of them looked at once more."""
+    """third(first(x) + second(x)) + (second(x) + x): an output and the input are read twice."""
 
-    made_of_layers = True
+    composite = True
 
     def __call__(self, x: Tensor) -> Tensor:
         first, second, third = self.layers
@@ -65,9 +60,9 @@ class Thrice(OfLayers):
 
 
 class Between(OfLayers):
-    """Two layers one after the other, between which a third one is called."""
+    """second(first(x)) + between(x), where ``between`` is called after ``first``."""
 
-    made_of_layers = True
+    composite = True
 
     def __call__(self, x: Tensor) -> Tensor:
         first, between, second = self.layers
@@ -77,46 +72,47 @@ class Between(OfLayers):
 
 
 def random_graph(rng: random.Random) -> tuple[list[Layer], int, int]:
-    """Layers for contexts of T symbols out of V, composed at random; T and V."""
+    """Random layers for contexts of T symbols out of V; returns the layers, T and V."""
     V, C, H, S = rng.randint(2, 30), rng.randint(1, 6), rng.randint(1, 5), rng.randint(1, 5)
-    fused = rng.choice([[8], [2, 2, 2], [3, 2], [2, 1, 2], [2, 2]])
-    stack = [FlattenConsecutive(n) for n in fused]
+    sizes = rng.choice([[8], [2, 2, 2], [3, 2], [2, 1, 2], [2, 2]])
+    stack = [FlattenConsecutive(n) for n in sizes]
     dilated = rng.choice([[], [], [(2, 1), (2, 2)], [(3, 2)], [(2, 1), (2, 2), (2, 4), (2, 1)]])
-    fuses: list[Layer] = [*[FlattenDilated(n, d) for n, d in dilated], *stack]
+    gathers: list[Layer] = [*[FlattenDilated(n, d) for n, d in dilated], *stack]
     ends, positions = [1], 1
-    for n in reversed(fused):
+    for n in reversed(sizes):
         positions *= n
         ends.insert(0, positions)
     for n, d in reversed(dilated):
         positions += (n - 1) * d
         ends.insert(0, positions)
     blocks, skips = [], list[Layer]()
-    for fuse, n, end in zip(fuses, [n for n, _ in dilated] + fused, ends[1:], strict=True):
+    for gather, n, end in zip(gathers, [n for n, _ in dilated] + sizes, ends[1:], strict=True):
         layers = gate(rng, n * C, H)
         residual = Linear(H, C, bias=rng.random() < 0.7)
         if rng.random() < 0.2:
             layers.insert(0, RMSNorm(n * C))
-        more = rng.choice([[], [], [BatchNorm1d(C)], [Tanh()], [ReLU()], [RMSNorm(C)]])
-        block = ResidualBlock(fuse, layers, Sequential([residual, *more]) if more else residual)
+        more: list[Layer] = rng.choice([[], [], [BatchNorm1d(C)], [Tanh()], [ReLU()], [RMSNorm(C)]])
+        block = ResidualBlock(gather, layers, Sequential([residual, *more]) if more else residual)
         blocks.append(block)
-        skip: Layer = Sequential([Linear(H, S), *rng.choice([[], [], [Tanh()], [BatchNorm1d(S)]])])
-        skips.append(skip if end == 1 else Sequential([Newest(end), skip]))
-    blocks[-1].residual = None
+        last: list[Layer] = rng.choice([[], [], [Tanh()], [BatchNorm1d(S)]])
+        skip: Layer = Sequential([Linear(H, S), *last])
+        skips.append(skip if end == 1 else Sequential([TakeLast(end), skip]))
+    blocks[-1].projection = None
     before: list[Layer] = rng.choice([[], [BatchNorm1d(C)], [Tanh()], [Twice(Linear(C, C))]])
-    behind: list[Layer] = [Twice(Sequential([Linear(S, 2 * S), GatedActivation()]))]
-    behind.append(
+    after: list[Layer] = [Twice(Sequential([Linear(S, 2 * S), GatedActivation()]))]
+    after.append(
         Thrice(Linear(S, S), rng.choice([Tanh(), ReLU(), Linear(S, S)]), rng.choice([Tanh(), ReLU()]))
     )
-    rng.shuffle(behind)
+    rng.shuffle(after)
     output = Linear(S, V)
-    whole = [*before, SkipConnections(blocks, skips), *behind[: rng.randint(0, 2)]]
+    whole = [*before, SkipConnections(blocks, skips), *after[: rng.randint(0, 2)]]
     if rng.random() < 0.3:
         whole = [Sequential(whole)]
     return [Embedding(V, C), *whole, output], positions, V
 
 
 def gate(rng: random.Random, fan_in: int, H: int) -> list[Layer]:
-    """A Linear, a norm or none, and what acts on each position, from ``fan_in`` to H channels."""
+    """A Linear, a norm or none, and an activation, from ``fan_in`` to H channels."""
     width, act = rng.choice(
         [(2 * H, GatedActivation()), (2 * H, GatedActivation()), (H, Tanh()), (H, ReLU())]
     )

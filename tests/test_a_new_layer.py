@@ -1,8 +1,7 @@
-"""A kind of layer of one's own: a class, its derivative, a network. No other room is touched.
+"""A user's own layer: a class, its derivative, a network. No other package is touched.
 
-Two of them: Gelu declares that it acts on each position alone, so that a convolution answers; Reverse, which
-swaps the channels of every position, declares nothing, so that whoever cannot know it refuses or goes the
-plain way.
+Gelu and Square declare that they are pointwise, so that a convolution is found. Reverse, which reverses the
+channels of every position, declares nothing, so that each part takes the plain path or refuses.
 """
 
 from __future__ import annotations
@@ -18,20 +17,22 @@ import torch.nn.functional as F
 from torch import Generator, Tensor
 
 from makemore import generate, load_model, loss, split_loss, summary
-from makemore.backprop import BackpropEngine
-from makemore.backprop.derivatives import DERIVATIVES, Derivative, Into
+from makemore.backprop.derivatives import DERIVATIVES, Derivative, GradBuffer
+from makemore.backprop.engine import BackpropEngine
 from makemore.commands.cli import sample_main, train_main
-from makemore.convolution import Convolution
-from makemore.layers import Embedding, FlattenConsecutive, Layer, Linear, Sequential, Tanh
-from makemore.networks import NETWORKS, Plan, network_plan
-from makemore.training import AutogradEngine
-from makemore.words import Examples, Vocabulary
+from makemore.core.layer import Layer
+from makemore.data.encoding import encode_words
+from makemore.inference.convolution import Convolution
+from makemore.lecture.layers import Embedding, FlattenConsecutive, Linear, Sequential, Tanh
+from makemore.lecture.words import Examples, Vocabulary
+from makemore.run.catalog import NETWORKS, Plan, network_plan
+from makemore.training.engine import AutogradEngine
 
 
 class Gelu(Layer):
     """x Phi(x), element by element."""
 
-    acts_per_position = True
+    pointwise = True
 
     def __call__(self, x: Tensor) -> Tensor:
         self.out = F.gelu(x)
@@ -41,7 +42,7 @@ class Gelu(Layer):
 class GeluDerivative(Derivative):
     needs_output = False
 
-    def __init__(self, layer: Gelu, x: Tensor, into: Into, may_overwrite: bool) -> None:
+    def __init__(self, layer: Gelu, x: Tensor, grad_buffer: GradBuffer, inplace_ok: bool) -> None:
         self.x, self.y = x, torch.empty_like(x)
         self.forward = [lambda: self.y.copy_(F.gelu(x))]
 
@@ -55,7 +56,7 @@ class GeluDerivative(Derivative):
 class Square(Layer):
     """x^2 element by element, with a derivative that goes by its own output."""
 
-    acts_per_position = True
+    pointwise = True
 
     def __call__(self, x: Tensor) -> Tensor:
         self.out = x * x
@@ -65,7 +66,7 @@ class Square(Layer):
 class SquareDerivative(Derivative):
     needs_output = True
 
-    def __init__(self, layer: Square, x: Tensor, into: Into, may_overwrite: bool) -> None:
+    def __init__(self, layer: Square, x: Tensor, grad_buffer: GradBuffer, inplace_ok: bool) -> None:
         self.sign, self.y = torch.empty_like(x), torch.empty_like(x)
         self.forward = [partial(torch.sign, x, out=self.sign), partial(torch.mul, x, x, out=self.y)]
 
@@ -75,7 +76,7 @@ class SquareDerivative(Derivative):
 
 
 class Reverse(Layer):
-    """The channels the other way round. What it is to others, it does not say."""
+    """The channels in reverse order. It declares nothing."""
 
     def __call__(self, x: Tensor) -> Tensor:
         self.out = x.flip(-1)
@@ -85,7 +86,7 @@ class Reverse(Layer):
 class ReverseDerivative(Derivative):
     needs_output = False
 
-    def __init__(self, layer: Reverse, x: Tensor, into: Into, may_overwrite: bool) -> None:
+    def __init__(self, layer: Reverse, x: Tensor, grad_buffer: GradBuffer, inplace_ok: bool) -> None:
         self.y = torch.empty_like(x)
         self.forward = [lambda: self.y.copy_(x.flip(-1))]
 
@@ -93,14 +94,13 @@ class ReverseDerivative(Derivative):
         return dy.flip(-1)
 
 
-def layers_with(kind: type[Layer], plan: Plan, vocab_size: int, generator: Generator | None) -> list[Layer]:
-    """Pairs of pairs, with one of that kind behind each Linear; Tanh behind the last one."""
-    E, H = plan.n_embd, plan.n_hidden
+def layers_with(kind: type[Layer], vocab_size: int, block_size: int, E: int, H: int) -> list[Layer]:
+    """Pairs of pairs, with a layer of that kind after each Linear; Tanh after the last one."""
     return [
-        Embedding(vocab_size, E, generator=generator),
-        *[FlattenConsecutive(2), Linear(2 * E, H, generator=generator), kind()],
-        *[FlattenConsecutive(plan.block_size // 2), Linear(plan.block_size // 2 * H, H, generator=generator)],
-        *[kind(), Tanh(), Linear(H, vocab_size, generator=generator)],
+        Embedding(vocab_size, E),
+        *[FlattenConsecutive(2), Linear(2 * E, H), kind()],
+        *[FlattenConsecutive(block_size // 2), Linear(block_size // 2 * H, H)],
+        *[kind(), Tanh(), Linear(H, vocab_size)],
     ]
 
 
@@ -143,13 +143,13 @@ def test_summary_lists_it() -> None:
 
 def test_a_convolution_answers_if_it_knows_enough() -> None:
     vocabulary = Vocabulary("abcdefgh")
-    examples = Examples(vocabulary.encode_all(["abacad", "hab", "", "gagagaggage"]), 8)
+    examples = Examples(encode_words(vocabulary, ["abacad", "hab", "", "gagagaggage"]), 8)
     for kind in (Gelu, Square):
         network = built(kind, 9).to(dtype=torch.float64)
         fast = loss(Convolution.from_network(network), examples)
         assert fast == pytest.approx(split_loss(network, examples), abs=1e-12)
     network = built(Reverse, 9)
-    with pytest.raises(ValueError, match=r"cannot make a convolution of the layer Reverse\(\)"):
+    with pytest.raises(ValueError, match=r"Reverse\(\) does not declare what it does with positions"):
         Convolution.from_network(network)
     assert loss(network, examples) == split_loss(network, examples)
     assert len(list(generate(network, vocabulary, Generator().manual_seed(1), 5))) == 5
@@ -167,7 +167,7 @@ def test_the_commands_know_its_network(
     assert f"network   {name}, block size 8, n_embd 6, n_hidden 12" in printed
     assert str(kind()) in printed
     assert str(kind()) in str(load_model(tmp_path / "model.safetensors").network)
-    assert sample_main([str(tmp_path / "model.safetensors"), "--number", "3"]) == 0
+    assert sample_main([str(tmp_path / "model.safetensors"), "--samples", "3"]) == 0
     assert len(capsys.readouterr().out.splitlines()) == 3
 
 
@@ -176,5 +176,7 @@ def test_a_layer_without_derivative_is_left_to_autograd() -> None:
         pass
 
     network = Sequential([Embedding(5, 3), FlattenConsecutive(2), Linear(6, 5), Unknown()])
-    with pytest.raises(ValueError, match=r"knows no derivative of Unknown\(\): train it by autograd"):
+    with pytest.raises(
+        ValueError, match=r"no hand-derived gradient for Unknown\(\): train with the autograd engine"
+    ):
         BackpropEngine(network)

@@ -14,16 +14,16 @@ import makemore
 
 def test_public_names() -> None:
     assert sorted(makemore.__all__) == [
-        "AutogradEngine", "BackpropEngine", "BatchNorm1d", "Convolution", "Data", "Embedding", "Ensemble",
-        "EnsembleEngine", "Examples", "Filters", "FlattenConsecutive", "FlattenDilated", "GatedActivation",
-        "HistoricBatchNorm1d", "Layer", "LectureRecipe", "Linear", "Model", "ModernRecipe", "ModernTrainer",
-        "NETWORKS", "Newest", "Plan", "RMSNorm", "ReLU", "ResidualBlock", "Sequential", "SkipConnections",
-        "Tanh", "Trainer", "Vocabulary",
-        "WordList", "draw_activations", "draw_batchnorm", "draw_embedding", "draw_gradients", "draw_nodes",
-        "draw_probabilities", "draw_tree", "from_module", "generate", "generate_scored", "load_model",
-        "load_words",
-        "log_likelihoods", "loss", "network_plan", "page_html", "plot_losses", "read_words", "sample_word",
-        "save_model", "split_loss", "summary", "to_module",
+        "AutogradEngine", "BackpropEngine", "BatchNorm1d", "Convolution", "Data", "Dropout", "Embedding",
+        "Ensemble", "EnsembleEngine", "Examples", "Filters", "FlattenConsecutive", "FlattenDilated",
+        "GatedActivation", "HistoricBatchNorm1d", "Layer", "LayerNorm", "LectureRecipe", "Linear", "Model",
+        "ModernRecipe", "ModernTrainer", "NETWORKS", "Plan", "RMSNorm", "ReLU", "ResidualBlock", "Sequential",
+        "SkipConnections", "TakeLast", "Tanh", "Trainer", "Vocabulary", "Window", "WindowsEngine", "WordList",
+        "build_dataset", "context_length", "draw_activations", "draw_batchnorm", "draw_embedding",
+        "draw_gradients", "draw_losses", "draw_nodes", "draw_probabilities", "draw_tree", "from_module",
+        "generate", "generate_scored", "load_model", "load_words", "log_likelihoods", "loss", "network_plan",
+        "page_html", "plot_losses", "read_words", "sample_word", "save_model", "split_loss", "split_words",
+        "summary", "to_module", "train",
     ]  # fmt: skip
     for name in makemore.__all__:
         assert getattr(makemore, name) is not None
@@ -73,9 +73,9 @@ def test_training_and_sampling_do_without_torchs_compiler() -> None:
     """It takes a second to import."""
     code = """
 import sys, torch
-from makemore.commands import sample, train
-from makemore.networks import network_plan
-network_plan(n_hidden=100).value_count(27)
+import makemore.commands.sample, makemore.commands.train
+from makemore.run.catalog import network_plan
+network_plan(n_hidden=100).num_values(27)
 assert "torch._dynamo" not in sys.modules
 """
     subprocess.run([sys.executable, "-c", code], check=True)
@@ -91,28 +91,31 @@ assert "torch" in sys.modules and gc.isenabled() and gc.get_freeze_count() > 100
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
-ROOMS = [
-    {"errors"},
-    {"bars", "distinct", "files", "layers"},
-    {"recipes", "reading", "shuffle"},
-    {"seen"},
-    {"wiring", "words"},
-    {"networks"},
-    {"backprop", "evaluation", "sampling"},
-    {"training"},
-    {"ensemble"},
-    {"plotting", "model_file", "modules"},
-    {"convolution", "parallel"},
-    {"pictures"},
-    {"modern", "page"},
-    {"commands"},
-    {"__init__", "__main__"},
-]
-"""From the ground floor up: a module imports from floors below its own, or from its own folder."""
+ARROWS = {
+    "core": "",
+    "lecture": "core",
+    "paper": "lecture",
+    "data": "lecture",
+    "training": "data",
+    "export": "core",
+    "backprop": "paper training",
+    "inference": "data training",
+    "modern": "backprop inference",
+    "parallel": "backprop training",
+    "pictures": "inference",
+    "run": "modern parallel pictures paper",
+    "page": "run",
+    "commands": "page run export",
+}
+"""Which packages each package may import, besides those that they may import themselves."""
 
-LECTURE = {"layers", "networks", "words", "evaluation", "sampling", "training", "recipes", "plotting"}
-FOLDERS = {"backprop", "convolution", "pictures", "modern", "page", "parallel", "commands"}
-WITHOUT_TORCH = {"makemore.errors", "makemore.files", "makemore.recipes", "makemore.commands.settings"}
+LARGEST_LECTURE = 900
+"""The most lines that the lecture's package may have."""
+
+WITHOUT_TORCH = {
+    "makemore.core.errors", "makemore.core.atomic_write", "makemore.core.settings", "makemore.run.catalog",
+    "makemore.run.settings", "makemore.training.recipe", "makemore.modern.recipe",
+}  # fmt: skip
 
 
 def imports() -> dict[str, set[str]]:
@@ -129,26 +132,36 @@ def imports() -> dict[str, set[str]]:
     return found
 
 
-def room(module: str) -> str:
-    """The file at the top, or the folder, that a module belongs to."""
+def package_of(module: str) -> str:
+    """The package within makemore that a module belongs to, or the module itself at the top."""
     return module.split(".")[1] if "." in module else "__init__"
 
 
+def allowed() -> dict[str, set[str]]:
+    """All packages that each package may import, directly or through others."""
+    reach: dict[str, set[str]] = {}
+    for name, below in ARROWS.items():  # each comes after those that it names
+        reach[name] = set(below.split()).union(*(reach[other] for other in below.split()))
+    return reach
+
+
 def test_arrows_point_one_way() -> None:
-    floors = {name: floor for floor, names in enumerate(ROOMS) for name in names}
-    modules = imports()
-    assert {room(module) for module in modules} == set(floors), "every room has a floor"
+    modules, reach = imports(), allowed()
+    assert {package_of(module) for module in modules} == {*ARROWS, "__init__", "__main__"}
     for module, imported in modules.items():
-        for other in imported:
-            if other.startswith("makemore.") and room(module) not in ("__init__", "__main__"):
-                same = room(other) == room(module) and room(module) in FOLDERS
-                assert same or floors[room(other)] < floors[room(module)], f"{module} imports {other}"
+        package = package_of(module)
+        for other in {package_of(name) for name in imported if name.startswith("makemore.")} - {package}:
+            assert package in ("__init__", "__main__") or other in reach[package], f"{module} imports {other}"
 
 
-def test_the_lectures_files_import_nothing_from_the_folders() -> None:
+def test_the_lecture_stands_alone_and_is_short() -> None:
     modules = imports()
-    for module in LECTURE | {"errors", "files", "model_file"}:
-        assert not [name for name in modules[f"makemore.{module}"] if room(name) in FOLDERS], module
+    lecture = [module for module in modules if package_of(module) == "lecture"]
+    for module in lecture:
+        used = {name for name in modules[module] if name.startswith("makemore")}
+        assert {package_of(name) for name in used} <= {"core", "lecture"}, module
+    folder = Path(makemore.__file__).parent / "lecture"
+    assert sum(len(path.read_text().splitlines()) for path in folder.glob("*.py")) <= LARGEST_LECTURE
 
 
 def test_no_module_imports_itself_by_way_of_others() -> None:
@@ -167,9 +180,17 @@ def test_no_module_imports_itself_by_way_of_others() -> None:
 def test_who_imports_what() -> None:
     modules = imports()
     assert {name for name, needs in modules.items() if "argparse" in needs} == {"makemore.commands.cli"}
-    drawn = {name for name, needs in modules.items() if any(n.startswith("matplotlib") for n in needs)}
+    drawing = {name for name, needs in modules.items() if any(n.startswith("matplotlib") for n in needs)}
     pictures = {name for name in modules if name.startswith("makemore.pictures.")}
-    assert drawn - pictures == {"makemore.plotting", "makemore.convolution.drawing", "makemore.commands.draw"}
-    assert "makemore.pictures.recorder" not in drawn, "a training that draws nothing does not wait for it"
-    for name in WITHOUT_TORCH:
-        assert not [n for n in modules[name] if n.split(".")[0] in ("torch", "numpy", "safetensors")]
+    assert drawing - pictures == {
+        "makemore.lecture.plotting",
+        "makemore.run.pictures",
+        "makemore.commands.draw",
+    }
+    assert "makemore.pictures.recorder" not in drawing, "a training that draws nothing does not wait for it"
+    assert {name for name, needs in modules.items() if "torch.distributed" in needs} <= {
+        "makemore.parallel.processes"
+    }
+    code = f"import sys\nfor name in {sorted(WITHOUT_TORCH)}: __import__(name)\nprint(*sys.modules)"
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert not {"torch", "numpy", "safetensors"} & set(loaded.stdout.split())

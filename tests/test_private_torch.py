@@ -30,7 +30,8 @@ def used_names() -> set[str]:
             if isinstance(node, ast.Attribute):
                 name = ast.unparse(node)
                 parts = name.split(".")
-                if parts[0] == "torch" and (parts[1] == "ops" or any(p.startswith("_") for p in parts)):
+                private = parts[1] == "ops" or any(part.startswith("_") for part in parts)
+                if parts[0] == "torch" and name.replace(".", "").isidentifier() and private:
                     found.add(name)
     return {name for name in found if not any(other.startswith(f"{name}.") for other in found)}
 

@@ -1,7 +1,7 @@
-"""The step on distinct windows against autograd, over random networks and batches, and where it steps back.
+"""Steps on distinct windows against autograd, over random networks and batches; and when steps are plain.
 
-Reference: ``AutogradEngine`` in float64, to 1e-10. The limits from which the step is taken are set to 0, so
-that small networks take it.
+Reference: ``AutogradEngine`` in float64, to 1e-10. The limits from which distinct windows are used are set to
+0, so that small networks use them.
 """
 
 from __future__ import annotations
@@ -16,37 +16,40 @@ from random_graphs import Twice, random_graph
 from test_engine import assert_same, batches, random_layers, twins
 from torch import Generator, Tensor
 
-from makemore.backprop import BackpropEngine, windows
+from makemore.backprop import windows
+from makemore.backprop.engine import BackpropEngine
 from makemore.backprop.windows import WindowsEngine, WindowsStep
-from makemore.distinct import distinct
-from makemore.layers import BatchNorm1d, Embedding, FlattenConsecutive, Layer, Linear, Sequential, Tanh
-from makemore.networks import NETWORKS, network_plan
-from makemore.training import AutogradEngine
-from makemore.words import Examples, Vocabulary
+from makemore.core.layer import Layer
+from makemore.core.unique_rows import unique_rows
+from makemore.data.encoding import encode_words
+from makemore.lecture.layers import BatchNorm1d, Embedding, FlattenConsecutive, Linear, Sequential, Tanh
+from makemore.lecture.words import Examples, Vocabulary
+from makemore.run.catalog import NETWORKS, network_plan
+from makemore.training.engine import AutogradEngine
 
 
 @pytest.fixture(autouse=True)
 def no_limits(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(windows, "LEAST_WORK", 0)
-    monkeypatch.setattr(windows, "LEAST_SAVING", 0)
+    monkeypatch.setattr(windows, "MIN_WORK", 0)
+    monkeypatch.setattr(windows, "MIN_SAVING", 0)
 
 
 @pytest.fixture
-def steps_on_nodes(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
-    """For each step that asked for nodes, whether it was taken on them."""
+def steps_on_windows(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
+    """For each step that looked for distinct windows, whether it was computed on them."""
     taken: list[bool] = []
-    find_nodes = WindowsStep.find_nodes
+    find_windows = WindowsStep.find_windows
 
     def noted(step: WindowsStep, X: Tensor) -> bool:
-        taken.append(find_nodes(step, X))
+        taken.append(find_windows(step, X))
         return taken[-1]
 
-    monkeypatch.setattr(WindowsStep, "find_nodes", noted)
+    monkeypatch.setattr(WindowsStep, "find_windows", noted)
     return taken
 
 
 def targets(shape: tuple[int, ...], V: int, seed: int) -> Tensor:
-    """Distributions over V symbols, some of weight other than 1, as the modern recipe has them."""
+    """Distributions over V symbols whose sums differ from 1, as in the modern recipe."""
     generator = Generator().manual_seed(seed)
     return torch.rand(*shape, V, dtype=torch.float64, generator=generator) / V
 
@@ -54,8 +57,8 @@ def targets(shape: tuple[int, ...], V: int, seed: int) -> Tensor:
 @pytest.mark.parametrize("soft", [False, True])
 @pytest.mark.parametrize("dropping", [False, True])
 @pytest.mark.parametrize("seed", range(25))
-def test_random_networks_have_autograds_gradients(
-    seed: int, dropping: bool, soft: bool, steps_on_nodes: list[bool]
+def test_gradients_of_random_networks_equal_autograds(
+    seed: int, dropping: bool, soft: bool, steps_on_windows: list[bool]
 ) -> None:
     torch.manual_seed(seed)
     rng = random.Random(seed)
@@ -75,13 +78,15 @@ def test_random_networks_have_autograds_gradients(
     torch.testing.assert_close(*losses, rtol=1e-8, atol=1e-8)
     assert_same(a, b, 1e-8)
     by_position = any(layer.running_mean.ndim > 1 for layer in b.modules() if isinstance(layer, BatchNorm1d))
-    assert len(steps_on_nodes) in (0, 6)
-    assert all(steps_on_nodes)
-    assert not (by_position and steps_on_nodes)
+    assert len(steps_on_windows) in (0, 6)
+    assert all(steps_on_windows)
+    assert not (by_position and steps_on_windows)
 
 
 @pytest.mark.parametrize("seed", range(40))
-def test_random_blocks_and_skips_have_autograds_gradients(seed: int, steps_on_nodes: list[bool]) -> None:
+def test_gradients_of_random_blocks_and_skips_equal_autograds(
+    seed: int, steps_on_windows: list[bool]
+) -> None:
     torch.manual_seed(seed)
     rng = random.Random(seed)
     layers, T, V = random_graph(rng)
@@ -99,23 +104,25 @@ def test_random_blocks_and_skips_have_autograds_gradients(seed: int, steps_on_no
     losses = plain.sgd_steps(X[:1], Y[:1], [0.1]), engine.sgd_steps(X[:1], Y[:1], [0.1])
     torch.testing.assert_close(*losses, rtol=1e-10, atol=1e-10)
     assert_same(a, b, 1e-10 * scale)
-    assert steps_on_nodes == [True] * 3
+    assert steps_on_windows == [True] * 3
 
 
 @pytest.mark.parametrize(("stacks", "depth"), [(1, 1), (1, 4), (2, 2), (3, 2), (2, 3)])
-def test_the_papers_network(stacks: int, depth: int, steps_on_nodes: list[bool]) -> None:
+def test_the_papers_network(stacks: int, depth: int, steps_on_windows: list[bool]) -> None:
     plan = network_plan("wavenet-paper", 1 + stacks * (2**depth - 1), 5, 6, stacks)
     a, b = (plan.build(9, Generator().manual_seed(depth)).to(dtype=torch.float64) for _ in range(2))
-    X, Y = Examples(Vocabulary("abcdefgh").encode_all(["abacad", "hab", "gagagage" * 3]), plan.block_size)[:]
+    X, Y = Examples(encode_words(Vocabulary("abcdefgh"), ["abacad", "hab", "gagagage" * 3]), plan.block_size)[
+        :
+    ]
     engines = AutogradEngine(a), WindowsEngine(b)
     torch.testing.assert_close(*(e.gradients(X, Y) for e in engines), rtol=0, atol=1e-10)
     assert_same(a, b, 1e-10, gradients=True)
-    assert steps_on_nodes == [True]
+    assert steps_on_windows == [True]
 
 
 @pytest.mark.parametrize("V", [2, 27, 200, 20_000])
 @pytest.mark.parametrize("depth", [1, 2, 3, 4])
-def test_trees_of_any_depth_and_vocabulary(depth: int, V: int, steps_on_nodes: list[bool]) -> None:
+def test_trees_of_any_depth_and_vocabulary(depth: int, V: int, steps_on_windows: list[bool]) -> None:
     plan = network_plan("wavenet", block_size=2**depth, n_embd=5, n_hidden=8)
     a, b = (plan.build(V, Generator().manual_seed(depth)).to(dtype=torch.float64) for _ in range(2))
     X, Y = batches(2, 100, 2**depth, min(V, 3000), seed=V)
@@ -124,13 +131,13 @@ def test_trees_of_any_depth_and_vocabulary(depth: int, V: int, steps_on_nodes: l
         losses = AutogradEngine(a).gradients(x, y, kept), WindowsEngine(b).gradients(x, y, kept)
         torch.testing.assert_close(*losses, rtol=0, atol=1e-10)
         assert_same(a, b, 1e-10, gradients=True)
-    assert steps_on_nodes == [True, True]
+    assert steps_on_windows == [True, True]
 
 
 @pytest.mark.parametrize("fused", [[2, 2, 2, 2], [4, 4], [16], [3, 2, 3], [2] * 6])
 @pytest.mark.parametrize("V", [3, 30])
-def test_contexts_that_slide_along_words(fused: list[int], V: int, steps_on_nodes: list[bool]) -> None:
-    """Long contexts of consecutive examples: whole words, parts of words, some twice."""
+def test_contexts_that_slide_along_words(fused: list[int], V: int, steps_on_windows: list[bool]) -> None:
+    """Long contexts of consecutive examples: of whole words, of parts of words, some of them twice."""
     torch.manual_seed(V)
     channels, layers = 4, [Embedding(V, 4)]
     for n in fused:
@@ -144,15 +151,15 @@ def test_contexts_that_slide_along_words(fused: list[int], V: int, steps_on_node
         for _ in range(9)
     ]
     vocabulary = Vocabulary("abcdefghijklmnopqrstuvwxyzäöü"[: V - 1])
-    X, Y = Examples(vocabulary.encode_all(words), T)[:]
+    X, Y = Examples(encode_words(vocabulary, words), T)[:]
     for rows in (slice(None), slice(5, 60), torch.tensor([*range(40), *range(20, 50), 7, 3])):
         engines = AutogradEngine(a), WindowsEngine(b)
         torch.testing.assert_close(*(e.gradients(X[rows], Y[rows]) for e in engines), rtol=0, atol=1e-10)
         assert_same(a, b, 1e-10, gradients=True)
-    assert steps_on_nodes == [True] * 3
+    assert steps_on_windows == [True] * 3
 
 
-def test_nested_networks_and_other_orders_of_layers(steps_on_nodes: list[bool]) -> None:
+def test_nested_networks_and_other_orders_of_layers(steps_on_windows: list[bool]) -> None:
     layers: list[Layer] = [
         *[
             Embedding(9, 4),
@@ -168,11 +175,11 @@ def test_nested_networks_and_other_orders_of_layers(steps_on_nodes: list[bool]) 
         AutogradEngine(a).gradients(x, y)
         WindowsEngine(b).gradients(x, y)
         assert_same(a, b, 1e-10, gradients=True)
-    assert steps_on_nodes == [True] * 3
+    assert steps_on_windows == [True] * 3
 
 
-def test_what_is_fused_may_be_read_twice(steps_on_nodes: list[bool]) -> None:
-    """And be added to by a narrow Linear, whose outputs and their derivatives lie column by column."""
+def test_concatenations_may_be_read_twice(steps_on_windows: list[bool]) -> None:
+    """And be added to the outputs of a narrow Linear, which are stored column by column."""
     torch.manual_seed(0)
     layers = [Embedding(9, 4), FlattenConsecutive(2), Twice(Linear(8, 8)), Linear(8, 6)]
     a, b = twins([*layers, FlattenConsecutive(2), Linear(12, 9)])
@@ -180,7 +187,7 @@ def test_what_is_fused_may_be_read_twice(steps_on_nodes: list[bool]) -> None:
     AutogradEngine(a).gradients(X, Y)
     WindowsEngine(b).gradients(X, Y)
     assert_same(a, b, 1e-10, gradients=True)
-    assert steps_on_nodes == [True]
+    assert steps_on_windows == [True]
 
 
 def modern_batch(seed: int, B: int = 1024) -> tuple[Tensor, Tensor, Tensor]:
@@ -190,8 +197,8 @@ def modern_batch(seed: int, B: int = 1024) -> tuple[Tensor, Tensor, Tensor]:
     return X, Y / Y.sum(1, keepdim=True), (torch.rand((B, 8), generator=generator) < 0.8).float()
 
 
-def test_float32_is_as_near_to_float64_as_the_plain_step(
-    monkeypatch: pytest.MonkeyPatch, steps_on_nodes: list[bool]
+def test_float32_is_as_exact_as_in_the_plain_step(
+    monkeypatch: pytest.MonkeyPatch, steps_on_windows: list[bool]
 ) -> None:
     monkeypatch.undo()
     networks = [NETWORKS["wavenet"].build(27, Generator().manual_seed(1)) for _ in range(3)]
@@ -206,7 +213,7 @@ def test_float32_is_as_near_to_float64_as_the_plain_step(
     assert errors[1] < max(2 * errors[0], 1e-5)
 
 
-def test_runs_repeat_to_the_bit_and_gradients_stay_where_they_are() -> None:
+def test_runs_repeat_to_the_bit_and_gradients_stay_the_same_tensors() -> None:
     networks = [NETWORKS["wavenet"].build(27, Generator().manual_seed(1)) for _ in range(2)]
     engines = [WindowsEngine(network) for network in networks]
     places = None
@@ -221,11 +228,11 @@ def test_runs_repeat_to_the_bit_and_gradients_stay_where_they_are() -> None:
         places = now
 
 
-def test_the_plain_step_is_taken_where_nothing_is_gained(
-    monkeypatch: pytest.MonkeyPatch, steps_on_nodes: list[bool]
+def test_the_step_is_plain_if_nothing_is_gained(
+    monkeypatch: pytest.MonkeyPatch, steps_on_windows: list[bool]
 ) -> None:
     monkeypatch.undo()
-    monkeypatch.setattr(WindowsStep, "find_nodes", lambda *args: pytest.fail("no nodes are to be found"))
+    monkeypatch.setattr(WindowsStep, "find_windows", lambda *args: pytest.fail("looks for windows"))
     network = NETWORKS["wavenet"].build(27, Generator().manual_seed(1))
     twin = NETWORKS["wavenet"].build(27, Generator().manual_seed(1))
     X, Y = batches(4, 32, 8)
@@ -234,7 +241,7 @@ def test_the_plain_step_is_taken_where_nothing_is_gained(
     assert all(torch.equal(p, q) for p, q in zip(network.parameters(), twin.parameters(), strict=True))
 
 
-def test_values_of_keep_between_0_and_1_take_the_plain_step(steps_on_nodes: list[bool]) -> None:
+def test_the_step_is_plain_for_values_of_keep_mask_between_0_and_1(steps_on_windows: list[bool]) -> None:
     torch.manual_seed(0)
     a, b = twins([Embedding(9, 4), FlattenConsecutive(4), Linear(16, 5), Tanh(), Linear(5, 9)])
     X, Y = (batch[0] for batch in batches(1, 40, 4, 9))
@@ -242,7 +249,7 @@ def test_values_of_keep_between_0_and_1_take_the_plain_step(steps_on_nodes: list
     AutogradEngine(a).gradients(X, Y, keep)
     WindowsEngine(b).gradients(X, Y, keep)
     assert_same(a, b, 1e-10, gradients=True)
-    assert steps_on_nodes == [False]
+    assert steps_on_windows == [False]
 
 
 @pytest.mark.parametrize(
@@ -256,7 +263,7 @@ def test_values_of_keep_between_0_and_1_take_the_plain_step(steps_on_nodes: list
         (lambda X, Y, keep: (X.float(), Y, keep), TypeError),
     ],
 )
-def test_what_the_plain_engine_refuses_is_refused_in_its_words(change: Any, error: type[Exception]) -> None:
+def test_errors_are_those_of_the_plain_engine(change: Any, error: type[Exception]) -> None:
     messages = []
     for make in (BackpropEngine, WindowsEngine):
         network = NETWORKS["wavenet"].build(27, Generator().manual_seed(1))
@@ -271,16 +278,17 @@ def test_what_the_plain_engine_refuses_is_refused_in_its_words(change: Any, erro
 
 
 @pytest.mark.parametrize("sizes", [[3, 4], [50, 60, 70], [2**31, 2**31, 5], [5]])
-def test_distinct_is_torchs_unique(sizes: list[int]) -> None:
-    """By counting in a table, by sorting, and with codes that do not fit at once."""
+def test_unique_rows_equals_torchs_unique(sizes: list[int]) -> None:
+    """By counting in a table, by sorting, and with codes that do not fit into int64 at once."""
     generator = Generator().manual_seed(0)
     columns = [
         torch.randint(min(size, 4), (300,), generator=generator) * (size // min(size, 4)) for size in sizes
     ]
-    found = distinct(columns, sizes)
-    rows, kinds, counts = torch.unique(
-        torch.stack(columns, 1), dim=0, return_inverse=True, return_counts=True
+    table = torch.stack(columns, 1)
+    index, inverse, counts = unique_rows(columns, sizes)
+    rows, expected_inverse, expected_counts = torch.unique(
+        table, dim=0, return_inverse=True, return_counts=True
     )
-    assert torch.equal(found.kinds, kinds)
-    assert torch.equal(found.counts, counts)
-    assert torch.equal(torch.stack(columns, 1)[found.members], rows)
+    assert torch.equal(inverse, expected_inverse)
+    assert torch.equal(counts, expected_counts)
+    assert torch.equal(table[index], rows)

@@ -1,4 +1,4 @@
-"""The commands: what they print and write, and that every mistake is one line and an exit code."""
+"""The commands: what they print and write, and that every error is one line and an exit code."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ import pytest
 import torch
 from bad_lists import BAD_LISTS
 
-import makemore.plotting
-from makemore import recipes
+import makemore.pictures.figures
 from makemore.commands.cli import draw_main, sample_main, train_main
-from makemore.commands.report import SPLITS
-from makemore.commands.settings import PICTURES
-from makemore.evaluation import split_loss
-from makemore.model_file import load_model
-from makemore.networks import NETWORKS, network_plan
-from makemore.recipes import LectureRecipe
-from makemore.sampling import sample_word
-from makemore.training import Trainer
-from makemore.words import read_words
+from makemore.data.word_list import read_words
+from makemore.lecture.evaluation import split_loss
+from makemore.lecture.sampling import sample_word
+from makemore.modern import recipe as modern_recipe
+from makemore.run.catalog import NETWORKS, PICTURES, network_plan
+from makemore.run.model_file import load_model
+from makemore.run.report import SPLITS
+from makemore.training.ensemble import members_of
+from makemore.training.recipe import LectureRecipe
+from makemore.training.trainer import Trainer
 
 SMALL = [
     "--recipe",
@@ -123,13 +123,13 @@ def test_training_prints_and_writes_the_run(
 
 def test_sampling_prints_words_and_nothing_else(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
     model = finished / "model.safetensors"
-    assert sample([model, "--number", "30", "--seed", "7"]) == 0
+    assert sample([model, "--samples", "30", "--seed", "7"]) == 0
     first = capsys.readouterr()
     assert first.err == ""
     assert len(first.out.splitlines()) == 30
-    assert sample([model, "--number", "30", "--seed", "7"]) == 0
+    assert sample([model, "--samples", "30", "--seed", "7"]) == 0
     assert capsys.readouterr().out == first.out
-    assert sample([model, "--number", "30", "--seed", "8"]) == 0
+    assert sample([model, "--samples", "30", "--seed", "8"]) == 0
     assert capsys.readouterr().out != first.out
     assert sample([model, "-n", "5", "--prefix", "ab", "--temperature", "0", "--max-length", "3"]) == 0
     words = capsys.readouterr().out.splitlines()
@@ -141,21 +141,21 @@ def test_sampling_prints_words_and_nothing_else(finished: Path, capsys: pytest.C
 
 
 @pytest.mark.parametrize(
-    ("closed", "flags", "code", "said"),
+    ("closed", "flags", "code", "message"),
     [
-        (">&-", "--number 1", 0, ""),
-        ("<&-", "--novel --data -", 2, "makemore-sample: stdin holds 0 words; 6 is the least"),
+        (">&-", "--samples 1", 0, ""),
+        ("<&-", "--novel --data -", 2, "makemore-sample: stdin has 0 words; at least 6"),
     ],
 )
-def test_a_stream_that_is_closed_is_an_empty_one(
-    closed: str, flags: str, code: int, said: str, finished: Path
+def test_a_closed_stream_is_like_an_empty_one(
+    closed: str, flags: str, code: int, message: str, finished: Path
 ) -> None:
     command = f'"$0" -m makemore sample "$1" {flags} {closed}'
     argv = ["sh", "-c", command, sys.executable, str(finished / "model.safetensors")]
     done = subprocess.run(argv, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (code, "")
-    assert done.stderr.startswith(said)
-    assert len(done.stderr.splitlines()) == bool(said)
+    assert done.stderr.startswith(message)
+    assert len(done.stderr.splitlines()) == bool(message)
 
 
 def test_every_filter_and_score(
@@ -184,11 +184,11 @@ def test_every_filter_and_score(
 def test_too_few_words_to_be_unique(
     finished: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("makemore.commands.sample.FRUITLESS", 2000)
+    monkeypatch.setattr("makemore.commands.sample.MAX_REJECTED", 2000)
     code = sample([finished / "model.safetensors", "-n", "9999", "--unique", "--max-length", "1"])
     out, err = capsys.readouterr()
     assert code == 1
-    assert re.search(r"^makemore-sample: \d+ of 9,999 words: none of the last 2,000 drawn was unique", err)
+    assert re.search(r"^makemore-sample: \d+ of 9,999 words: none of the last 2,000 sampled was unique", err)
     words = out.splitlines()
     assert len(set(words)) == len(words) == int(err.split()[1])
 
@@ -202,7 +202,7 @@ def test_novel_needs_the_list_of_the_training(
         capsys,
         sample([finished / "model.safetensors", "--novel", "--data", other]),
         2,
-        "not those the model was",
+        "is not the word list that the model was trained on",
     )
 
 
@@ -229,14 +229,15 @@ def test_modern_recipe_end_to_end(
     assert re.search(r"^ {5}60/ {4}120: \d\.\d{4} {3}val \d\.\d{4}$", printed, re.MULTILINE)
     unseen = float(re.search(r"unseen val +(\d\.\d+)", printed)[1])
     assert 2.0 < unseen < 3.0
-    assert re.search(r"^\(\d+ of them stand in the training split\)$", printed, re.MULTILINE)
+    assert re.search(r"^\(\d+ of them are in the training split\)$", printed, re.MULTILINE)
 
 
-def test_very_many_words_get_a_wider_network(
+@pytest.mark.full
+def test_millions_of_words_get_a_wider_network(
     word_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Nobody says how wide; for few steps, or if somebody does, nothing is chosen."""
-    monkeypatch.setattr(recipes, "VERY_MANY", 1000)
+    """Unless the width is given, or the steps are few."""
+    monkeypatch.setattr(modern_recipe, "WIDE_NETWORK_EXAMPLES", 1000)
     printed = []
     for flags in ([], ["--steps", "20"], ["--n-hidden", "12"]):
         argv = ["--data", word_file, "--network", "mlp", "--effort", "quick", *flags]
@@ -246,18 +247,30 @@ def test_very_many_words_get_a_wider_network(
     assert load_model(tmp_path / "model.safetensors").plan.n_hidden == 12
 
 
+@pytest.mark.full
 def test_an_ensemble_end_to_end(word_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """What is printed at the end is the loss of the mean, and so are the scores."""
-    argv = ["--data", word_file, "--n-hidden", "16", "--steps", "60", "--members", "3", "--out-dir", tmp_path]
+    """The losses printed at the end and the scores are those of the mean."""
+    argv = [
+        "--data",
+        word_file,
+        "--n-hidden",
+        "16",
+        "--steps",
+        "60",
+        "--ensemble",
+        "3",
+        "--out-dir",
+        tmp_path,
+    ]
     assert train(argv) == 0
     printed = capsys.readouterr().out
     assert "n_embd 24, n_hidden 16, 3 members" in printed
     parameters = 27 * 24 + 48 * 16 + 2 * 32 * 16 + 3 * 32 + 16 * 27 + 27
     assert f"3 such networks, {3 * parameters:,} parameters" in printed
     model, splits = tmp_path / "model.safetensors", read_words(word_file).split()
-    ensemble = load_model(model).network
+    members = members_of(load_model(model).network)
     X, Y = read_words(word_file).data(8).val[:]
-    mean = sum(network(X).softmax(1) for network in ensemble.layers) / 3
+    mean = torch.stack([network(X).softmax(1) for network in members]).mean(0)
     val = -mean.log().gather(1, Y.unsqueeze(1)).mean().item()
     assert float(re.search(r"^val +(\d\.\d+)", printed, re.MULTILINE)[1]) == pytest.approx(val, abs=1e-4)
     (tmp_path / "val.txt").write_text("\n".join(splits[1]))
@@ -285,7 +298,7 @@ def test_model_file_is_enough(finished: Path, tmp_path: Path, capsys: pytest.Cap
         (["--batch-size", "1"], "--batch-size: must be a whole number from 2"),
         (["--recipe", "classic"], "--recipe: invalid choice: 'classic'"),
         (["--engine", "magic"], "--engine: invalid choice"),
-        (["--recipe", "lecture", "--drop", "0.1"], "the lecture recipe has no --drop"),
+        (["--recipe", "lecture", "--context-dropout", "0.1"], "the lecture recipe has no --context-dropout"),
         (["--teachers", "2", "--targets", "hard"], "teachers need soft targets"),
         (["--lr-drop", "10"], "the modern recipe has no --lr-drop"),
         (["--lr", "nan"], "--lr: must be a number"),
@@ -294,7 +307,7 @@ def test_model_file_is_enough(finished: Path, tmp_path: Path, capsys: pytest.Cap
         (["--network", "lstm"], "unknown network 'lstm': choose from mlp, mlp-8"),
         (["--network", "wavenet", "--block-size", "6"], "power of two from 2 up.*got 6"),
         (["--block-size", "0"], "--block-size: must be"),
-        (["--device", "cuda:99"], "device cuda:99 is not there"),
+        (["--device", "cuda:99"], "device cuda:99 does not exist"),
         (["--device", "tpu"], "unknown device 'tpu': choose auto, cpu, cuda"),
         (["--speed", "9"], "unrecognized arguments: --speed 9"),
         (["--data", "/nowhere/words.txt"], "cannot read the word list /nowhere/words.txt: No such file"),
@@ -309,10 +322,25 @@ def test_train_refuses_bad_flags(
     assert not (tmp_path / "out").exists()
 
 
-def test_cuda_is_refused_where_there_is_none(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_traceback_is_printed_on_request(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MAKEMORE_TRACEBACK", "1")
+    assert sample([tmp_path / "none"]) == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0] == "Traceback (most recent call last):"
+    assert lines[-1] == f"makemore-sample: cannot read {tmp_path / 'none'}: No such file or directory"
+
+
+def test_cuda_is_refused_if_there_is_none(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     if torch.cuda.is_available():
         pytest.skip("there is CUDA here")
-    refused(capsys, train(["--device", "cuda", "--out-dir", tmp_path]), 2, "torch sees 0 CUDA devices")
+    refused(
+        capsys,
+        train(["--device", "cuda", "--out-dir", tmp_path]),
+        2,
+        "device cuda does not exist: torch finds 0 CUDA devices",
+    )
 
 
 @pytest.mark.parametrize(("content", "message"), BAD_LISTS)
@@ -329,7 +357,12 @@ def test_train_refuses_a_used_directory(
 ) -> None:
     before = (finished / "model.safetensors").read_bytes()
     argv = [*SMALL, "--data", word_file, "--steps", "10", "--out-dir", finished]
-    refused(capsys, train(argv), 2, r"model.safetensors is there already.*--overwrite")
+    refused(
+        capsys,
+        train(argv),
+        2,
+        r"model\.safetensors already exists: --overwrite it, or choose",
+    )
     assert (finished / "model.safetensors").read_bytes() == before
 
 
@@ -345,14 +378,14 @@ def test_train_refuses_a_directory_it_cannot_write(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "file").write_text("")
-    refused(capsys, train(["--out-dir", tmp_path / "file"]), 2, "cannot make the directory .*file")
-    refused(capsys, train(["--out-dir", "/proc/makemore"]), 2, "cannot (make|write into) the directory")
+    refused(capsys, train(["--out-dir", tmp_path / "file"]), 2, "cannot create the directory .*file")
+    refused(capsys, train(["--out-dir", "/proc/makemore"]), 2, "cannot (create|write to) the directory")
 
 
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--number", "-1"], "--number: must be"),
+        (["--samples", "-1"], "--samples: must be"),
         (["--temperature", "-1"], "--temperature: must be"),
         (["--temperature", "hot"], "--temperature: must be.*'hot'"),
         (["--top-k", "0"], "--top-k: must be"),
@@ -362,9 +395,9 @@ def test_train_refuses_a_directory_it_cannot_write(
         (["--min-length", "5", "--max-length", "4"], "min_length must be from 0 to max_length 4, got 5"),
         (["--top-p", "0"], "top_p must be above 0"),
         (["--top-p", "1.5"], "--top-p: must be"),
-        (["--score", "/nowhere/words.txt"], "cannot read /nowhere/words.txt: No such file"),
-        (["--score", "words.txt", "--novel"], "--score draws nothing: leave out --novel"),
-        (["--score", "words.txt", "--seed", "0", "--number", "5"], "leave out --number, --seed"),
+        (["--score", "/nowhere/words.txt"], "cannot read the word list /nowhere/words.txt: No such file"),
+        (["--score", "words.txt", "--novel"], "--score samples no words: leave out --novel"),
+        (["--score", "words.txt", "--seed", "0", "--samples", "5"], "leave out --samples, --seed"),
         (["--novel", "--data", "/nowhere/words.txt"], "cannot read the word list /nowhere"),
         (["--device", "tpu"], "unknown device 'tpu'"),
     ],
@@ -378,7 +411,7 @@ def test_sample_refuses_bad_flags(
 @pytest.mark.parametrize(
     "content", [None, b"", b"PK\x03\x04", b"emma\nava\n", random.Random(2).randbytes(999)]
 )
-def test_sample_refuses_what_is_no_model(
+def test_sample_refuses_files_that_are_not_models(
     content: bytes | None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = tmp_path / "model.safetensors"
@@ -389,7 +422,8 @@ def test_sample_refuses_what_is_no_model(
         capsys,
         code,
         2,
-        "cannot read .*model.safetensors|model.safetensors is (no safetensors|not a makemore model) file",
+        r"cannot read .*model\.safetensors: No such file"
+        r"|model\.safetensors (is not a makemore model file|was written by a pre-release of makemore)",
     )
 
 
@@ -402,7 +436,7 @@ def test_divergence_is_noticed(word_file: Path, tmp_path: Path, capsys: pytest.C
 def test_a_teacher_that_diverges_at_its_last_step_is_noticed(
     word_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """All its losses are finite, its weights are not: no file could hold it."""
+    """All its losses are finite, but its weights are not, and a file of such weights would be refused."""
     tiny = ["--n-embd", "4", "--n-hidden", "8", "--data", word_file, "--out-dir", tmp_path]
     code = train([*tiny, "--steps", "8", "--teachers", "1", "--lr", "1e30"])
     refused(capsys, code, 1, r"diverged: at step 2 teacher 1 is not finite; try a lower --lr than 1e\+30")
@@ -415,14 +449,14 @@ def test_help_names_every_network(
     assert train(["--help"]) == 0
     text = " ".join(capsys.readouterr().out.split())
     assert "mlp, mlp-8, hierarchical-bug, hierarchical, wavenet" in text
-    (said,) = re.findall(r"--network NAME (mlp, .*?) --block-size", text)
-    assert [name for name in NETWORKS if re.search(rf"(^|[ ;]){name}[,:]", said) is None] == []
+    (names,) = re.findall(r"--network NAME (mlp, .*?) --block-size", text)
+    assert [name for name in NETWORKS if re.search(rf"(^|[ ;]){name}[,:]", names) is None] == []
 
 
 @pytest.mark.parametrize(
     "name", [r"le $\foo$.txt", "_^{}$$.txt", "words\udcff.txt", "日本語.txt", "a\nb.txt"]
 )
-def test_any_file_name_is_a_title(
+def test_any_file_name_can_be_in_the_title_of_the_picture(
     name: str, word_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / name).write_bytes(word_file.read_bytes())
@@ -432,7 +466,7 @@ def test_any_file_name_is_a_title(
     assert (tmp_path / "out" / "loss.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_a_picture_that_fails_does_not_cost_the_run(
+def test_a_run_survives_a_picture_that_fails(
     word_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(*args: object) -> None:
@@ -441,7 +475,7 @@ def test_a_picture_that_fails_does_not_cost_the_run(
     def check(message: str) -> None:
         out, err = capsys.readouterr()
         assert len(err.splitlines()) == 1
-        assert f"makemore-train: no picture {tmp_path / 'loss.png'}: {message}" in err
+        assert f"makemore-train: cannot write {tmp_path / 'loss.png'}: {message}\n" == err
         assert "3 new words:" in out
         assert out.splitlines()[-3] == f"wrote {tmp_path / 'model.safetensors'}, {tmp_path / 'losses.csv'}"
         progress = load_model(tmp_path / "model.safetensors").progress
@@ -450,12 +484,12 @@ def test_a_picture_that_fails_does_not_cost_the_run(
 
     argv = [*SMALL, "--data", word_file, "--samples", "3", "--out-dir", tmp_path]
     with monkeypatch.context() as patch:
-        patch.setattr(makemore.plotting, "save_figure", fail)
+        patch.setattr(makemore.pictures.figures, "save_figure", fail)
         assert train([*argv, "--steps", "5"]) == 0
     check("no room")
     (tmp_path / "loss.png" / "full").mkdir(parents=True)
     assert train(["--resume", "--steps", "8", "--out-dir", tmp_path]) == 0
-    check("[Errno 21] Is a directory")
+    check("it is not a regular file")
     refused(capsys, train([*argv, "--steps", "5", "--overwrite"]), 2, "loss.png is a directory: choose")
 
 
@@ -467,7 +501,7 @@ def test_a_picture_that_fails_does_not_cost_the_run(
         (["--network", "wavenet", "--word", ""], 0, "wrote "),
         (["--network", "lstm"], 2, "makemore-draw: unknown network 'lstm': choose from mlp"),
         (["--model", "none"], 2, "makemore-draw: cannot read none: No such file"),
-        (["--model", "none", "--network", "mlp"], 2, "--model has a network of its own"),
+        (["--model", "none", "--network", "mlp"], 2, "--model and --network both name a network: choose one"),
     ],
 )
 def test_drawing(
@@ -487,7 +521,11 @@ def test_drawing(
         (["activation"], 2, "unknown picture 'activation': choose from nodes, tree, probabilities"),
         (["nodes", "a.jpg"], 2, "a picture is a .png, .svg or .pdf file, not 'a.jpg'"),
         (["activation", "a.png"], 2, "unknown picture 'activation': choose from nodes"),
-        (["tree", "--network", "mlp"], 2, "--network is for nodes; tree is of a trained network, by --model"),
+        (
+            ["tree", "--network", "mlp"],
+            2,
+            "--network is for nodes only; tree needs a trained network, by --model",
+        ),
         (["tree", "--model", "MODEL", "--word", "a!"], 2, "the character '!' is not in the vocabulary"),
         (["probabilities", "--model", "MODEL", "--word", "a" * 201], 2, "201 characters cannot be drawn"),
         (["gradients", "--model", "MODEL"], 2, "No such file or directory; makemore-train --record-every N"),
@@ -512,16 +550,17 @@ def test_pictures_of_a_trained_network(
     assert [path.name for path in tmp_path.iterdir()] == (["tree.png"] if code == 0 else [])
 
 
-def test_a_picture_of_the_network_that_ships(
+def test_a_picture_of_the_bundled_network(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     assert draw(["probabilities", "--word", "zoe"]) == 0
     out, err = capsys.readouterr()
     assert out == "wrote probabilities.png\n"
-    assert err.startswith("makemore-draw: no run in out/, so this is the network that ships with makemore")
+    assert err.startswith("makemore-draw: there is no run in out/, so this is the bundled network")
 
 
+@pytest.mark.full
 def test_all_pictures_of_a_run_that_recorded_its_gradients(
     word_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -1,9 +1,9 @@
-"""Whatever is fed to the commands, they end with 0, or with 1 or 2 and one line on stderr.
+"""On any input the commands end with exit code 0, or with 1 or 2 and one line on stderr.
 
-Word lists of any text or bytes, model files cut, bent and forged, and flags of any value go through
-``train_main`` and ``sample_main``: no exception but argparse's SystemExit leaves them, no traceback is
-printed, nothing hangs. The default run has 2,100 cases, the same every time; ``scripts/fuzz.py`` draws as
-many others as asked. What once went wrong stays as an ``@example``.
+Word lists of any text or bytes, model files that are cut, damaged or forged, and flags of any value go
+through ``train_main`` and ``sample_main``: they raise nothing but argparse's SystemExit, print no traceback
+and do not hang. By default there are 2,100 cases, the same every time; ``scripts/reliability/fuzz.py`` draws
+as many others as wanted. A case that once failed stays as an ``@example``.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from typing import Any, BinaryIO
 
 import pytest
 import torch
-from forging import content_of, forged, signed
+from forged_files import content_of, forged, signed
 from hypothesis import HealthCheck, Phase, event, example, given, settings
 from hypothesis import strategies as st
 from hypothesis.strategies import SearchStrategy
@@ -38,22 +38,24 @@ from matplotlib.figure import Figure
 
 import makemore.commands.cli
 import makemore.commands.draw
-import makemore.plotting
+import makemore.pictures.figures
+import makemore.run.callbacks
 from makemore.commands.cli import sample_main, sample_parser, train_main, train_parser
-from makemore.words import LECTURE_VARIABLE
+from makemore.data.word_list import LECTURE_VARIABLE
 
 TESTS = 6
 FUZZ_CASES = int(os.environ.get("MAKEMORE_FUZZ_CASES", "0"))
-"""Set by ``scripts/fuzz.py``: so many cases in all, drawn afresh; 0 for the default run."""
+"""The number of new cases in all, set by ``scripts/reliability/fuzz.py``; 0 for the default cases."""
 
-DEFAULT_CASES = 2100
+DEFAULT_CASES = 2100 if os.environ.get("MAKEMORE_CASES") == "full" else 140
 LONGEST = 30
-"""Seconds after which a case counts as one that hangs; the usual one takes 0.01."""
+"""Seconds after which a case counts as hanging; most take 0.01."""
 
 CODES: dict[str, Counter[int]] = defaultdict(Counter)
-"""For each test, how often a case ended with which exit code; counted as the cases run."""
+"""For each test, how often a case ended with which exit code."""
 
 SLOWEST: dict[str, float] = defaultdict(float)
+"""For each test, the seconds of its slowest case."""
 
 TINY = [
     *("--network", "hierarchical", "--n-embd", "2", "--n-hidden", "2", "--block-size", "2"),
@@ -62,9 +64,10 @@ TINY = [
 KINDS = {
     "modern": ("--recipe", "modern"),
     "lecture": ("--recipe", "lecture"),
-    "members": ("--recipe", "modern", "--members", "2"),
+    "ensemble": ("--recipe", "modern", "--ensemble", "2"),
+    "dropout": ("--recipe", "lecture", "--network", "dropout"),
 }
-"""What the runs are that model files are taken from."""
+"""Flags of the runs that model files are taken from."""
 
 SHORT = ["-n", "2", "--max-length", "5"]
 WORDS = "emma\nava\nbob\nzoë\nann\nkim\nlee\nava\n"
@@ -80,7 +83,7 @@ cases = settings(
 
 
 class Hang(BaseException):
-    """A case takes too long; no ``except Exception`` keeps it."""
+    """A case takes too long. No ``except Exception`` catches this."""
 
 
 def call(
@@ -88,49 +91,49 @@ def call(
 ) -> tuple[int, str]:
     """The exit code and the stderr of a command, after checking that it ended as it should."""
 
-    def ring(signum: int, frame: FrameType | None) -> None:
+    def stop(signum: int, frame: FrameType | None) -> None:
         raise Hang
 
     out = io.TextIOWrapper(io.BytesIO(), encoding="utf-8")
     err = io.TextIOWrapper(io.BytesIO(), encoding="utf-8", errors="backslashreplace")
-    before = signal.signal(signal.SIGALRM, ring)
+    before = signal.signal(signal.SIGALRM, stop)
     signal.setitimer(signal.ITIMER_REAL, LONGEST)
     try:
         with redirect_stdout(out), redirect_stderr(err), pytest.MonkeyPatch.context() as patch:
             buffered = io.BufferedReader(io.BytesIO(stdin))  # type: ignore[arg-type]
             patch.setattr(sys, "stdin", io.TextIOWrapper(buffered, encoding="utf-8"))
             code = main(argv)
-    except SystemExit as stop:
-        code = int(stop.code or 0)
+    except SystemExit as end:
+        code = int(end.code or 0)
     except Hang as hang:
         raise AssertionError(f"hangs: {argv}") from hang
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
     err.flush()
-    said = err.buffer.getvalue().decode()  # type: ignore[attr-defined]
-    assert code in (0, 1, 2), (code, said)
-    assert code == 0 or (len(said.splitlines()) == 1 and said.endswith("\n")), (code, said)
-    assert not re.search(r"Traceback \(|, line \d+, in |frame #\d", said), said
-    return code, said
+    printed = err.buffer.getvalue().decode()  # type: ignore[attr-defined]
+    assert code in (0, 1, 2), (code, printed)
+    assert code == 0 or (len(printed.splitlines()) == 1 and printed.endswith("\n")), (code, printed)
+    assert not re.search(r"Traceback \(|, line \d+, in |frame #\d", printed), printed
+    return code, printed
 
 
 def case(
     name: str, main: Callable[[Sequence[str]], int], argv: Sequence[str], stdin: bytes = b"ava\n"
 ) -> int:
-    """One case of a test: call the command, count how it ended."""
+    """One case of a test: call the command and count its exit code."""
     start = time.perf_counter()
-    code, said = call(main, argv, stdin)
+    code, printed = call(main, argv, stdin)
     SLOWEST[name] = max(SLOWEST[name], time.perf_counter() - start)
     CODES[name][code] += 1
     event(f"exit code {code}")
     if code == 1:
-        event(f"code 1: {re.sub(r'[^ ]*/[^ ]*|[0-9]+', '_', said)[:70]}")
+        event(f"code 1: {re.sub(r'[^ ]*/[^ ]*|[0-9]+', '_', printed)[:70]}")
     return code
 
 
-def now_and_then(save_figure: Callable[[Any, BinaryIO], None]) -> Callable[[Any, BinaryIO], None]:
-    """A picture takes longer than all the rest of a case: one of eight is drawn, its title always."""
+def every_eighth(save_figure: Callable[[Any, BinaryIO], None]) -> Callable[[Any, BinaryIO], None]:
+    """Draw one picture of eight, and only the title of the others: pictures take longer than all the rest."""
     drawn = 0
 
     def save(figure: Any, file: BinaryIO) -> None:
@@ -158,16 +161,17 @@ ODD_NAMES = [
 
 
 @pytest.fixture(scope="module", autouse=True)
-def fast_and_apart() -> Iterator[None]:
-    """A directory of the tests' own to be in; no disk, few pictures, no network."""
+def fast_and_isolated() -> Iterator[None]:
+    """Run in a new directory, without a disk, with few pictures and without a download."""
     ram = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
     with tempfile.TemporaryDirectory(dir=ram) as root, pytest.MonkeyPatch.context() as patch:
         patch.chdir(root)
         patch.setattr(tempfile, "tempdir", root)
         patch.setattr(os, "fsync", lambda fd: None)
-        patch.setattr(makemore.plotting, "save_figure", now_and_then(makemore.plotting.save_figure))
-        patch.setattr(makemore.commands.draw, "MAKERS", {})  # those in TensorBoard's log
-        patch.setattr(makemore.commands.cli, "drop_stdout", lambda: None)  # opens a file each time, for good
+        save_figure = makemore.pictures.figures.save_figure
+        patch.setattr(makemore.pictures.figures, "save_figure", every_eighth(save_figure))
+        patch.setattr(makemore.run.callbacks, "PICTURES", {})  # those in TensorBoard's log
+        patch.setattr(makemore.commands.cli, "drop_stdout", lambda: None)  # it opens a file for every case
         patch.setenv(LECTURE_VARIABLE, str(Path(root, "other.txt")))
         Path(root, "other.txt").write_text(WORDS, encoding="utf-8")
         yield
@@ -177,10 +181,10 @@ def fast_and_apart() -> Iterator[None]:
 
 @cache
 def runs(recipe: str) -> tuple[bytes, bytes]:
-    """The model files of a run of three steps: as it was after two, and at its end."""
+    """The model files of a run of three steps: after two steps, and at its end."""
     written: list[bytes] = []
 
-    def kept(source: str | Path, target: str | Path) -> None:
+    def rename_and_keep(source: str | Path, target: str | Path) -> None:
         if Path(target).name == "model.safetensors":
             written.append(Path(source).read_bytes())
         os.rename(source, target)
@@ -190,7 +194,7 @@ def runs(recipe: str) -> tuple[bytes, bytes]:
     shutil.copy(words, words.with_name("words\udcff.txt"))
     argv = [*TINY, *KINDS[recipe], "--save-every", "0", "--data", str(words), "--out-dir", str(out)]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(os, "replace", kept)
+        patch.setattr(os, "replace", rename_and_keep)
         assert call(train_main, argv)[0] == 0
     return next(whole for whole in written if content_of(whole)["progress"]["step"] == 2), written[-1]
 
@@ -282,10 +286,10 @@ PACKERS: dict[str, Callable[[bytes], bytes]] = {
     ".gz": partial(gzip.compress, compresslevel=1),
     ".bz2": bz2.compress,
     ".xz": lzma.compress,
-    ".zst": lambda content: content,  # which is broken, or asks for a package
+    ".zst": lambda content: content,  # damaged, or it needs a package
 }
 packings = st.sampled_from(["", "", "", "-", *PACKERS])
-"""How a list comes: plain, on stdin, or packed."""
+"""How a list is given: plain, on stdin, or compressed."""
 
 
 @cases
@@ -315,7 +319,7 @@ def test_scoring_any_word_list(content: bytes) -> None:
 
 
 def tree_of(content: Any, path: str = "") -> Iterator[tuple[str, Any, Any]]:
-    """Every part of a model file's content: its path, what holds it, and its key there."""
+    """Every part of a model file's content: its path, the dict or list that it is in, and its key there."""
     items: Any = ()
     if isinstance(content, dict):
         items = list(content.items())
@@ -357,7 +361,7 @@ Forgery = tuple[str, str, Any]
 
 
 def forgeries(recipe: str) -> SearchStrategy[Forgery]:
-    """Changes of one part of the content, more often than not to something of the same type."""
+    """Changes of one part of the content, mostly to a value of the same type."""
     parts = [(path, holder[key]) for path, holder, key in tree_of(content_of(runs(recipe)[0]))]
     alike = {
         bool: st.booleans(),
@@ -383,7 +387,7 @@ def forgeries(recipe: str) -> SearchStrategy[Forgery]:
 
 
 def changed(whole: bytes, changes: Sequence[Forgery]) -> bytes:
-    """A sound file whose content has some parts changed."""
+    """A file with some parts of its content changed, and a correct sha256."""
     content = content_of(whole)
     for kind, wanted, value in changes:
         for path, holder, key in tree_of(content):
@@ -402,7 +406,7 @@ def changed(whole: bytes, changes: Sequence[Forgery]) -> bytes:
 
 
 def model_bytes(recipe: str) -> SearchStrategy[tuple[str, str, list[Bend], list[Forgery]]]:
-    """What makes a model file of the one of a stopped run; see ``made``."""
+    """The arguments of ``made`` for a model file."""
     return st.tuples(
         st.just(recipe),
         st.sampled_from(["bent", "bent and signed", "forged", "forged", "forged", "foreign"]),
@@ -412,7 +416,7 @@ def model_bytes(recipe: str) -> SearchStrategy[tuple[str, str, list[Bend], list[
 
 
 def made(recipe: str, how: str, bends: Sequence[Bend], forgeries: Sequence[Forgery]) -> bytes:
-    """The bytes of a model file."""
+    """The bytes of a stopped run's model file, changed in some way."""
     whole = runs(recipe)[0]
     if how == "bent":
         return bent(whole, bends)
@@ -427,7 +431,7 @@ model_files = st.sampled_from([*KINDS]).flatmap(lambda recipe: st.deferred(lambd
 
 
 def forgery(recipe: str, path: str, value: object) -> Any:
-    """The ``@example`` of a model file with another value in it."""
+    """An ``@example``: a model file with another value at a path."""
     return example(changes=(recipe, "forged", [], [("set", path, value)]))
 
 
@@ -460,6 +464,9 @@ def test_sampling_from_any_model_file(changes: Any) -> None:
 @forgery("modern", "/tensors/state.muon.2.weight", torch.zeros(4, 2, dtype=torch.int64))
 @forgery("lecture", "/progress/evaluations", [[1, 0.0, -1.0, float("nan"), None, None]])
 @forgery("modern", "/progress/evaluations/1/2", None)
+@forgery("dropout", "/tensors/state.generator.5", torch.zeros(5056))
+@forgery("dropout", "/tensors/state.generator.5", torch.zeros(7, dtype=torch.uint8))
+@forgery("dropout", "/tensors/state.generator.5", torch.zeros(5056, dtype=torch.uint8))
 def test_resuming_any_model_file(changes: Any) -> None:
     with tempfile.TemporaryDirectory() as directory:
         Path(directory, "model.safetensors").write_bytes(made(*changes))
@@ -470,9 +477,9 @@ def test_resuming_any_model_file(changes: Any) -> None:
 
 LARGEST = {
     **{"steps": 3, "batch_size": 64, "block_size": 16, "n_embd": 8, "n_hidden": 16, "samples": 2},
-    **{"number": 3, "draws": 20, "max_length": 20, "members": 3},
+    **{"samples": 3, "draws": 20, "max_length": 20, "ensemble": 3},
 }
-"""What asks for more real work than a case should have; without mention: 50."""
+"""The largest values of flags that make a case slow; 50 for flags that are not here."""
 
 ANY_SIZE = {"seed", "lr_drop", "log_every", "eval_every", "top_k", "threads"}
 
@@ -491,9 +498,9 @@ odd_values = st.one_of(
 
 
 def work(action: argparse.Action, text: str) -> float:
-    """How much work a value asks for, as a share of the most that a case should have; -1 for no value."""
+    """How slow a value makes a case, as a share of the slowest that is wanted; -1 if it is not a value."""
     try:
-        value = action.type(text) if callable(action.type) else text
+        value: Any = action.type(text) if callable(action.type) else text
     except (argparse.ArgumentTypeError, ValueError):
         return -1
     counts = isinstance(value, int) and action.dest not in ANY_SIZE
@@ -501,7 +508,7 @@ def work(action: argparse.Action, text: str) -> float:
 
 
 def given_flag(action: argparse.Action) -> SearchStrategy[list[str]]:
-    """A flag as it is, or shortened, with a value of any kind if it takes one."""
+    """A flag, perhaps shortened, with a value of any kind if it takes one."""
     options = st.sampled_from(action.option_strings)
     if action.nargs == 0:
         return st.tuples(options).map(list)
@@ -523,7 +530,7 @@ def given_flag(action: argparse.Action) -> SearchStrategy[list[str]]:
 
 
 def flags_of(parser: argparse.ArgumentParser) -> SearchStrategy[list[str]]:
-    """Some flags of a parser, and now and then what is none."""
+    """Flags of a parser, and sometimes text that is not a flag."""
     own = st.one_of([given_flag(action) for action in parser._actions if action.option_strings])
     one = st.one_of(*[own] * 9, odd_values.map(lambda text: [text]))
     return st.lists(one, max_size=5).map(lambda flags: [text for flag in flags for text in flag])
@@ -574,18 +581,18 @@ def test_any_flags_of_sample(flags: list[str]) -> None:
     shutil.rmtree("in", ignore_errors=True)
 
 
-def test_what_forgeries_are_drawn_from_has_one_order() -> None:
-    """safetensors gives a file's tensors in another one each time: then each run had cases of its own."""
+def test_forgeries_are_drawn_from_tensors_in_one_order() -> None:
+    """safetensors gives a file's tensors in any order, and then the cases would differ from time to time."""
     tensors = content_of(runs("modern")[0])["tensors"]
     assert [*tensors] == sorted(tensors)
 
 
 def test_there_were_enough_cases_of_each_kind() -> None:
-    """Counted, not planned; only if all of the tests above have run."""
+    """Checked only if all of the tests above have run."""
     if len(CODES) < TESTS:
         pytest.skip("not all of the tests have run")
     assert sum(codes.total() for codes in CODES.values()) >= (FUZZ_CASES or DEFAULT_CASES)
     for name, codes in CODES.items():
         assert codes[0] >= codes.total() / 20, f"{name}: {dict(codes)}"
-        # Words that cannot be scored are reported, and are no reason to fail.
+        # Words that cannot be scored are reported, which is not an error.
         assert name == "scored word lists" or codes[2] >= codes.total() / 20, f"{name}: {dict(codes)}"

@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import Generator, Tensor
 
-from makemore.modern.optimizers import AdamW, Muon, orthogonalised, working_dtype
-from makemore.parallel.processes import Processes
+from makemore.modern.optimizers import AdamW, Muon, orthogonalized, working_dtype
+from makemore.training.processes import Processes
 
 SHAPES = {"a": (48, 128), "b": (256, 128), "c": (256, 128), "d": (30, 7), "e": (3, 1)}
 
@@ -22,7 +22,7 @@ def twins(shapes: dict[str, tuple[int, ...]], dtype: torch.dtype) -> tuple[dict[
 
 
 def give_gradients(step: int, *groups: dict[str, Tensor]) -> None:
-    """The same gradients for all, that change slowly from step to step."""
+    """Give all groups the same gradients, which change slowly from step to step."""
     generator = Generator().manual_seed(1)
     for name, p in groups[0].items():
         steady, noise = torch.randn((2, *p.shape), generator=generator, dtype=p.dtype)
@@ -31,8 +31,8 @@ def give_gradients(step: int, *groups: dict[str, Tensor]) -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_muon_is_torchs(dtype: torch.dtype) -> None:
-    """Torch's orthogonalises all in bfloat16; where ours does not, it is nearer to exact."""
+def test_muon_equals_torchs(dtype: torch.dtype) -> None:
+    """Torch's orthogonalizes everything in bfloat16. Ours does so less often, and is then more exact."""
     ours, theirs = twins(SHAPES, dtype)
     muon = Muon(ours, weight_decay=0.1)
     reference = torch.optim.Muon(theirs.values(), lr=1.0, weight_decay=0.1, momentum=0.95)
@@ -52,15 +52,15 @@ def test_muon_is_torchs(dtype: torch.dtype) -> None:
 
 
 @pytest.mark.parametrize("shape", [(48, 128), (128, 48), (64, 64), (256, 128), (5, 3)])
-def test_orthogonalised_is_the_polynomial_of_the_singular_values(shape: tuple[int, int]) -> None:
+def test_orthogonalized_is_the_polynomial_of_the_singular_values(shape: tuple[int, int]) -> None:
     X = torch.randn((3, *shape), generator=Generator().manual_seed(2), dtype=torch.float64)
     U, S, Vt = torch.linalg.svd(X / X.norm(dim=(1, 2), keepdim=True), full_matrices=False)
     for _ in range(5):
         S = 3.4445 * S - 4.7750 * S**3 + 2.0315 * S**5
-    torch.testing.assert_close(orthogonalised(X), U * S.unsqueeze(1) @ Vt, rtol=1e-10, atol=1e-10)
+    torch.testing.assert_close(orthogonalized(X), U * S.unsqueeze(1) @ Vt, rtol=1e-10, atol=1e-10)
 
 
-def test_bfloat16_only_where_it_is_fast(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_bfloat16_is_used_only_where_it_is_fast(monkeypatch: pytest.MonkeyPatch) -> None:
     wide, small = torch.empty(2, 128, 256), torch.empty(1, 48, 128)
     for capability, dtype in (("AVX512", torch.bfloat16), ("AVX2", torch.float32)):
         monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda name=capability: name)
@@ -70,7 +70,7 @@ def test_bfloat16_only_where_it_is_fast(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.float64, 1e-12)])
-def test_adamw_is_torchs(dtype: torch.dtype, tolerance: float) -> None:
+def test_adamw_equals_torchs(dtype: torch.dtype, tolerance: float) -> None:
     ours, theirs = twins({"E": (27, 24), "gamma": (128,), "W": (128, 27), "b": (27,)}, dtype)
     adamw = AdamW(ours, {"W": 0.4})
     groups = [{"params": [theirs["W"]], "weight_decay": 0.4}]
@@ -87,24 +87,24 @@ def test_adamw_is_torchs(dtype: torch.dtype, tolerance: float) -> None:
         torch.testing.assert_close(p, theirs[name], rtol=tolerance, atol=tolerance)
 
 
-def test_muon_of_many_processes_is_that_of_one() -> None:
-    """Threads in place of processes: each update comes from the one that has it to orthogonalise."""
-    number = 3
-    whole, *parts = (twins(SHAPES, torch.float64)[0] for _ in range(number + 1))
-    barrier, told = threading.Barrier(number), dict[int, Tensor]()
+def test_muon_of_several_processes_equals_that_of_one() -> None:
+    """With threads in place of processes: each update comes from the process that orthogonalizes it."""
+    world_size = 3
+    whole, *parts = (twins(SHAPES, torch.float64)[0] for _ in range(world_size + 1))
+    barrier, sent = threading.Barrier(world_size), dict[int, Tensor]()
 
     class Threads(Processes):
-        def tell(self, tensor: Tensor, teller: int) -> None:
-            if self.rank == teller:
-                told[teller] = tensor
+        def broadcast(self, tensor: Tensor, src: int) -> None:
+            if self.rank == src:
+                sent[src] = tensor
             barrier.wait()
-            if self.rank != teller:
-                tensor.copy_(told[teller])
+            if self.rank != src:
+                tensor.copy_(sent[src])
             barrier.wait()
 
     muon = Muon(whole)
-    muons = [Muon(p, processes=Threads(number, rank)) for rank, p in enumerate(parts)]
-    with ThreadPoolExecutor(number) as pool:
+    muons = [Muon(p, processes=Threads(world_size, rank)) for rank, p in enumerate(parts)]
+    with ThreadPoolExecutor(world_size) as pool:
         for step in range(5):
             give_gradients(step, whole, *parts)
             muon.step(0.01)
@@ -114,8 +114,8 @@ def test_muon_of_many_processes_is_that_of_one() -> None:
         assert all(torch.equal(part[name], parts[0][name]) for part in parts)
 
 
-def test_states_are_what_is_needed_to_go_on() -> None:
-    """A copy of parameters and states goes on to the same bits."""
+def test_optimizers_resume_from_their_states_to_the_bit() -> None:
+    """From copies of the parameters and the states."""
     whole, half = twins(SHAPES, torch.float32)
     optimizers = [(Muon(p), AdamW(p, {"a": 0.1})) for p in (whole, half)]
     for step in range(6):

@@ -1,4 +1,4 @@
-"""What follows each context, against counting with dictionaries."""
+"""Soft targets against counting with dictionaries, and against the loss of the examples themselves."""
 
 from __future__ import annotations
 
@@ -6,10 +6,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from makemore.evaluation import split_loss
+from makemore.data.encoding import encode_words
+from makemore.data.word_list import Data, bundled_path, read_words
+from makemore.lecture.evaluation import split_loss
+from makemore.lecture.words import Examples, Vocabulary
 from makemore.modern.soft_targets import SoftTargets
-from makemore.networks import NETWORKS
-from makemore.words import Data, Examples, Vocabulary, bundled_path, read_words
+from makemore.run.catalog import NETWORKS
 
 
 @pytest.fixture(scope="module")
@@ -17,11 +19,11 @@ def data() -> Data:
     return read_words(bundled_path()).data(8)
 
 
-def test_context_rows_are_what_follows_each_context() -> None:
+def test_targets_are_the_distributions_of_the_symbols_that_follow_a_context() -> None:
     """Against counting with dictionaries."""
     words = ["ab", "ab", "abc", "b", "cab", "b"]
     vocabulary = Vocabulary("abc")
-    examples = Examples(vocabulary.encode_all(words), 2)
+    examples = Examples(encode_words(vocabulary, words), 2)
     X, Y = examples[:]
     following: dict[tuple[int, ...], list[int]] = {}
     for x, y in zip(X.tolist(), Y.tolist(), strict=True):
@@ -39,8 +41,8 @@ def test_context_rows_are_what_follows_each_context() -> None:
         torch.testing.assert_close(total, torch.bincount(torch.tensor(symbols), minlength=4).float())
 
 
-def test_a_prior_counts_as_so_many_examples() -> None:
-    examples = Examples(Vocabulary("ab").encode_all(["ab", "ab", "ab", "b"]), 2)
+def test_a_prior_counts_as_pseudocount_examples() -> None:
+    examples = Examples(encode_words(Vocabulary("ab"), ["ab", "ab", "ab", "b"]), 2)
     plain, mixed = (SoftTargets(examples, 3) for _ in range(2))
     every = torch.arange(len(plain))
     (contexts, own), total = plain[every], plain.totals[plain.context].unsqueeze(1)
@@ -53,8 +55,7 @@ def test_a_prior_counts_as_so_many_examples() -> None:
     torch.testing.assert_close(mixed[every][1], expected)
 
 
-def test_soft_targets_have_the_loss_of_the_examples_in_the_mean(data: Data) -> None:
-    """Over a whole epoch, rows and examples ask for the same."""
+def test_the_mean_loss_over_all_rows_is_that_of_the_examples(data: Data) -> None:
     network = NETWORKS["hierarchical"].build(len(data.vocabulary), torch.Generator().manual_seed(0))
     rows = SoftTargets(data.val, len(data.vocabulary))
     X, Y = rows[torch.arange(len(rows))]

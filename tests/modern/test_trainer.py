@@ -1,32 +1,40 @@
-"""The modern recipe's trainer: both engines, dropping, epochs, the best network."""
+"""The modern recipe's trainer: engines, context dropout, epochs, the best network, teachers."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from torch import Generator
 
-from makemore import training as training_module
-from makemore.backprop import BackpropEngine
+from makemore.backprop.engine import BackpropEngine
 from makemore.backprop.windows import WindowsEngine
-from makemore.errors import UsageError
-from makemore.evaluation import split_loss
-from makemore.layers import Sequential
+from makemore.core.errors import UsageError
+from makemore.core.layer import Layer
+from makemore.data.encoding import encode_words
+from makemore.data.word_list import Data, bundled_path, read_words
+from makemore.lecture.evaluation import split_loss
+from makemore.lecture.words import Examples
 from makemore.modern import trainer as trainer_module
+from makemore.modern.recipe import ModernRecipe
 from makemore.modern.soft_targets import SoftTargets
 from makemore.modern.trainer import ModernTrainer
-from makemore.networks import network_plan
 from makemore.parallel.engine import ParallelEngine
-from makemore.parallel.processes import Processes
 from makemore.pictures.recorder import Recorder
-from makemore.recipes import ModernRecipe
-from makemore.training import AutogradEngine, Engine, Run
-from makemore.words import Data, Examples, bundled_path, read_words
+from makemore.run.catalog import network_plan
+from makemore.training import trainer as training_loop
+from makemore.training.engine import AutogradEngine, MakeEngine
+from makemore.training.processes import ONE_PROCESS, Processes
+from makemore.training.trainer import NetworkFiles, RunContext
+
+PLAN = network_plan("hierarchical", 8, 6, 16)
+
+
+class NoFiles(NetworkFiles):
+    """The files of a run without teachers."""
 
 
 @pytest.fixture(scope="module")
@@ -34,42 +42,51 @@ def data() -> Data:
     return read_words(bundled_path()).data(8)
 
 
-def modern(
-    data: Data, engine: Callable[[Sequential], Engine] = BackpropEngine, **recipe: object
-) -> ModernTrainer:
-    generator = torch.Generator().manual_seed(7)
-    network = network_plan("hierarchical", 8, 6, 16).build(len(data.vocabulary), generator)
-    fields = ModernRecipe.for_examples(len(data.train), **recipe)
-    return ModernTrainer(network, data, fields, generator, engine)
+def modern(data: Data, engine: MakeEngine = BackpropEngine, **settings: Any) -> ModernTrainer:
+    generator = Generator().manual_seed(7)
+    network = PLAN.build(len(data.vocabulary), generator)
+    recipe = ModernRecipe.for_examples(len(data.train), **settings)
+    return ModernTrainer(network, data, recipe, generator, engine)
 
 
 @pytest.mark.parametrize("targets", ["soft", "hard"])
-def test_modern_recipe_is_the_same_by_both_engines(data: Data, targets: str) -> None:
+def test_both_engines_give_the_same_losses(data: Data, targets: str) -> None:
     runs = [modern(data, engine, steps=30, targets=targets) for engine in (BackpropEngine, AutogradEngine)]
     losses = [torch.cat(list(run.run(30))) for run in runs]
     torch.testing.assert_close(losses[0], losses[1], rtol=0, atol=2e-3)
     assert losses[0][-1] < losses[0][0]
 
 
-def test_what_is_recorded_does_not_change_who_trains_the_teachers(
-    data: Data, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_recording_does_not_change_how_teachers_are_trained(
+    data: Data, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Each process a teacher of its own, all alike: the others wait for the first one, which records."""
+    """Each process trains a teacher of its own with the engine of one process, whether it records or not."""
     asked: list[Any] = []
-    monkeypatch.setattr(trainer_module, "trained_teachers", lambda *args: asked.append(args))
-    monkeypatch.setattr(ModernTrainer, "learn_from", lambda self, teachers: None)
-    engine = partial(ParallelEngine, make_engine=BackpropEngine, processes=Processes(2))
-    run = modern(data, engine, teachers=1)
+
+    def no_teachers(*args: Any) -> list[Layer]:
+        asked.append(args)
+        return []
+
+    monkeypatch.setattr(trainer_module, "trained_teachers", no_teachers)
+    monkeypatch.setattr(ModernTrainer, "distil_from", lambda self, teachers: None)
+    processes = Processes(2)
+    make_engine = partial(ParallelEngine, make_engine=BackpropEngine, processes=processes)
+    generator = Generator().manual_seed(7)
+    network = PLAN.build(len(data.vocabulary), generator)
+    recipe = ModernRecipe(teachers=1)
+    run = ModernTrainer(network, data, recipe, generator, make_engine, processes=processes)
     run.engine = Recorder(run.engine, run.network, 1)
-    run.prepare(Run(tmp_path, network_plan("hierarchical"), "", 1))
-    *_, make_trainer, processes = asked[0]
-    assert processes.number == 2
-    assert type(make_trainer(run.network, run.recipe, run.generator).engine) is BackpropEngine
+    run.prepare(RunContext(1, partial(PLAN.build, len(data.vocabulary)), BackpropEngine, NoFiles()))
+    *_, make_trainer, others = asked[0]
+    assert others is processes
+    teacher = make_trainer(run.network, run.recipe, run.generator)
+    assert type(teacher.engine) is BackpropEngine
+    assert teacher.processes is ONE_PROCESS
 
 
-def test_old_characters_are_dropped_and_new_ones_never(data: Data) -> None:
-    run = modern(data, drop=0.6)
-    assert run._drop.tolist() == pytest.approx([0.6, 0.6, 0.6, 0.6, 0.4, 0.2, 0, 0])
+def test_old_characters_are_dropped_and_the_last_two_never(data: Data) -> None:
+    run = modern(data, context_dropout=0.6)
+    assert run._drop_probs.tolist() == pytest.approx([0.6, 0.6, 0.6, 0.6, 0.4, 0.2, 0, 0])
 
 
 def test_an_epoch_has_every_row_at_most_once(data: Data) -> None:
@@ -83,8 +100,8 @@ def test_an_epoch_has_every_row_at_most_once(data: Data) -> None:
 
 
 def test_batches_of_consecutive_examples(data: Data) -> None:
-    run = modern(data, batch_size=1000, chunk=64)
-    assert (run.recipe.targets, run.recipe.drop) == ("hard", 0)
+    run = modern(data, batch_size=1000, consecutive=64)
+    assert (run.recipe.targets, run.recipe.context_dropout) == ("hard", 0)
     seen = []
     for _ in range(len(run.rows) // 960):
         chunks = run._next_batch().view(15, 64)
@@ -94,20 +111,21 @@ def test_batches_of_consecutive_examples(data: Data) -> None:
     rows = torch.cat(seen).flatten()
     assert len(rows.unique()) >= len(rows) - 64  # the last chunk has rows of the one before
     assert rows.max() < len(run.rows)
-    with pytest.raises(UsageError, match="consecutive examples need --targets hard --drop 0"):
-        modern(data, chunk=64, drop=0.1)
+    needs = "--consecutive above 1 needs --targets hard and --context-dropout 0"
+    with pytest.raises(UsageError, match=needs):
+        modern(data, consecutive=64, context_dropout=0.1)
 
 
-def test_consecutive_examples_of_long_contexts_by_both_engines_and_resumed(data: Data) -> None:
-    """The step on distinct windows against the lecture's, and a run that stops in the middle of an epoch."""
+def test_consecutive_examples_of_long_contexts_with_both_engines_and_resumed(data: Data) -> None:
+    """Steps on distinct windows against autograd's, and a run that stops in the middle of an epoch."""
     words = read_words(bundled_path()).words
-    train = Examples(data.vocabulary.encode_all(words[:120]), 32)
+    train = Examples(encode_words(data.vocabulary, words[:120]), 32)
     data = data._replace(train=train)
 
-    def run(engine: Callable[[Sequential], Engine]) -> ModernTrainer:
-        generator = torch.Generator().manual_seed(7)
+    def run(engine: MakeEngine) -> ModernTrainer:
+        generator = Generator().manual_seed(7)
         network = network_plan("hierarchical", 32, 6, 16).build(len(data.vocabulary), generator)
-        recipe = ModernRecipe.for_examples(len(train), steps=24, batch_size=128, chunk=32)
+        recipe = ModernRecipe.for_examples(len(train), steps=24, batch_size=128, consecutive=32)
         return ModernTrainer(network.to(dtype=torch.float64), data, recipe, generator, engine)
 
     runs = [run(WindowsEngine), run(AutogradEngine)]
@@ -124,8 +142,8 @@ def test_consecutive_examples_of_long_contexts_by_both_engines_and_resumed(data:
 
 
 def test_the_best_network_is_kept_and_training_stops_early(data: Data) -> None:
-    """With so high a learning rate at the end of a cycle cut short, val rises."""
-    run = modern(data, steps=100_000, patience=2, lr=0.5, lr_other=0.5)
+    """The learning rate is so high that the val loss rises."""
+    run = modern(data, steps=100_000, patience=2, lr=0.5, lr_adamw=0.5)
     for _ in run.run(5):
         run.evaluate("val")
     assert run.step < 100_000
@@ -135,27 +153,27 @@ def test_the_best_network_is_kept_and_training_stops_early(data: Data) -> None:
     assert split_loss(run.network, data.val) == pytest.approx(min(vals), abs=1e-6)
 
 
-def test_a_large_list_is_gone_through_part_by_part(data: Data, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each epoch is of the next part, with soft targets of its own; then it begins anew."""
-    monkeypatch.setattr(trainer_module, "PART", len(data.train) // 3)
+def test_each_epoch_takes_the_next_shard_of_a_large_list(data: Data, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the soft targets of that shard. After the last shard comes the first."""
+    monkeypatch.setattr(trainer_module, "SHARD_EXAMPLES", len(data.train) // 3)
     run = modern(data, batch_size=4096)
-    assert len(run.parts) == 3
-    assert torch.equal(torch.cat([part.symbols for part in run.parts]), data.train.symbols)
-    assert all(part.symbols[-1] == 0 for part in run.parts)
+    assert len(run.shards) == 3
+    assert torch.equal(torch.cat([shard.symbols for shard in run.shards]), data.train.symbols)
+    assert all(shard.symbols[-1] == 0 for shard in run.shards)
     seen = []
     for _ in range(5):
         index = run._next_batch()
-        rows = SoftTargets(run.parts[run._part % 3], len(data.vocabulary), run.recipe.examples_per_row)
+        rows = SoftTargets(run.shards[run._shard % 3], len(data.vocabulary), run.recipe.examples_per_row)
         for ours, expected in zip(run.rows[index], rows[index], strict=True):
             assert torch.equal(ours, expected)
-        seen.append(run._part)
+        seen.append(run._shard)
         run._batches_done = 10**6
     assert seen == [0, 1, 2, 3, 4]
 
 
-def test_a_run_in_parts_is_restored_to_the_bit(data: Data, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(trainer_module, "PART", len(data.train) // 6)
-    monkeypatch.setattr(training_module, "WATCHED", 2000)
+def test_a_run_with_shards_is_restored_to_the_bit(data: Data, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(trainer_module, "SHARD_EXAMPLES", len(data.train) // 6)
+    monkeypatch.setattr(training_loop, "MAX_VAL_EXAMPLES", 2000)
     whole, first, second = (modern(data, batch_size=4096, steps=40) for _ in range(3))
     for run, steps in ((whole, 40), (first, 25)):
         run.recipe = replace(run.recipe, steps=40)
@@ -163,8 +181,8 @@ def test_a_run_in_parts_is_restored_to_the_bit(data: Data, monkeypatch: pytest.M
             run.evaluate("val")
             if run.step == steps:
                 break
-    assert first._part > 0
-    assert len(first.watched) < 2000 < len(data.val)
+    assert first._shard > 0
+    assert len(first.val_subset) < 2000 < len(data.val)
     second.network.load_state_dict(first.network.state_dict())
     second.generator.set_state(first.generator.get_state())
     second.restore(first.step, first.losses, first.evaluations, first.state())
@@ -172,17 +190,19 @@ def test_a_run_in_parts_is_restored_to_the_bit(data: Data, monkeypatch: pytest.M
         second.evaluate("val")
     assert torch.equal(whole.losses, second.losses)
     assert [e.val for e in whole.evaluations] == [e.val for e in second.evaluations]
-    assert whole._part == second._part
+    assert whole._shard == second._shard
 
 
-def test_teachers_are_asked_about_every_part(data: Data, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(trainer_module, "PART", len(data.train) // 3)
+def test_teachers_are_mixed_into_the_targets_of_every_shard(
+    data: Data, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(trainer_module, "SHARD_EXAMPLES", len(data.train) // 3)
     run, teacher = modern(data, batch_size=4096), modern(data).network
     plain = modern(data, batch_size=4096)
-    run.learn_from([teacher])
-    for part in (0, 1):
+    run.distil_from([teacher])
+    for shard in (0, 1):
         for trainer in (run, plain):
-            trainer._go_to_part(part)
+            trainer._go_to_shard(shard)
         index = torch.arange(len(run.rows))[-1000:]  # of rare contexts
         assert torch.equal(run.rows[index][0], plain.rows[index][0])
         assert not torch.allclose(run.rows[index][1], plain.rows[index][1], atol=1e-3)

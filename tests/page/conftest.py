@@ -1,4 +1,4 @@
-"""A browser without a window, where there is one, and pages in it."""
+"""A headless browser, if one is installed, and pages in it."""
 
 from __future__ import annotations
 
@@ -15,26 +15,26 @@ from pages import DRAWN, SEEDED, resize
 from makemore.commands.cli import page_main
 
 AXE_VARIABLE = "MAKEMORE_AXE"
-"""Names the archive of axe-core that ``npm pack axe-core`` gets, for the check of accessibility."""
+"""The variable with the path of the archive from ``npm pack axe-core``, for the accessibility test."""
 
 
 @pytest.fixture(scope="session")
 def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    """Chromium, driven by Selenium. Both come from the system: nothing is downloaded for a test."""
+    """Chromium, driven by Selenium. Both must be installed: nothing is downloaded for a test."""
     webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed")
     from selenium.webdriver.chrome.service import Service
 
     chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
     driver = shutil.which("chromedriver")
     if not chromium or not driver:
-        pytest.skip("there is no browser: install chromium and its chromedriver")
+        pytest.skip("no browser found: install chromium and its chromedriver")
     options = webdriver.ChromeOptions()
     options.binary_location = chromium
     options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
     profile = tmp_path_factory.mktemp("profile")
     quiet = "headless=new disable-gpu disable-quic no-first-run hide-scrollbars disable-sync".split()
     quiet += ["disable-background-networking", "disable-component-update", f"user-data-dir={profile}"]
-    quiet.append("no-sandbox")  # root never has Chromium's, others not in every container; the pages are ours
+    quiet.append("no-sandbox")  # Chromium has no sandbox for root, nor in every container; the pages are ours
     for flag in quiet:
         options.add_argument(f"--{flag}")
     chrome = webdriver.Chrome(options=options, service=Service(driver))
@@ -44,8 +44,8 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
 
 
 @pytest.fixture(scope="session")
-def shipped_page(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The page of the network that ships with the package."""
+def bundled_page(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The page of the bundled network."""
     path = tmp_path_factory.mktemp("page") / "page.html"
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(path.parent)
@@ -55,7 +55,7 @@ def shipped_page(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def open_page(browser: Any) -> Iterator[Any]:
-    """A function that opens a page in a window of a size, light or dark; no page may log an error."""
+    """A function that opens a page in a window of some width, light or dark; no page may log an error."""
 
     def opened(path: Path, width: int = 1280, dark: bool = False, calm: bool = True) -> Any:
         resize(browser, width)
@@ -78,7 +78,7 @@ def open_page(browser: Any) -> Iterator[Any]:
 def axe() -> str:
     """The script of axe-core."""
     if not os.environ.get(AXE_VARIABLE):
-        pytest.skip(f"axe-core is not at hand: npm pack axe-core, and set {AXE_VARIABLE} to that file")
+        pytest.skip(f"axe-core not found: run npm pack axe-core and set {AXE_VARIABLE} to its path")
     with tarfile.open(os.environ[AXE_VARIABLE]) as archive:
         script = archive.extractfile("package/axe.min.js")
         assert script is not None

@@ -1,4 +1,4 @@
-"""The page in a browser: its figures against the package's, and all that a person does with it."""
+"""The page in a browser: its probabilities against the package's, and everything a person can do with it."""
 
 from __future__ import annotations
 
@@ -8,13 +8,15 @@ from typing import Any
 
 import pytest
 import torch
-from pages import DRAWN, ODD, model_of, resize
+from pages import DRAWN, ODD, layers_of, model_of, resize
 from torch import Generator, Tensor
 
 from makemore import Filters, Model, generate, load_model, load_words, page_html
-from makemore.convolution.generation import draw
-from makemore.page.building import packed
-from makemore.sampling import next_symbol_probs
+from makemore.inference.generation import sample_symbols
+from makemore.lecture.sampling import next_symbol_probs
+from makemore.page.building import pack_words
+
+pytestmark = pytest.mark.full
 
 WIDTHS = [360, 600, 959, 1440]
 
@@ -25,7 +27,7 @@ def written(path: Path, model: Model, words: list[str] | None = None, source: st
 
 
 def log_probs(model: Model, word: str) -> Tensor:
-    """The lecture's way: each context of the word through the layers, (len(word) + 1, vocab_size)."""
+    """Each context of the word through the layers, as in the lecture: (len(word) + 1, vocab_size)."""
     size = model.plan.block_size
     symbols = [0] * size + model.vocabulary.encode(word)
     contexts = [symbols[i : i + size] for i in range(len(word) + 1)]
@@ -33,8 +35,8 @@ def log_probs(model: Model, word: str) -> Tensor:
         return torch.log_softmax(model.network(torch.tensor(contexts)).double(), dim=1)
 
 
-def its_log_probs(page: Any, words: list[str]) -> list[Tensor]:
-    """What the page says."""
+def page_log_probs(page: Any, words: list[str]) -> list[Tensor]:
+    """The log-probabilities that the page computes."""
     told = page.execute_script(
         "return arguments[0].map((word) => [...word, ''].map((_, i) => "
         "makemore.logProbs([...word].slice(0, i).join(''))))",
@@ -50,7 +52,7 @@ def likeliest(model: Model, prefix: str = "") -> str:
 
 
 def draw_again(page: Any) -> list[str]:
-    """Press the button; the words, once they are there."""
+    """Press the button, and return the words when they have been drawn."""
     page.execute_script("document.getElementById('draw').click()")
     page.execute_async_script(DRAWN)
     return texts(page, "#drawn bdi")
@@ -62,13 +64,13 @@ def texts(page: Any, selector: str) -> list[str]:
     )
 
 
-def test_log_probabilities_are_the_packages_on_200_words(open_page: Any, shipped_page: Path) -> None:
+def test_log_probabilities_are_the_packages_for_200_words(open_page: Any, bundled_page: Path) -> None:
     model = load_model()
-    page = open_page(shipped_page)
+    page = open_page(bundled_page)
     drawn = list(generate(model.network, model.vocabulary, Generator().manual_seed(7), 99))
     words = [*load_words().words[::447][:100], *drawn, "abcdefghijklmnopqrstuvwxyz"]
     assert len(words) == 200
-    for word, told in zip(words, its_log_probs(page, words), strict=True):
+    for word, told in zip(words, page_log_probs(page, words), strict=True):
         torch.testing.assert_close(told, log_probs(model, word), atol=1e-5, rtol=0)
 
 
@@ -82,15 +84,18 @@ def test_log_probabilities_are_the_packages_on_200_words(open_page: Any, shipped
         {"name": "mlp-8", "n_hidden": 7},
         {"members": 3},
         {"name": "gated"},
+        {"name": "dropout"},
+        {"name": "layernorm"},
+        {"name": "layernorm", "members": 2},
         {"name": "wavenet-paper"},
         {"name": "wavenet-paper", "block_size": 15, "stacks": 2},
         {"name": "wavenet-paper", "members": 2},
     ],
 )
-def test_other_networks(sizes: dict[str, Any], open_page: Any, shipped_page: Path) -> None:
+def test_other_networks(sizes: dict[str, Any], open_page: Any, bundled_page: Path) -> None:
     model = model_of("abc$é😀", **sizes)
     content = page_html(model).split('id="content">')[1].split("</script>")[0]
-    told = open_page(shipped_page).execute_script(
+    told = open_page(bundled_page).execute_script(
         "const other = new makemore.network.constructor(JSON.parse(arguments[0]));"
         "return arguments[1].map((word) => [...word, ''].map((_, i) => "
         "Array.from(other.logProbs(other.encode([...word].slice(0, i).join(''))))))",
@@ -103,8 +108,8 @@ def test_other_networks(sizes: dict[str, Any], open_page: Any, shipped_page: Pat
         )
 
 
-def test_filters_and_draws_are_those_of_makemore_sample(open_page: Any, shipped_page: Path) -> None:
-    page = open_page(shipped_page)
+def test_filters_and_draws_are_those_of_makemore_sample(open_page: Any, bundled_page: Path) -> None:
+    page = open_page(bundled_page)
     logits = torch.randn(6, 9, generator=Generator().manual_seed(1), dtype=torch.float64) * 3
     logits[0, 3:6] = logits[0].max()  # equally likely ones
     logs = logits.log_softmax(dim=1)
@@ -120,21 +125,22 @@ def test_filters_and_draws_are_those_of_makemore_sample(open_page: Any, shipped_
         torch.testing.assert_close(torch.tensor(told[0], dtype=torch.float64), probs, atol=1e-12, rtol=0)
         for row, symbols in zip(probs, told[1], strict=True):
             ids, numbers = torch.zeros(len(u), dtype=torch.int64), torch.tensor(u, dtype=torch.float64)
-            assert symbols == draw(row[None], ids, numbers).tolist()
+            assert symbols == sample_symbols(row[None], ids, numbers).tolist()
 
 
-def test_words_drawn_without_chance_are_the_packages(open_page: Any, shipped_page: Path) -> None:
-    model, page = load_model(), open_page(shipped_page)
+def test_words_drawn_at_temperature_0_are_the_packages(open_page: Any, bundled_page: Path) -> None:
+    model, page = load_model(), open_page(bundled_page)
     for prefix in ("", "ma", "xq"):
         told = page.execute_script("return makemore.draw(arguments[0], {temperature: 0})", prefix)
         assert told == likeliest(model, prefix)
 
 
-def test_the_list_comes_along_whole(open_page: Any, shipped_page: Path) -> None:
-    page = open_page(shipped_page)
+def test_the_whole_list_is_in_the_page(open_page: Any, bundled_page: Path) -> None:
+    page = open_page(bundled_page)
     words = ["", "a", "ab", "é", "e\u0301", "😀", "😀a", "\u202ex", "x" * 200]
     told = page.execute_async_script(
-        "makemore.unpackWords(arguments[0]).then((words) => arguments[1]([...words]))", packed(sorted(words))
+        "makemore.unpackWords(arguments[0]).then((words) => arguments[1]([...words]))",
+        pack_words(sorted(words)),
     )
     assert sorted(told) == sorted(words)
     listed = load_words().words
@@ -147,17 +153,17 @@ def percents(page: Any, selector: str) -> list[float]:
 
 
 PICTURES = "return [...document.querySelectorAll('canvas')].map((c) => c.toDataURL())"
-"""Of the nodes, row by row."""
+"""The pictures of the nodes, row by row."""
 
 
-def test_typing_moves_the_probabilities_and_the_tree(open_page: Any, shipped_page: Path) -> None:
-    page, model = open_page(shipped_page), load_model()
+def test_typing_moves_the_probabilities_and_the_tree(open_page: Any, bundled_page: Path) -> None:
+    page, model = open_page(bundled_page), load_model()
     box = page.switch_to.active_element
     page.execute_script("document.getElementById('word').focus()")
     box = page.switch_to.active_element
     page.execute_script("document.getElementById('word').select()")
     seen = set()
-    for i, ch in enumerate("ÉMma", start=1):  # capitals are understood, what is unknown is left out
+    for i, ch in enumerate("ÉMma", start=1):  # capitals are understood, unknown characters left out
         box.send_keys(ch)
         word = "mma"[: i - 1]
         assert page.execute_script("return document.getElementById('word').value") == word
@@ -175,8 +181,8 @@ def test_typing_moves_the_probabilities_and_the_tree(open_page: Any, shipped_pag
     assert texts(page, "#note") == ["The network does not know 7: it has 26 characters."]
 
 
-def test_every_tile_shows_what_the_layers_compute(open_page: Any, shipped_page: Path) -> None:
-    page, model = open_page(shipped_page), load_model()
+def test_every_tile_shows_what_the_layers_compute(open_page: Any, bundled_page: Path) -> None:
+    page, model = open_page(bundled_page), load_model()
     told = page.execute_script(
         "const [member] = makemore.network.members;"
         "return member.nodes(makemore.network.context(makemore.network.encode('emma')))"
@@ -185,8 +191,9 @@ def test_every_tile_shows_what_the_layers_compute(open_page: Any, shipped_page: 
     context = torch.tensor([[0] * 4 + model.vocabulary.encode("emma")])
     with model.network.evaluating():
         model.network(context)
-    shown = [layer.out for layer in model.network.layers if type(layer).__name__ in ("Embedding", "Tanh")]
-    for row, out in zip(told, [*shown, model.network.layers[-1].out], strict=True):
+    layers = layers_of(model.network)
+    shown = [layer.out for layer in layers if type(layer).__name__ in ("Embedding", "Tanh")]
+    for row, out in zip(told, [*shown, layers[-1].out], strict=True):
         torch.testing.assert_close(torch.tensor(row), out.view(len(row), -1), atol=1e-5, rtol=0)
     write(page, "emma")
     pixels = page.execute_script(
@@ -219,8 +226,8 @@ def test_the_nodes_of_each_member_and_of_residual_and_skip_connections(
     assert second != first
 
 
-def test_a_click_on_a_drawn_word_shows_where_it_came_from(open_page: Any, shipped_page: Path) -> None:
-    page, model = open_page(shipped_page), load_model()
+def test_a_click_on_a_drawn_word_shows_where_it_came_from(open_page: Any, bundled_page: Path) -> None:
+    page, model = open_page(bundled_page), load_model()
     word = texts(page, "#drawn bdi")[4]
     page.execute_script("document.querySelectorAll('#drawn button')[4].click()")
     symbols = [*model.vocabulary.encode(word), 0]
@@ -243,7 +250,7 @@ def test_a_click_on_a_drawn_word_shows_where_it_came_from(open_page: Any, shippe
 
 
 def write(page: Any, word: str) -> None:
-    """Put a word into the box as if it was typed."""
+    """Put a word into the box as if it were typed."""
     page.execute_script(
         "const box = document.getElementById('word'); box.value = arguments[0];"
         "box.dispatchEvent(new Event('input'))",
@@ -262,9 +269,9 @@ def label(page: Any) -> str:
     )
 
 
-def test_all_of_it_by_keyboard(open_page: Any, shipped_page: Path) -> None:
+def test_everything_works_by_keyboard(open_page: Any, bundled_page: Path) -> None:
     keys = pytest.importorskip("selenium.webdriver.common.keys").Keys
-    page = open_page(shipped_page)
+    page = open_page(bundled_page)
     stops = page.execute_script(
         "return [...document.querySelectorAll('[role=toolbar]')]"
         ".map((bar) => [...bar.querySelectorAll('button')].filter((b) => b.tabIndex === 0).length)"
@@ -313,8 +320,8 @@ def test_all_of_it_by_keyboard(open_page: Any, shipped_page: Path) -> None:
     assert texts(page, "#status")[0].startswith("Likeliest next: ")
 
 
-def test_settings_change_what_is_drawn(open_page: Any, shipped_page: Path) -> None:
-    page = open_page(shipped_page)
+def test_settings_change_the_drawn_words(open_page: Any, bundled_page: Path) -> None:
+    page = open_page(bundled_page)
     set_ = (
         "const field = document.getElementById(arguments[0]); field.value = arguments[1];"
         "field.dispatchEvent(new Event('input', {bubbles: true}))"
@@ -334,10 +341,10 @@ def test_settings_change_what_is_drawn(open_page: Any, shipped_page: Path) -> No
     assert not set(words) & set(load_words().words)
 
 
-def test_a_network_that_knows_nothing_new_says_so(open_page: Any, tmp_path: Path) -> None:
+def test_a_network_without_new_words_says_so(open_page: Any, tmp_path: Path) -> None:
     model = model_of("ab", "mlp", block_size=1)
     with torch.no_grad():
-        weights = model.network.layers[-1].state_dict()
+        weights = layers_of(model.network)[-1].state_dict()
         weights["weight"].zero_()
         weights["bias"].copy_(torch.tensor([50.0, 0.0, 0.0]))  # always the end
     page = open_page(written(tmp_path / "page.html", model, ["", "a"]))
@@ -370,7 +377,7 @@ def test_nothing_breaks_out_of_the_page(open_page: Any, tmp_path: Path) -> None:
     assert "space" in shown
     assert {"U+2028", "U+202E", "U+200D", "U+FE0F", "◌\u0301", "😀", "ש", "<"} <= set(shown)
     words = ["", ODD[::-1], ODD, "\u202e" * 9]
-    for word, told in zip(words, its_log_probs(page, words), strict=True):
+    for word, told in zip(words, page_log_probs(page, words), strict=True):
         torch.testing.assert_close(told, log_probs(model, word), atol=1e-5, rtol=0)
     assert page.execute_script("return performance.getEntriesByType('resource').length") == 0
     page.execute_script(
@@ -410,17 +417,17 @@ return [...document.querySelectorAll("button, input, canvas, p, h2, .char")].fil
   return box.right > innerWidth || box.left < 0 || (cut && e.localName !== "input");
 }).map((e) => e.outerHTML.slice(0, 90));
 """
-"""What is not wholly in the window, or has a text that is not wholly in it."""
+"""The elements that stick out of the window, or whose text sticks out of them."""
 
 
 def brightness(color: str) -> int:
-    """Of "rgb(r, g, b)", from 0 to 765."""
+    """The sum of the three numbers of "rgb(r, g, b)", from 0 to 765."""
     return sum(map(int, color.removeprefix("rgb(").removesuffix(")").split(",")))
 
 
 @pytest.mark.parametrize("dark", [False, True])
-def test_every_width_light_and_dark(dark: bool, open_page: Any, shipped_page: Path) -> None:
-    page = open_page(shipped_page, WIDTHS[0], dark)
+def test_every_width_light_and_dark(dark: bool, open_page: Any, bundled_page: Path) -> None:
+    page = open_page(bundled_page, WIDTHS[0], dark)
     for width in WIDTHS:
         resize(page, width)
         assert page.execute_script("return document.documentElement.scrollWidth") == width
@@ -432,15 +439,15 @@ def test_every_width_light_and_dark(dark: bool, open_page: Any, shipped_page: Pa
     assert (brightness(paper) < 150 and brightness(ink) > 600) == dark
 
 
-def test_motion_is_left_out_where_it_is_not_wanted(open_page: Any, shipped_page: Path) -> None:
+def test_nothing_moves_if_reduced_motion_is_preferred(open_page: Any, bundled_page: Path) -> None:
     moving = "document.getElementById('clear').click(); return document.getAnimations().length"
-    assert open_page(shipped_page, calm=True).execute_script(moving) == 0
-    assert open_page(shipped_page, calm=False).execute_script(moving) > 0
+    assert open_page(bundled_page, calm=True).execute_script(moving) == 0
+    assert open_page(bundled_page, calm=False).execute_script(moving) > 0
 
 
 @pytest.mark.parametrize("dark", [False, True])
-def test_accessibility_by_axe(dark: bool, axe: str, open_page: Any, shipped_page: Path) -> None:
-    page = open_page(shipped_page, 1280, dark)
+def test_accessibility_by_axe(dark: bool, axe: str, open_page: Any, bundled_page: Path) -> None:
+    page = open_page(bundled_page, 1280, dark)
     page.execute_script("document.getElementById('as-table').open = true")
     page.execute_script("document.querySelector('#drawn button').click()")
     page.execute_script(axe)

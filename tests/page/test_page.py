@@ -1,4 +1,4 @@
-"""The page as a file: what is in it, what is left out, what is refused; the command that writes it."""
+"""The page as a file: its content, what is left out, what is refused, and the command that writes it."""
 
 from __future__ import annotations
 
@@ -11,20 +11,33 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
-from pages import ODD, model_of
+import torch
+from pages import ODD, layers_of, model_of
 from torch import Generator, Tensor
 
 import makemore.page.building
-from makemore import Embedding, Linear, Sequential, load_model, load_words, network_plan, page_html
+from makemore import (
+    Dropout,
+    Embedding,
+    FlattenConsecutive,
+    LayerNorm,
+    Linear,
+    Sequential,
+    Tanh,
+    load_model,
+    load_words,
+    network_plan,
+    page_html,
+)
 from makemore.commands.cli import page_main
-from makemore.errors import UsageError
-from makemore.layers import Layer
-from makemore.model_file import Model, save_model
-from makemore.page.building import packed
+from makemore.core.errors import UsageError
+from makemore.core.layer import Layer
+from makemore.page.building import describe, pack_words
+from makemore.run.model_file import Model, save_model
 
 
 class Parts(HTMLParser):
-    """The tags of a page, and what stands in its title and its scripts."""
+    """The tags of a page, and the texts of its title, scripts and styles."""
 
     def __init__(self, page: str) -> None:
         super().__init__()
@@ -53,7 +66,7 @@ def content_of(page: str) -> dict[str, object]:
 
 
 def unpacked(text: str) -> list[str]:
-    """What the page makes of a packed list."""
+    """The words of a packed list, as the page unpacks them."""
     words, before = [], ""
     for line in zlib.decompress(base64.b64decode(text), wbits=-15).decode().split("\n"):
         before = before[: ord(line[0]) - ord("0")] + line[1:]
@@ -61,8 +74,8 @@ def unpacked(text: str) -> list[str]:
     return words
 
 
-def test_the_default_page_is_one_file_of_less_than_a_megabyte(shipped_page: Path) -> None:
-    page = shipped_page.read_text(encoding="utf-8")
+def test_the_default_page_is_one_file_of_less_than_a_megabyte(bundled_page: Path) -> None:
+    page = bundled_page.read_text(encoding="utf-8")
     assert len(page.encode()) < 1_000_000
     tags = Parts(page).tags
     assert not {"link", "img", "iframe", "object", "embed"} & set(tags)
@@ -108,40 +121,73 @@ def test_what_looks_like_a_place_to_fill_is_left_alone() -> None:
     ],
 )
 def test_packing(words: list[str]) -> None:
-    assert unpacked(packed(words)) == words
+    assert unpacked(pack_words(words)) == words
 
 
 def test_a_list_too_long_is_left_out_and_counted(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(makemore.page.building, "LARGEST_LIST", 20)
+    monkeypatch.setattr(makemore.page.building, "MAX_LIST", 20)
     words = [f"{i:04d}" for i in range(100)]
     assert content_of(page_html(model_of("0123456789"), words))["words"] == {"number": 100, "packed": None}
     assert content_of(page_html(model_of("abc")))["words"] is None
 
 
-class Doubled(Layer):
+class Undeclared(Layer):
     """A layer that declares nothing."""
 
 
-class Stepwise(Layer):
-    """A layer that acts on each position alone, but is not known to the page."""
+class Sign(Layer):
+    """A pointwise layer that the page does not know."""
 
-    acts_per_position = True
+    pointwise = True
 
     def __call__(self, x: Tensor) -> Tensor:
-        return x.sign()
+        self.out = x.sign()
+        return self.out
 
 
-def test_networks_that_are_refused() -> None:
+def test_networks_that_are_refused_in_one_line() -> None:
     bug = network_plan("hierarchical-bug", n_hidden=4).build(4, Generator().manual_seed(1))
     model = model_of("abc")
     for network, message in [
-        (bug, "no page can be made of this network: .* has other statistics at each of 4 positions"),
-        (Sequential([Embedding(4, 2), Doubled()]), "no page .* of the layer Doubled"),
-        (Sequential([Embedding(4, 2), Stepwise(), Linear(2, 4)]), "a page cannot compute the layer Stepwise"),
+        (bug, "no page can be made of this network: .* has different statistics at each of 4 positions"),
+        (
+            Sequential([Embedding(4, 2), Undeclared()]),
+            r"no page can be made of this network: Undeclared\(\) does not declare what it does with",
+        ),
+        (
+            Sequential([Embedding(4, 2), FlattenConsecutive(1), Sign(), Linear(2, 4)]),
+            r"no page can be made of this network: a page cannot compute the layer Sign\(\)",
+        ),
+        (
+            Sequential([Embedding(4, 2), FlattenConsecutive(1), Tanh(), Sign(), Linear(2, 4)]),
+            r"no page can be made of this network: a page cannot compute the layer Sign\(\)",
+        ),
         (Sequential([Linear(4, 4)]), "begins with an Embedding"),
     ]:
-        with pytest.raises(UsageError, match=message):
+        with pytest.raises(UsageError, match=f"^.*{message}.*$") as refused:
             page_html(replace(model, network=network))
+        assert "\n" not in str(refused.value)
+
+
+def test_dropout_is_not_in_the_page() -> None:
+    model = model_of("abc", "dropout")
+    described, tensors = describe(model.network)
+    layers = [layer for layer in layers_of(model.network) if not isinstance(layer, Dropout)]
+    assert len(layers) == len(layers_of(model.network)) - 3
+    plain, same = describe(Sequential(layers))
+    assert described == plain
+    assert all(torch.equal(a, b) for a, b in zip(tensors, same, strict=True))
+
+
+def test_layernorm_is_described_with_its_tensors() -> None:
+    model = model_of("abc", "layernorm")
+    described, tensors = describe(model.network)
+    expected = [{"name": "layernorm", "eps": 1e-5}, {"name": "tanh"}]
+    assert [stage["activations"] for stage in described["stages"]] == [*[expected] * 3, []]
+    first = layers_of(model.network)[3]
+    assert isinstance(first, LayerNorm)
+    assert torch.equal(tensors[3], first.gamma)
+    assert torch.equal(tensors[4], first.beta)
 
 
 def test_the_command(
@@ -151,7 +197,7 @@ def test_the_command(
     assert page_main([]) == 0
     out, err = capsys.readouterr()
     assert re.fullmatch(r"wrote page\.html, \d{3} KB: open it in a browser\n", out)
-    assert err.startswith("makemore-page: no run in out/")
+    assert err.startswith("makemore-page: there is no run in out/")
     assert content_of(Path("page.html").read_text())["parameters"] == 76_579
 
     assert page_main(["bare.html", "--without-words"]) == 0
@@ -166,7 +212,9 @@ def test_the_command(
     capsys.readouterr()
     save_model(small_model, "small")
     assert page_main(["--model", "small"]) == 0
-    assert "cannot tell which words are new: the model file names no word list" in capsys.readouterr().err
+    assert (
+        "cannot say which words are new: the model file does not name a word list" in capsys.readouterr().err
+    )
     content = content_of(Path("page.html").read_text())
     assert (content["words"], content["source"], content["network"]) == (None, "", "hierarchical")
 
@@ -176,10 +224,10 @@ def test_the_command(
     [
         (["--model", "none"], 2, "makemore-page: cannot read none: No such file"),
         (["none/page.html"], 1, "makemore-page: cannot write none/page.html: No such file"),
-        (["/"], 1, "makemore-page: cannot write /: that is no file"),
+        (["/"], 1, "makemore-page: cannot write /: it is not a regular file"),
         (["--data", "none"], 2, "makemore-page: cannot read the word list none"),
         (["--data", "other", "--without-words"], 2, "choose one"),
-        (["--data", "other"], 2, "are not those the model was trained on"),
+        (["--data", "other"], 2, "other is not the word list that the model was trained on"),
         (["--model", "bug"], 2, "makemore-page: no page can be made of this network"),
     ],
 )
@@ -201,7 +249,7 @@ def test_mistakes_are_one_line(
         ended = int(stop.code or 0)
     out, err = capsys.readouterr()
     assert ended == code
-    told = [line for line in err.splitlines() if "no run in out/" not in line and "cannot tell" not in line]
+    told = [line for line in err.splitlines() if "no run in out/" not in line and "cannot say" not in line]
     assert len(told) == 1
     assert message in told[0]
     assert out == ""

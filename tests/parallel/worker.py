@@ -1,4 +1,4 @@
-"""One of several processes that train a network in float64 together; the first writes what came out.
+"""One of several processes that train a network in float64 together. The first one writes the results.
 
 torchrun --nproc-per-node 2 worker.py OUT ENGINE NETWORK BATCH_SIZE
 """
@@ -15,16 +15,15 @@ import torch
 from torch import Generator
 
 from makemore.backprop import windows
-from makemore.commands.settings import ENGINES
-from makemore.networks import network_plan
 from makemore.parallel.engine import ParallelEngine
-from makemore.parallel.processes import joined
+from makemore.parallel.processes import connected
+from makemore.run.catalog import ENGINES, network_plan
 
 STEPS = 100
 
 
 def may_choose_a_scheduler() -> bool:
-    """Whether the system lets a process do so; not every container does."""
+    """Whether the system allows it, which some containers do not."""
     try:
         os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
     except OSError:
@@ -34,7 +33,7 @@ def may_choose_a_scheduler() -> bool:
 
 def main(out: str, engine_name: str, network_name: str, batch_size: int) -> None:
     cores = sorted(os.sched_getaffinity(0)) if sys.platform == "linux" else []
-    windows.LEAST_WORK = windows.LEAST_SAVING = 0  # small networks take the step on distinct windows too
+    windows.MIN_WORK = windows.MIN_SAVING = 0  # small networks use distinct windows too
     torch.set_num_threads(1)
     generator = Generator().manual_seed(1)
     network = network_plan(network_name, n_embd=6, n_hidden=10).build(9, generator).to(dtype=torch.float64)
@@ -43,10 +42,12 @@ def main(out: str, engine_name: str, network_name: str, batch_size: int) -> None
     Y = torch.randint(0, 9, (STEPS, batch_size), generator=generator)
     soft = torch.rand((5, batch_size, 9), dtype=torch.float64, generator=generator) / 9
     keep = (torch.rand((5, batch_size, T), generator=generator) < 0.8).double()
-    with joined("cpu") as processes:
+    with connected("cpu") as processes:
         make = resolve_name(ENGINES[engine_name])
         engine = (
-            partial(ParallelEngine, make_engine=make, processes=processes) if processes.number > 1 else make
+            partial(ParallelEngine, make_engine=make, processes=processes)
+            if processes.world_size > 1
+            else make
         )
         trained = engine(network)
         results = {"losses": trained.sgd_steps(X, Y, [0.05] * STEPS).double()}
@@ -56,16 +57,18 @@ def main(out: str, engine_name: str, network_name: str, batch_size: int) -> None
             f"grad.{name}": p.grad.clone() for name, p in network.named_parameters() if p.grad is not None
         }
         results |= network.state_dict()
-        if processes.number > 1 and sys.platform == "linux":
+        if processes.world_size > 1 and sys.platform == "linux":
             own = torch.tensor([core in os.sched_getaffinity(0) for core in cores])
             scheduler = os.sched_getscheduler(0)
             if may_choose_a_scheduler():
-                assert scheduler != os.SCHED_OTHER, "gloo's threads stop each other"
-                if processes.number <= len(cores) == os.cpu_count():
-                    assert (processes.gathered(own.long()).sum(0) == 1).all(), "a core is not one process's"
-        if processes.number > 1:
+                assert scheduler != os.SCHED_OTHER, "gloo's threads interrupt each other"
+                if processes.world_size <= len(cores) == os.cpu_count():
+                    assert (processes.all_gather(own.long()).sum(0) == 1).all(), (
+                        "a core belongs to no process or to several"
+                    )
+        if processes.world_size > 1:
             values = torch.cat([tensor.double().flatten() for tensor in network.state_dict().values()])
-            assert (processes.gathered(values) == values).all(), "the networks differ"
+            assert (processes.all_gather(values) == values).all(), "the networks differ"
         if processes.is_first:
             safetensors.torch.save_file({n: t.detach().contiguous() for n, t in results.items()}, out)
 

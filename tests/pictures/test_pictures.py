@@ -1,16 +1,20 @@
-"""The pictures: what the figures' artists show against plain torch, for any network and alphabet."""
+"""The pictures: the artists of the figures, compared with plain torch, for any network and alphabet."""
 
 from __future__ import annotations
 
 import math
 import os
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
 import torch.nn.functional as F
+from matplotlib import colormaps
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import is_color_like
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 from torch import Generator, Tensor
@@ -24,22 +28,26 @@ from makemore import (
     draw_probabilities,
     draw_tree,
 )
-from makemore.commands.draw import MAKERS, Subject
-from makemore.commands.settings import PICTURES
-from makemore.ensemble import Ensemble, build
-from makemore.errors import DataError, UsageError
-from makemore.layers import Embedding, FlattenConsecutive, Layer, Linear, Sequential, Tanh
-from makemore.model_file import Model
-from makemore.networks import NETWORKS, network_plan
+from makemore.commands.cli import draw_main
+from makemore.core.errors import DataError, UsageError
+from makemore.core.graph import context_length
+from makemore.core.layer import Layer
+from makemore.lecture.layers import BatchNorm1d, Embedding, FlattenConsecutive, Linear, Sequential, Tanh
+from makemore.lecture.words import Vocabulary
+from makemore.paper.layers import ReLU
+from makemore.pictures import palette
 from makemore.pictures.activations import saturation
 from makemore.pictures.embedding import principal_components
-from makemore.pictures.recorder import Record
-from makemore.pictures.style import observe
-from makemore.words import Vocabulary
+from makemore.pictures.figures import observe
+from makemore.pictures.recorder import Record, write_records
+from makemore.run.catalog import NETWORKS, PICTURES, Plan, build_network, network_plan
+from makemore.run.model_file import Model, save_model
+from makemore.run.pictures import Subject, draw_picture
+from makemore.training.ensemble import Ensemble
 
 
 class Doubled(Layer):
-    """A layer of one's own, made of others, with an output of its own: x + f(x)."""
+    """A user's layer that contains others and declares nothing: x + f(x)."""
 
     def __init__(self, inner: Layer) -> None:
         self.inner = inner
@@ -53,7 +61,7 @@ class Doubled(Layer):
 
 
 def own_network(vocab_size: int) -> Sequential:
-    """Layers in layers, none of which the pictures have heard of, and no BatchNorm."""
+    """Nested layers, one of them a user's, and no BatchNorm."""
     inner = Sequential([Linear(5, 5), Tanh()])
     outer = Sequential([Linear(20, vocab_size)])
     return Sequential([Embedding(vocab_size, 5), Doubled(inner), FlattenConsecutive(4), outer])
@@ -72,7 +80,7 @@ def texts(figure: Figure) -> list[str]:
     return [text.get_text() for text in figure.findobj(Text) if text.get_text()]
 
 
-def test_outputs_are_those_of_a_forward_pass_in_its_order_and_no_view_twice() -> None:
+def test_observed_outputs_are_those_of_a_forward_pass_without_views() -> None:
     network = own_network(9)
     X = contexts(9, 4)
     before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
@@ -89,10 +97,11 @@ def test_outputs_are_those_of_a_forward_pass_in_its_order_and_no_view_twice() ->
     assert all(torch.equal(before[name], tensor) for name, tensor in network.state_dict().items())
 
 
-def test_saturation_of_tanh_and_of_a_layer_without_bounds() -> None:
+def test_saturation_of_layers_with_and_without_an_output_range() -> None:
     out = torch.tensor([[0.98, 0.1], [-0.99, 0.96], [0.975, -1.0]])
     assert saturation(Tanh(), out) == (pytest.approx(4 / 6), 0.5)
-    assert saturation(Linear(2, 2), out) == (None, 0.0)
+    assert saturation(Linear(2, 2), out) is None
+    assert saturation(ReLU(), torch.tensor([[0.0, 1.0], [0.0, 0.0]])) == (0.75, 0.5)
 
 
 def test_histograms_hold_every_output(small_model: Model) -> None:
@@ -108,7 +117,7 @@ def test_histograms_hold_every_output(small_model: Model) -> None:
 
 
 def test_batchnorm_shows_running_statistics_and_those_of_the_contexts() -> None:
-    """Against the inputs of each layer by hand; with the lecture's bug a black line for each position."""
+    """The input of the layer is computed here; with the lecture's bug a position has a black line each."""
     for name, black in (("hierarchical", 1), ("hierarchical-bug", 4)):
         network = network_plan(name, 8, 5, 7).build(9, Generator().manual_seed(1))
         X = contexts(9, 8, 200)
@@ -135,7 +144,7 @@ def test_batchnorm_shows_running_statistics_and_those_of_the_contexts() -> None:
         draw_batchnorm(own_network(9), contexts(9, 4))
 
 
-def test_the_plane_of_largest_variance_keeps_what_it_can_of_distances() -> None:
+def test_principal_components_keep_distances_as_far_as_possible() -> None:
     table = torch.randn(30, 6, generator=Generator().manual_seed(1))
     table *= torch.tensor([5, 0.1, 3, 0.1, 0.1, 0.1])
     points, shares = principal_components(table)
@@ -159,7 +168,7 @@ def test_probabilities_are_the_networks_along_the_word(small_model: Model) -> No
     rings = artist(figure, "word").get_offsets().tolist()
     assert rings == [[t, ix] for t, ix in enumerate([*vocabulary.encode("emma"), 0])]
     nats = -sum(math.log(image[int(y), int(x)]) for x, y in rings) / 5
-    assert figure.get_suptitle() == f"“emma”: what comes next, {nats:.3f} nats per character"
+    assert figure.get_suptitle() == f"Next character along “emma”: loss {nats:.3f} nats per character"
     with pytest.raises(UsageError, match="201 characters cannot be drawn: 200 is the most"):
         draw_probabilities(network, vocabulary, "a" * 201)
     with pytest.raises(DataError, match="'!' is not in the vocabulary"):
@@ -186,12 +195,12 @@ def test_the_tree_has_every_channel_of_every_node(small_model: Model) -> None:
     assert "".join(below) == "....emma"
     other = small_model.plan.build(len(vocabulary), Generator().manual_seed(9))
     ensemble = draw_tree(Ensemble([network, other]), vocabulary, "emma")
-    assert ensemble.get_suptitle() == "“emma”, node by node, in network 1 of 2"
+    assert ensemble.get_suptitle() == "Values of every node for “emma”, network 1 of 2"
     assert [patch.get_height() for patch in ensemble.axes[0].patches] == bars
     assert len(ensemble.axes) == len(figure.axes)
 
 
-def test_a_network_without_embedding_has_none_to_draw() -> None:
+def test_a_network_without_embedding_is_refused() -> None:
     with pytest.raises(UsageError, match="the network has no Embedding to draw"):
         draw_embedding(Sequential([Linear(3, 3)]), Vocabulary("ab"))
 
@@ -213,16 +222,21 @@ def test_gradients_and_ratios_by_parameter() -> None:
         assert list(right.get_ydata()) == [0.005, 0.005]
         assert left.get_label().startswith(name) == (p.ndim == 2)
     labels = [text.get_text() for text in figure.legends[0].get_texts()]
-    assert labels == ["others", "0.weight, Embedding", "1.inner.0.weight, Linear", "3.0.weight, Linear"]
-    with pytest.raises(UsageError, match=r"another network's: this has no 7\.weight"):
+    assert labels == [
+        "other parameters",
+        "0.weight, Embedding",
+        "1.inner.0.weight, Linear",
+        "3.0.weight, Linear",
+    ]
+    with pytest.raises(UsageError, match=r"from another network: this one has no 7\.weight"):
         draw_gradients([Record(0, "7.weight", 1, 1, 1)], network)
     with pytest.raises(UsageError, match="no gradients were recorded"):
         draw_gradients([], network)
 
 
-def test_the_steps_are_whole_and_the_legend_of_many_weights_is_within_the_picture() -> None:
+def test_step_ticks_are_whole_and_a_long_legend_fits_into_the_figure() -> None:
     plan = network_plan("wavenet", 8, 4, 6)
-    network = build(plan, 8, 4, Generator().manual_seed(1))  # 40 weights
+    network = build_network(plan, 8, 4, Generator().manual_seed(1))  # 40 weights
     figure = draw_gradients([r._replace(step=r.step * 3 // 2) for r in records(network)], network)
     FigureCanvasAgg(figure).draw()
     for axes in figure.axes:
@@ -254,13 +268,13 @@ def odd_model(characters: str, name: str, word: str) -> Subject:
     ],
     ids=["2 symbols", "5 symbols", "odd ones", "5,000 symbols"],
 )
-def test_any_alphabet_as_text_within_the_picture(
+def test_any_alphabet_is_drawn_as_text_within_the_figure(
     characters: str, word: str, name: str, pictures: list[str]
 ) -> None:
-    """No mathematics, no missing glyph (both would be warnings, which are errors here), nothing cut off."""
+    """No math and no missing glyph (warnings, which are errors here), and nothing is cut off."""
     subject = odd_model(characters, name, word)
     for what in pictures:
-        figure = MAKERS[what](subject)
+        figure = draw_picture(what, subject)
         FigureCanvasAgg(figure).draw()
         axes = [axis for panel in figure.axes for axis in (panel.xaxis, panel.yaxis)]
         ticks = [label for axis in axes for label in axis.get_ticklabels(which="both")]
@@ -271,11 +285,14 @@ def test_any_alphabet_as_text_within_the_picture(
                 assert box.y0 >= -1 and box.y1 <= figure.bbox.y1 + 1, (what, text.get_text())  # noqa: PT018
 
 
-def test_every_picture_says_what_to_look_for_and_has_a_maker() -> None:
-    assert list(MAKERS) == list(PICTURES)
+def test_every_picture_says_what_to_look_for_and_has_a_public_function() -> None:
     subject, network = odd_model("abc", "mlp", "ab"), own_network(3)
-    for what, make in MAKERS.items():
-        figure = draw_gradients(records(network), network) if what == "gradients" else make(subject)
+    for what in PICTURES:
+        if what == "gradients":
+            figure = draw_gradients(records(network), network)
+        else:
+            figure = draw_picture(what, subject)
+        assert f"draw_{what}" in makemore.__all__
         if what != "nodes":
             assert figure.get_suptitle()
             assert figure.get_supxlabel()
@@ -283,12 +300,72 @@ def test_every_picture_says_what_to_look_for_and_has_a_maker() -> None:
 
 
 @pytest.mark.parametrize("name", NETWORKS)
-def test_every_network_of_the_log_by_every_picture(name: str) -> None:
-    vocabulary = Vocabulary("abc")
-    network = network_plan(name, None, 4, 6).build(4, Generator().manual_seed(1)).eval()
-    draw_activations(network, contexts(4, network_plan(name).block_size))
-    draw_probabilities(network, vocabulary, "ab")
-    draw_tree(network, vocabulary, "ab")
+def test_every_picture_of_every_network_of_the_catalog(name: str) -> None:
+    plan, vocabulary = network_plan(name, None, 4, 6), Vocabulary("abc")
+    network = plan.build(4, Generator().manual_seed(1)).eval()
+    subject = Subject(Model(plan, vocabulary, network), "ab")
+    has_batchnorm = any("BatchNorm" in type(layer).__name__ for layer in network.modules())
+    for what in PICTURES:
+        if what == "gradients":
+            draw_gradients(records(network), network)
+        elif what == "batchnorm" and not has_batchnorm:
+            with pytest.raises(UsageError, match="has no BatchNorm to draw"):
+                draw_picture(what, subject)
+        else:
+            draw_picture(what, subject)
+
+
+class Reverse(Layer):
+    """A user's layer that declares nothing: the channels in reverse order."""
+
+    def __call__(self, x: Tensor) -> Tensor:
+        self.out = x.flip(-1)
+        return self.out
+
+
+def test_of_a_network_with_an_undeclared_layer_only_the_nodes_are_left_out(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def layers(vocab_size: int, block_size: int, n_embd: int, n_hidden: int) -> list[Layer]:
+        hidden = [Linear(n_embd * block_size, n_hidden), BatchNorm1d(n_hidden), Reverse(), Tanh()]
+        return [
+            *[Embedding(vocab_size, n_embd), FlattenConsecutive(block_size)],
+            *[*hidden, Linear(n_hidden, vocab_size)],
+        ]
+
+    plan = Plan("reverse", 4, 3, 5, layers)
+    monkeypatch.setitem(NETWORKS, "reverse", plan)
+    network = plan.build(4, Generator().manual_seed(1)).eval()
+    save_model(Model(plan, Vocabulary("abc"), network), tmp_path / "model.safetensors")
+    write_records(records(network), tmp_path / "gradients.csv")
+    assert draw_main(["all", str(tmp_path / "out"), "--model", str(tmp_path)]) == 0
+    out, err = capsys.readouterr()
+    assert err == ""
+    assert out.splitlines() == [
+        "left out nodes: the nodes of this network cannot be drawn:"
+        " Reverse() does not declare what it does with positions",
+        *(f"wrote {tmp_path / 'out' / what}.png" for what in PICTURES if what != "nodes"),
+    ]
+
+
+def test_layers_that_pass_on_their_input_are_not_observed() -> None:
+    dropout = network_plan("dropout", 8, 5, 6).build(9)
+    paper = network_plan("wavenet-paper", None, 5, 6, stacks=2).build(9)
+    for network, left_out in ((dropout, {"Dropout"}), (paper, {"FlattenDilated", "TakeLast"})):
+        kinds = {type(layer).__name__ for layer in network.modules()}
+        observed = {type(o.layer).__name__ for o in observe(network, contexts(9, context_length(network)))}
+        assert kinds - observed == {*left_out, "FlattenConsecutive", "Sequential"}
+
+
+def test_all_colors_are_in_the_palette() -> None:
+    folder = Path(palette.__file__).parent
+    sources = [path.read_text(encoding="utf-8") for path in folder.glob("*.py") if path.name != "palette.py"]
+    assert len(sources) > 10
+    for source in sources:
+        assert not re.search(r"#[0-9A-Fa-f]{6}", source)
+        for text in re.findall(r"[\"'](\w{3,})[\"']", source):
+            assert text == "none" or not is_color_like(text), text
+            assert text not in colormaps
 
 
 def test_pictures_need_no_display_and_leave_pyplot_alone() -> None:

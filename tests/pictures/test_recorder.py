@@ -1,4 +1,4 @@
-"""Recorded gradients and updates: against autograd, without a trace in the run, on after a stop."""
+"""Recorded gradients and updates: equal to autograd's, without effect on the run, continued when resumed."""
 
 from __future__ import annotations
 
@@ -10,21 +10,24 @@ import pytest
 import torch
 from torch import Generator
 
-from makemore.backprop import BackpropEngine
+from makemore.backprop.engine import BackpropEngine
 from makemore.commands.cli import train_main
-from makemore.errors import UsageError
+from makemore.core.errors import UsageError, WriteError
+from makemore.data.word_list import Data, read_words
+from makemore.modern.recipe import ModernRecipe
 from makemore.modern.trainer import ModernTrainer
-from makemore.networks import network_plan
 from makemore.pictures.recorder import Recorder, read_records, write_records
-from makemore.recipes import LectureRecipe, ModernRecipe
-from makemore.training import AutogradEngine, Trainer
-from makemore.words import Data, read_words
+from makemore.run import training_run
+from makemore.run.catalog import network_plan
+from makemore.training.engine import AutogradEngine
+from makemore.training.recipe import LectureRecipe
+from makemore.training.trainer import Trainer
 
 
 def trained(
     data: Data, modern: bool, engine: Callable[..., Any], every: int
 ) -> tuple[Trainer, Recorder | None]:
-    """A trainer after 25 steps, the first 10 of them apart, with a recorder or without."""
+    """A trainer after 25 steps, and its recorder if ``every`` is not 0."""
     network = network_plan("hierarchical", 8, 4, 6).build(len(data.vocabulary), Generator().manual_seed(1))
     generator = Generator().manual_seed(2)
     if modern:
@@ -35,7 +38,7 @@ def trained(
     recorder = Recorder(trainer.engine, network, every) if every else None
     if recorder is not None:
         trainer.engine = recorder
-    for _ in trainer.run(stops=10):
+    for _ in trainer.run(yield_every=10):
         if recorder is not None:
             recorder.records()
     return trainer, recorder
@@ -43,13 +46,13 @@ def trained(
 
 @pytest.mark.parametrize("engine", [AutogradEngine, BackpropEngine])
 @pytest.mark.parametrize("modern", [False, True])
-def test_the_run_keeps_its_bits(word_file: Path, modern: bool, engine: Callable[..., Any]) -> None:
+def test_recording_does_not_change_the_run(word_file: Path, modern: bool, engine: Callable[..., Any]) -> None:
     data = read_words(word_file).data(8)
     plain, _ = trained(data, modern, engine, 0)
-    watched, recorder = trained(data, modern, engine, 4)
-    assert torch.equal(plain.losses, watched.losses)
+    recorded, recorder = trained(data, modern, engine, 4)
+    assert torch.equal(plain.losses, recorded.losses)
     for name, tensor in plain.network.state_dict().items():
-        assert torch.equal(tensor, watched.network.state_dict()[name]), name
+        assert torch.equal(tensor, recorded.network.state_dict()[name]), name
     names = [name for name, _ in plain.network.named_parameters()]
     assert [(r.step, r.parameter) for r in recorder.records()] == [
         (step, name) for step in range(0, 25, 4) for name in names
@@ -57,13 +60,13 @@ def test_the_run_keeps_its_bits(word_file: Path, modern: bool, engine: Callable[
 
 
 @pytest.mark.parametrize("modern", [False, True])
-def test_the_figures_are_those_of_each_step_by_autograd(word_file: Path, modern: bool) -> None:
+def test_records_equal_those_of_each_step_by_autograd(word_file: Path, modern: bool) -> None:
     data = read_words(word_file).data(8)
     _, recorder = trained(data, modern, BackpropEngine, 5)
     states: dict[int, dict[str, torch.Tensor]] = {}
     gradients: dict[int, list[torch.Tensor]] = {}
 
-    class Watching(AutogradEngine):
+    class Observer(AutogradEngine):
         def sgd_steps(self, X, Y, lrs):
             return torch.stack([self.one(x, y, lr) for x, y, lr in zip(X, Y, lrs, strict=True)])
 
@@ -73,14 +76,14 @@ def test_the_figures_are_those_of_each_step_by_autograd(word_file: Path, modern:
                 p.data -= lr * p.grad
             return loss
 
-        def gradients(self, X, Y, keep=None):
+        def gradients(self, X, Y, keep_mask=None):
             step = len(states)
             states[step] = {n: p.detach().clone() for n, p in self.network.named_parameters()}
-            loss = super().gradients(X, Y, keep)
+            loss = super().gradients(X, Y, keep_mask)
             gradients[step] = [p.grad.clone() for p in self.network.parameters()]
             return loss
 
-    trainer, _ = trained(data, modern, Watching, 0)
+    trainer, _ = trained(data, modern, Observer, 0)
     states[25] = dict(trainer.network.named_parameters())
     for i, record in enumerate(recorder.records()):
         before, after = states[record.step][record.parameter], states[record.step + 1][record.parameter]
@@ -93,7 +96,7 @@ def test_the_figures_are_those_of_each_step_by_autograd(word_file: Path, modern:
             assert found == pytest.approx(tensor.square().mean().sqrt().item(), rel=0.02, abs=1e-7)
 
 
-def test_a_file_of_records_comes_back_and_strange_ones_are_refused(word_file: Path, tmp_path: Path) -> None:
+def test_records_are_read_back_and_other_files_are_refused(word_file: Path, tmp_path: Path) -> None:
     _, recorder = trained(read_words(word_file).data(8), False, BackpropEngine, 9)
     path = tmp_path / "gradients.csv"
     write_records(recorder.records(), path)
@@ -102,13 +105,13 @@ def test_a_file_of_records_comes_back_and_strange_ones_are_refused(word_file: Pa
         assert record[2:] == pytest.approx(back[2:], rel=1e-5)
     for content in (b"step,loss\n0,1\n", b"\xff\xfe", path.read_bytes() + b"x,2\n"):
         path.write_bytes(content)
-        with pytest.raises(UsageError, match=r"gradients\.csv is no file of recorded gradients"):
+        with pytest.raises(UsageError, match=r"gradients\.csv is not a file of recorded gradients"):
             read_records(path)
 
 
 @pytest.mark.parametrize("recipe", ["modern", "lecture"])
 def test_a_resumed_run_records_as_if_never_stopped(word_file: Path, tmp_path: Path, recipe: str) -> None:
-    """Stopped by a full disk in the midst; rows behind the last saved step are recorded anew."""
+    """Stopped by a full disk; rows after the last saved step are recorded again."""
     flags = ["--network", "mlp", "--n-embd", "3", "--n-hidden", "5", "--recipe", recipe, "--samples", "0"]
     flags += ["--data", str(word_file), "--steps", "60", "--log-every", "7", "--record-every", "3"]
     assert train_main([*flags, "--out-dir", str(tmp_path / "a")]) == 0
@@ -118,14 +121,12 @@ def test_a_resumed_run_records_as_if_never_stopped(word_file: Path, tmp_path: Pa
         nonlocal saved
         saved += 1
         if saved == 4:
-            raise OSError(28, "No space left on device")
+            raise WriteError("cannot write the model file: No space left on device")
         save(*args, **kwargs)
 
-    import makemore.commands.train as train
-
-    save = train.save_model
+    save = training_run.save_model
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(train, "save_model", fail_later)
+        patch.setattr(training_run, "save_model", fail_later)
         assert train_main([*flags, "--save-every", "0", "--out-dir", str(tmp_path / "b")]) == 1
     stopped = (tmp_path / "b" / "gradients.csv").read_text().splitlines()
     assert train_main(["--resume", "--out-dir", str(tmp_path / "b")]) == 0

@@ -1,0 +1,228 @@
+"""The search: its flags, that its losses are those of makemore-train, and that it survives kills."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from makemore.commands.cli import train_main
+from makemore.run.model_file import load_model
+
+optuna = pytest.importorskip("optuna", reason='Optuna is not installed: pip install -e ".[test-all]"')
+search: Any = pytest.importorskip("search")
+
+State = optuna.trial.TrialState
+TINY = ["--n-hidden", "8", "--n-embd", "4", "--steps", "20", "--device", "cpu"]
+RANGES = ["--search", "lr=0.005:0.1:log", "--search", "batch-size=32:128:32", "--search", "targets=soft,hard"]
+SCRIPT = search.__file__
+
+
+@pytest.fixture(autouse=True)
+def seeded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Optuna suggests the same values each time."""
+    monkeypatch.setattr(optuna.samplers, "TPESampler", partial(optuna.samplers.TPESampler, seed=1))
+
+
+def search_main(argv: Sequence[object]) -> int:
+    try:
+        return int(search.main([str(arg) for arg in argv]))
+    except SystemExit as stop:
+        return int(stop.code or 0)
+
+
+@contextmanager
+def study_in(directory: Path) -> Iterator[Any]:
+    storage = optuna.storages.RDBStorage(f"sqlite:///{directory / 'study.db'}")
+    try:
+        yield optuna.load_study(study_name="makemore", storage=storage)
+    finally:
+        storage.remove_session()
+        storage.engine.dispose()
+
+
+def trials_of(directory: Path) -> list[Any]:
+    with study_in(directory) as study:
+        return list(study.trials)
+
+
+@pytest.mark.full
+def test_a_search_and_its_results(
+    word_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    argv = [*RANGES, "--trials", 5, "--seeds", 7, "--out-dir", tmp_path, "--", "--data", word_file, *TINY]
+    argv += ["--lr-adamw", "0.0123456"]
+    assert search_main(argv) == 0
+    out, err = capsys.readouterr()
+    assert err == ""
+    trials = trials_of(tmp_path)
+    assert len(trials) == len(re.findall(r"^trial +\d: ", out, re.MULTILINE)) == 5
+    assert trials[0].params == {"lr": 0.055, "batch_size": 128, "targets": "soft"}, "the defaults come first"
+    value, default, command = re.search(
+        r"best val of 5 completed trials: (\S+), of the defaults (\S+)\n(makemore-train .+)\n", out
+    ).groups()  # type: ignore[union-attr]
+    assert float(default) == pytest.approx(trials[0].value, abs=1e-4)
+    assert float(value) == pytest.approx(min(trial.value for trial in trials), abs=1e-4)
+    assert len({trial.params["batch_size"] % 32 for trial in trials}) == 1
+    for name in search.PICTURES:
+        assert (tmp_path / f"{name}.png").read_bytes().startswith(b"\x89PNG"), name
+
+    flags = shlex.split(command)
+    assert flags[0] == "makemore-train"
+    assert train_main([*flags[1:], "--seed", "7", "--out-dir", str(tmp_path / "out")]) == 0
+    progress = load_model(tmp_path / "out" / "model.safetensors").progress
+    assert progress is not None
+    assert progress.evaluations[-1].val == min(trial.value for trial in trials)
+
+    capsys.readouterr()
+    assert search_main(argv) == 0
+    assert command in capsys.readouterr().out
+    assert len(trials_of(tmp_path)) == 5, (
+        "the same command continues the study, and there is nothing left to do"
+    )
+    argv[argv.index(7)] = 8
+    assert search_main(argv) == 2
+    assert "the study makemore was begun with other seeds: give the same" in capsys.readouterr().err
+
+
+@pytest.mark.full
+def test_bad_and_impossible_trials_are_pruned(
+    word_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A tiny learning rate is worse than all others; teachers do not go with hard targets."""
+    monkeypatch.setattr(search, "UNPRUNED_TRIALS", 1)
+    common = ["--", "--data", word_file, *TINY]
+    # Whatever the seed, 12 trials hardly ever have the same rate.
+    argv = ["--trials", 14, "--search", "lr_adamw=0.000001,0.02", "--out-dir", tmp_path / "a"]
+    assert search_main([*argv, *common, "--lr", "0.00001"]) == 0
+    states = {(t.params["lr_adamw"] < 0.01, t.state) for t in trials_of(tmp_path / "a")[2:]}
+    assert states <= {(True, State.PRUNED), (False, State.COMPLETE), (False, State.PRUNED)}
+    assert (True, State.PRUNED) in states
+    assert re.search(r"val \d\.\d+, pruned at \d+% of run 1; lr_adamw 1e-06", capsys.readouterr().out)
+    argv = ["--trials", 6, "--search", "teachers=1,2", "--out-dir", tmp_path / "b"]
+    assert search_main([*argv, *common, "--targets", "hard"]) == 0
+    out = capsys.readouterr().out
+    assert out.count("teachers need soft targets") == 6
+    assert "no trial was completed" in out
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (
+            ["--search", "speed=1:2"],
+            "there is no setting 'speed' to search: choose from steps, batch_size, lr, ",
+        ),
+        (["--search", "lr_drop=1:2"], "there is no setting 'lr_drop'"),
+        (["--search", "lr=0.2:0.1"], "`low <= high` must hold"),
+        (["--search", "lr=0.1:0.1"], "that is only one value"),
+        (["--search", "lr=0.1,0.10"], "that is only one value"),
+        (["--search", "lr=0:0.1:log"], "`low > 0` must hold"),
+        (["--search", "lr=fast"], "give lr=LOW:HIGH, LOW:HIGH:STEP, LOW:HIGH:log or A,B,C"),
+        (["--search", "lr=1:2:3:4"], "give lr=LOW:HIGH"),
+        (["--search", "lr=1:2:3"], "that is only one value"),
+        (["--search", "n_hidden=64:128:0.5"], "give n_hidden=LOW:HIGH"),
+        (["--search", "n_hidden=0:128"], "n_hidden must be from 1 to 16384, got 0"),
+        (["--search", "context_dropout=0:1.5"], "context_dropout must be from 0 to 1, got 1.5"),
+        (["--search", "targets=soft,firm"], "targets must be one of soft, hard, got 'firm'"),
+        (["--search", "network=mlp,lstm"], "unknown network 'lstm'"),
+        (["--search", "lr=1:2", "--search", "lr=1:3"], "a setting is given twice"),
+        (["--search", "lr=1:2", "--", "--lr", "1"], "a setting is given twice"),
+        (["--search", "lr=1:2", "--", "--speed", "1"], "makemore-train: unrecognized arguments: --speed 1"),
+        (["--search", "lr=1:2", "--", "--seed", "1"], "a search has --seeds"),
+        (["--search", "lr=1:2", "--", "--resume"], "a search keeps no runs"),
+        (["--search", "lr=1:2", "--seeds", "-1"], "seed must be from 0"),
+        (["--search", "lr=1:2", "--", "--data", "/nowhere"], "cannot read the word list /nowhere"),
+        (["--search", "lr=1:2", "--storage", "nothing"], "the study's database: Could not parse"),
+        (
+            ["--search", "lr=1:2", "--storage", "sqlite:////nowhere/a"],
+            "database: unable to open database file",
+        ),
+        ([], "the following arguments are required: --search"),
+    ],
+)
+def test_impossible_searches_are_refused(
+    flags: list[str],
+    message: str,
+    word_file: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(search, "ATTEMPTS", 1)
+    where = [] if "--data" in flags else ["--data", str(word_file)]
+    flags = [*flags, *([] if "--" in flags else ["--"]), *where]
+    assert search_main(["--out-dir", tmp_path, "--trials", 1, *flags]) == 2
+    out, err = capsys.readouterr()
+    assert message in err
+    assert len((out + err).splitlines()) == 1
+
+
+def has_reported_and_is_alive(directory: Path) -> bool:
+    """Whether a trial has reported a val loss and has a heartbeat, which comes from another thread.
+
+    Read without Optuna, which would create the tables; the process may be doing that right now.
+    """
+    query = "SELECT COUNT(*) FROM trial_intermediate_values JOIN trial_heartbeats USING (trial_id)"
+    uri = f"{(directory / 'study.db').as_uri()}?mode=ro"
+    try:
+        with closing(sqlite3.connect(uri, uri=True)) as connection:
+            return bool(connection.execute(query).fetchone()[0])
+    except sqlite3.OperationalError:  # there is no database yet, or it is being written
+        return False
+
+
+@pytest.mark.full
+def test_killed_trials_are_done_again(
+    word_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that would never end and has reported val losses, and one that has not reported anything."""
+    argv = ["--search", "lr=0.01,0.055", "--trials", "1", "--out-dir", str(tmp_path), "--"]
+    argv += ["--data", str(word_file), *TINY, "--steps", "1000000", "--patience", "1000000"]
+    process = subprocess.Popen([sys.executable, SCRIPT, *argv, "--eval-every", "10"])
+    while not has_reported_and_is_alive(tmp_path):
+        assert process.poll() is None
+        time.sleep(0.2)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    with study_in(tmp_path) as study:
+        study.ask()  # a trial without a heartbeat
+
+    monkeypatch.setattr(search, "GRACE", 1)
+    monkeypatch.setattr(search, "HEARTBEAT", 1)
+    monkeypatch.setattr(search, "val_loss", lambda settings, report: settings["lr"])
+    time.sleep(3)  # the database has whole seconds
+    assert search_main([*argv, "--eval-every", "10"]) == 0
+    killed, unreported, again = trials_of(tmp_path)
+    assert (killed.state, unreported.state, again.state) == (State.FAIL, State.FAIL, State.COMPLETE)
+    assert again.system_attrs["failed_trial"] == killed.number
+    assert again.params == killed.params == {"lr": 0.055}, "the defaults come first"
+    assert again.value == 0.055
+
+
+@pytest.mark.full
+def test_processes_share_a_study(word_file: Path, tmp_path: Path) -> None:
+    """Two that start at the same time: the trials are those of both, each done once."""
+    argv = [*RANGES, "--trials", 6, "--out-dir", tmp_path, "--", "--data", word_file, *TINY]
+    command = [sys.executable, SCRIPT, *map(str, argv)]
+    both = [
+        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in "ab"
+    ]
+    outputs = [process.communicate(timeout=300) for process in both]
+    assert [process.returncode for process in both] == [0, 0], outputs
+    numbers = [re.findall(r"^trial +(\d+):", out, re.MULTILINE) for out, _ in outputs]
+    trials = trials_of(tmp_path)
+    assert sorted(int(n) for own in numbers for n in own) == list(range(len(trials)))
+    assert 6 <= len(trials) <= 7
+    assert {trial.state for trial in trials} <= {State.COMPLETE, State.PRUNED}

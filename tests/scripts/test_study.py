@@ -1,0 +1,84 @@
+"""The scripts of the studies: their tables and pictures, and that finished runs are not done again."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import long_contexts
+import performance_log
+import pytest
+import train_command
+
+from makemore.run.model_file import load_model, save_model
+
+
+@pytest.mark.full
+def test_the_performance_log_is_written_and_its_runs_are_kept(
+    word_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    argv = ["--data", str(word_file), "--out-dir", str(tmp_path / "log"), "--seeds", "1", "2"]
+    argv += ["--rows", "hierarchical, lecture"]
+    argv += ["--flags", "--steps", "20", "--n-hidden", "8", "--samples", "0"]
+    assert performance_log.main(argv) == 0
+    table = (tmp_path / "log" / "log.md").read_text()
+    head, _, *rows = table.splitlines()
+    assert [cell.strip() for cell in head.split("|")[1:4]] == ["network, recipe", "parameters", "steps"]
+    assert [row.split(" | ")[0] for row in rows] == ["| hierarchical, lecture"]
+    assert "1.912 / 2.022" in rows[0]
+    assert all("±" in cell for cell in rows[0].split(" | ")[4:9])
+    assert (tmp_path / "log" / "log.png").read_bytes().startswith(b"\x89PNG")
+
+    models = sorted((tmp_path / "log").glob("*/model.safetensors"))
+    assert len(models) == 2
+    before = [path.stat().st_mtime_ns for path in models]
+    capsys.readouterr()
+    assert performance_log.main(argv) == 0
+    assert [path.stat().st_mtime_ns for path in models] == before
+    assert capsys.readouterr().out.strip() == table.strip()
+
+
+def test_an_unknown_row_of_the_log_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        performance_log.main(["--rows", "lstm"])
+    assert "there is no row 'lstm': choose from 'mlp, lecture', " in capsys.readouterr().err
+
+
+@pytest.mark.full
+def test_a_stopped_run_is_resumed_and_its_cost_added_up(word_file: Path, tmp_path: Path) -> None:
+    """A lecture run can be extended: with its file marked as not finished, it is as if it was stopped."""
+    flags = ["--data", word_file, "--recipe", "lecture", "--n-hidden", 8, "--samples", 0]
+    first = train_command.train(tmp_path, [*flags, "--steps", 20])
+    model = load_model(tmp_path / "model.safetensors")
+    assert model.progress is not None
+    settings = {**model.progress.settings, "steps": 30}
+    progress = replace(model.progress, settings=settings, finished=False)
+    save_model(replace(model, progress=progress), tmp_path / "model.safetensors")
+    assert train_command.finished(tmp_path) is None
+    second = train_command.train(tmp_path, ["--seed", "never used"])
+    assert (first.steps, second.steps) == (20, 30)
+    assert second.seconds > first.seconds > 0
+    assert second.mb >= first.mb > 50
+    assert train_command.finished(tmp_path) == second
+    (tmp_path / train_command.COST_FILE).unlink()
+    assert str(train_command.train(tmp_path, []).seconds) == "nan", "unknown costs are not made up"
+
+
+def test_a_run_that_fails_ends_the_study(tmp_path: Path) -> None:
+    with pytest.raises(SystemExit, match=r"exit code 2; see its log\.txt"):
+        train_command.train(tmp_path, ["--steps", "no number"])
+    assert "argument --steps" in (tmp_path / "log.txt").read_text()
+
+
+@pytest.mark.full
+def test_long_contexts_are_trained_once_and_drawn(
+    word_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(long_contexts, "RUNS", [("wavenet", 16), ("wavenet-paper", 8)])
+    monkeypatch.setattr(long_contexts, "lines", word_file.read_text(encoding="utf-8").split)
+    long_contexts.main([str(tmp_path), "--steps", "3"])
+    table = capfd.readouterr().out[-500:].splitlines()[-4:]
+    assert [row.split(" | ")[:2] for row in table[2:]] == [["| wavenet", "16"], ["| wavenet-paper", "8"]]
+    assert (tmp_path / "long.png").read_bytes().startswith(b"\x89PNG")
+    long_contexts.main([str(tmp_path), "--steps", "3"])
+    assert capfd.readouterr().out.splitlines() == table, "nothing is trained again"
