@@ -1,6 +1,6 @@
-"""Times of what is compared, taken in turns: whatever else the machine does meets all of it alike.
+"""Timing for the benchmarks: contestants take turns, so that other load on the machine slows all equally.
 
-A time is the median over the rounds, beside it the quartiles; a ratio is the median of the rounds' ratios.
+A time is the median over the rounds, printed with its quartiles; a ratio is the median of the rounds' ratios.
 """
 
 from __future__ import annotations
@@ -16,44 +16,50 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from makemore.errors import MakemoreError
+from makemore.core.errors import MakemoreError
 
-Run = Callable[[], Any]
 Rows = list[dict[str, Any]]
 
 CORES = len(os.sched_getaffinity(0))
-"""How many the script may use; later a process of many keeps to its share."""
+"""The number of cores this process may use. Taken early: torchrun's processes are pinned to fewer later."""
 
 
-def compare(title: str, runs: Mapping[str, tuple[Run, int]], rounds: int, **bases: str) -> Rows:
-    """Time runs in turns, each round begun by another one; print and return a row for each.
+class Contestant(NamedTuple):
+    """One way to do something: ``call()`` does it for ``items`` items at once."""
 
-    A run comes with the number of things it does. ``bases`` name the columns of ratios, and what each is to;
-    a column to what is not there is left out.
+    call: Callable[[], object]
+    items: int
+
+
+def compare(title: str, contestants: Mapping[str, Contestant], rounds: int, **bases: str) -> Rows:
+    """Time contestants in turns; print and return a row for each.
+
+    Each round starts with another contestant. ``bases`` map the title of a column of ratios to the contestant
+    that the others are compared with; a column whose contestant is missing is left out.
     """
-    names = list(runs)
-    bases = {base: of for base, of in bases.items() if of in runs}
+    names = list(contestants)
+    bases = {column: base for column, base in bases.items() if base in contestants}
     seconds: dict[str, list[float]] = {name: [] for name in names}
-    for run, _ in runs.values():
-        run()  # warm-up
+    for contestant in contestants.values():
+        contestant.call()  # warm-up
     for i in range(rounds):
         for name in names[i % len(names) :] + names[: i % len(names)]:
-            run, things = runs[name]
+            call, items = contestants[name]
             start = time.perf_counter()
-            run()
-            seconds[name].append((time.perf_counter() - start) / things)
-    print(f"\n{title:<34} {'us each':>12} {'quartiles':>23}" + "".join(f"{base:>22}" for base in bases))
+            call()
+            seconds[name].append((time.perf_counter() - start) / items)
+    print(f"\n{title:<34} {'us each':>12} {'quartiles':>23}" + "".join(f"{column:>22}" for column in bases))
     rows: Rows = []
     for name in names:
         q25, median, q75 = quartiles([s * 1e6 for s in seconds[name]])
         ratios = {
-            base: quartiles([a / b for a, b in zip(seconds[of], seconds[name], strict=True)])[1]
-            for base, of in bases.items()
+            column: quartiles([a / b for a, b in zip(seconds[base], seconds[name], strict=True)])[1]
+            for column, base in bases.items()
         }
         cells = "".join(f"{ratio:>21.2f}x" for ratio in ratios.values())
         print(f"  {name:<32} {median:>12,.1f} {f'{q25:,.1f} - {q75:,.1f}':>23}{cells}", flush=True)
@@ -61,41 +67,44 @@ def compare(title: str, runs: Mapping[str, tuple[Run, int]], rounds: int, **base
     return rows
 
 
-def right(
-    contestants: Mapping[str, Callable[..., Tensor]],
+def agreeing(
+    functions: Mapping[str, Callable[..., Tensor]],
     *batch: Tensor,
     tolerance: float,
     judges: Mapping[str, tuple[str, float]] | None = None,
 ) -> list[str]:
-    """The names of those whose results for the batch are right; prints why the others drop out.
+    """The names of the functions with the right result for a batch; prints why the others drop out.
 
-    The first one judges: no number may be further off than ``tolerance``. ``judges`` names others, each in
-    front of those that it judges, with a tolerance.
+    By default a result is compared with that of the first function, and no number may differ by more than
+    ``tolerance``. ``judges`` maps a name to another function, which has to come earlier, and a tolerance.
     """
-    first, *_ = contestants
+    first, *_ = functions
     results: dict[str, Tensor] = {}
-    for name, contestant in contestants.items():
-        judge, most = (judges or {}).get(name, (first, tolerance))
+    for name, function in functions.items():
+        judge, allowed = (judges or {}).get(name, (first, tolerance))
         try:
-            result = contestant(*batch)
+            result = function(*batch)
             off = 0.0 if name == first else (result - results[judge]).abs().max().item()
-            why = "" if off <= most else f"it is off by {off:.1e}"
+            reason = "" if off <= allowed else f"it is off by {off:.1e}"
         except Exception as error:  # torch.compile fails in many ways
             if name == first:
                 raise
-            why = f"{type(error).__name__}: {error}".partition("\n")[0]
-        if why:
-            print(f"  {name} drops out: {why}")
+            reason = f"{type(error).__name__}: {error}".partition("\n")[0]
+        if reason:
+            print(f"  {name} drops out: {reason}")
         else:
             results[name] = result
     return list(results)
 
 
-def val_of(command: Sequence[object], env: Mapping[str, str] | None = None) -> float:
-    """The val loss that a command of makemore-train ends with, in a folder that goes; or SystemExit."""
-    with tempfile.TemporaryDirectory() as folder:
-        words = [*map(str, command), "--out-dir", folder]
-        done = subprocess.run(words, capture_output=True, text=True, env=env)
+def final_val_loss(command: Sequence[object], env: Mapping[str, str] | None = None) -> float:
+    """The val loss that a makemore-train command prints at its end. Raises SystemExit if the command fails.
+
+    The command writes to a temporary directory.
+    """
+    with tempfile.TemporaryDirectory() as directory:
+        argv = [*map(str, command), "--out-dir", directory]
+        done = subprocess.run(argv, capture_output=True, text=True, env=env)
     val = re.search(r"^val +(\S+)", done.stdout, re.MULTILINE)
     if done.returncode or val is None:
         raise SystemExit(done.stderr)
@@ -103,13 +112,13 @@ def val_of(command: Sequence[object], env: Mapping[str, str] | None = None) -> f
 
 
 def quartiles(values: Sequence[float]) -> list[float]:
-    """The quartiles of some values."""
+    """The first quartile, the median and the third quartile."""
     at = torch.tensor([0.25, 0.5, 0.75], dtype=torch.float64)
     return list(torch.tensor(values, dtype=torch.float64).quantile(at).tolist())
 
 
 def machine() -> dict[str, Any]:
-    """What the figures depend on."""
+    """What the times depend on: processor, cores, load, versions."""
     info = Path("/proc/cpuinfo")
     lines = info.read_text().splitlines() if info.exists() else []
     cpu = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "")
@@ -123,24 +132,26 @@ def machine() -> dict[str, Any]:
 
 
 def at_least(least: int) -> Callable[[str], int]:
-    """The type of a flag: an integer from ``least`` on."""
+    """The argparse type of an integer that is ``least`` or more."""
 
-    def checked(text: str) -> int:
+    def parse(text: str) -> int:
         if not text.isdecimal() or int(text) < least:
             raise argparse.ArgumentTypeError(f"{text!r} is not an integer of {least} or more")
         return int(text)
 
-    return checked
+    return parse
 
 
 def parser(description: str | None, parts: Mapping[str, object]) -> argparse.ArgumentParser:
-    """The flags that the benchmarks share; ``parts`` are what can be asked for."""
+    """A parser with the flags that all benchmarks share; ``parts`` are the choices of ``--only``."""
     parser = argparse.ArgumentParser(description=(description or "").partition("\n")[0])
-    parser.add_argument("--only", nargs="+", choices=parts, default=list(parts), metavar="PART")
-    parser.add_argument("--data", help="a word list, or 'lecture' (default: the bundled one)")
+    parser.add_argument(
+        "--only", nargs="+", choices=parts, default=list(parts), metavar="PART", help=", ".join(parts)
+    )
+    parser.add_argument("--data", help="word list, or 'lecture' (default: the bundled names)")
     parser.add_argument("--rounds", type=at_least(1), default=11, metavar="N", help="default: 11")
-    parser.add_argument("--quick", action="store_true", help="a test of the script, within seconds")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures")
+    parser.add_argument("--quick", action="store_true", help="only test the script; takes seconds")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures to this file")
     return parser
 
 

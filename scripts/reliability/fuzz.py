@@ -1,10 +1,10 @@
-"""Run the property tests of the commands on many more cases than the tests do, other ones every time.
+"""Run the property tests of the commands on many more cases than pytest does, on new ones each time.
 
-    python scripts/fuzz.py --cases 20000
+    python scripts/reliability/fuzz.py --cases 20000
 
-Prints how many cases each test ran, counted one by one, how they ended and what the slowest one took;
-what went wrong is shown by pytest above that, with the smallest case that does it. Exits with 1 if a test
-failed. A seed repeats a run.
+Prints for each test how many cases it ran, how they ended and how long the slowest one took. pytest's
+report comes before that; for a failed test it has the smallest case that fails. Exits with 1 if a test
+failed. The same seed gives the same cases.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from pathlib import Path
 
 import pytest
 
-TESTS = Path(__file__).resolve().parent.parent / "tests" / "commands" / "test_properties.py"
+TESTS = Path(__file__).resolve().parents[2] / "tests" / "commands" / "test_properties.py"
 
 
-class Failures:
-    """Counts the failed tests, as a plugin of pytest."""
+class FailureCounter:
+    """A pytest plugin that counts the failed tests."""
 
     def __init__(self) -> None:
         self.count = 0
@@ -35,16 +35,21 @@ class Failures:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the tests and print the summary; returns the exit code."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--cases", type=int, default=20_000, metavar="N", help="at least (default: 20,000)")
-    parser.add_argument("--seed", type=int, default=random.randrange(2**32), metavar="N")
+    parser.add_argument(
+        "--cases", type=int, default=20_000, metavar="N", help="cases to run at least (default: 20,000)"
+    )
+    parser.add_argument(
+        "--seed", type=int, default=random.randrange(2**32), metavar="N", help="default: random"
+    )
     args = parser.parse_args(argv)
 
     os.environ["MAKEMORE_FUZZ_CASES"] = str(args.cases)
-    failures, started = Failures(), time.perf_counter()
-    pytest.main(["-q", "-p", "no:cacheprovider", f"--hypothesis-seed={args.seed}", str(TESTS)], [failures])
+    failures, started = FailureCounter(), time.perf_counter()
+    flags = ["-q", "-m", "", "-p", "no:cacheprovider", f"--hypothesis-seed={args.seed}"]
+    pytest.main([*flags, str(TESTS)], [failures])
     seconds = time.perf_counter() - started
 
-    tests = sys.modules.get(TESTS.stem)
+    tests = next((m for name, m in sys.modules.items() if name.rpartition(".")[2] == TESTS.stem), None)
     if tests is None:
         return 1
     print(f"\n{'cases':>7} {'exit 0':>7} {'exit 1':>7} {'exit 2':>7}  slowest")

@@ -1,4 +1,4 @@
-"""Two hosts on one machine: network namespaces with a virtual cable between. Linux, root, iproute2's ip."""
+"""Two hosts on one machine: network namespaces joined by a virtual cable. Needs Linux, root and iproute2."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ ADDRESSES = ("10.0.0.1", "10.0.0.2")
 
 
 def ip(*arguments: str) -> str:
-    """What iproute2's command says."""
+    """The output of iproute2's command. Raises SystemExit if it fails."""
     done = subprocess.run(["ip", *arguments], capture_output=True, text=True)
     if done.returncode:
         raise SystemExit(f"ip {' '.join(arguments)}: {done.stderr.strip()}")
@@ -24,7 +24,7 @@ def ip(*arguments: str) -> str:
 
 @dataclass
 class Host:
-    """A network namespace, what runs there, and the folder of its files."""
+    """A network namespace, the processes started there, and the directory for its files."""
 
     name: str
     address: str
@@ -32,9 +32,9 @@ class Host:
     started: list[subprocess.Popen[bytes]] = field(default_factory=list)
 
     def start(self, command: Sequence[str], log: Path) -> subprocess.Popen[bytes]:
-        """Run a command there."""
-        # Without an interface gloo looks up the machine's own name, often 127.0.0.1. And torchrun 2.13 tells
-        # a host that comes back nothing of the first one, unless each start has a store of its own.
+        """Start a command in the namespace, with its output appended to a file."""
+        # Without an interface gloo looks up the machine's own name, often 127.0.0.1. And with a store shared
+        # by all attempts, torchrun 2.13 does not tell a host that comes back where the first one is.
         env = {**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": self.name}
         env["TORCH_DISABLE_SHARE_RDZV_TCP_STORE"] = "1"
         with log.open("ab") as file:
@@ -43,15 +43,15 @@ class Host:
         return self.started[-1]
 
     def pids(self) -> list[int]:
-        """All processes there."""
+        """The ids of all processes in the namespace."""
         return [int(pid) for pid in ip("netns", "pids", self.name).split()]
 
 
 @contextmanager
 def two_hosts(folder: Path) -> Iterator[list[Host]]:
-    """Two hosts with a cable between; whatever runs there ends with the block."""
+    """Two connected hosts within a ``with`` block, which kills their processes at its end."""
     names = [f"mm{os.getpid()}{end}" for end in "ab"]
-    hosts = [Host(*both, folder / both[0]) for both in zip(names, ADDRESSES, strict=True)]
+    hosts = [Host(name, address, folder / name) for name, address in zip(names, ADDRESSES, strict=True)]
     before = [(signum, signal.getsignal(signum)) for signum in (signal.SIGINT, signal.SIGTERM)]
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:
@@ -67,10 +67,10 @@ def two_hosts(folder: Path) -> Iterator[list[Host]]:
         yield hosts
     finally:
         for signum, _ in before:
-            signal.signal(signum, signal.SIG_IGN)  # nothing may stop the cleaning
-        there = ip("netns", "list").split()
+            signal.signal(signum, signal.SIG_IGN)  # nothing may interrupt the cleaning up
+        existing = ip("netns", "list").split()
         for host in hosts:
-            if host.name in there:
+            if host.name in existing:
                 kill(host.pids())
                 ip("netns", "delete", host.name)
             for process in host.started:
@@ -80,7 +80,7 @@ def two_hosts(folder: Path) -> Iterator[list[Host]]:
 
 
 def kill(pids: Sequence[int], signum: signal.Signals = signal.SIGKILL) -> None:
-    """A signal for those that are still there."""
+    """Send a signal to the processes that still exist."""
     for pid in pids:
         with suppress(ProcessLookupError):
             os.kill(pid, signum)

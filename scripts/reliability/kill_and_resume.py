@@ -1,11 +1,11 @@
-"""Kill a training process at random moments, resume it until it is done, compare with one left alone.
+"""Kill training runs at random moments, resume them to their end, and compare them with uninterrupted runs.
 
-    python scripts/kill_and_resume.py --kills 200
+    python scripts/reliability/kill_and_resume.py --kills 200
 
-Every run is a process of its own (forked, so that torch is imported once), killed by SIGKILL. A run that
-got to its end is compared, file by file and line by line, with the same run left alone; then the
-next begins with another seed, until there were enough kills. Prints a summary, and exits with 1 if
-anything differed or was lost.
+Each command runs in its own process (forked, so that torch is imported once) and is killed by SIGKILL. When
+a run has come to its end it is compared, file by file and line by line, with the same run uninterrupted;
+then the next run begins, with another seed, until there were enough kills. Prints a summary, and exits with
+1 if anything differed or was lost.
 """
 
 from __future__ import annotations
@@ -26,25 +26,25 @@ import torch
 from tqdm import tqdm
 
 from makemore.commands.cli import train_main
-from makemore.commands.train import LOSSES_FILE, PICTURE_FILE
-from makemore.errors import ModelFileError
-from makemore.model_file import MODEL_FILE, Progress, load_model
-from makemore.plotting import plot_losses
-from makemore.words import load_words
+from makemore.core.errors import ModelFileError
+from makemore.data.word_list import load_words
+from makemore.pictures.losses import draw_losses
+from makemore.run.model_file import MODEL_FILE, Progress, load_model
+from makemore.run.training_run import LOSSES_FILE, PICTURE_FILE
 
 LONGEST = 1.2
-"""How long a process lives at most, as a share of what the whole run takes."""
+"""The longest time before a process is killed, as a share of the time of the uninterrupted run."""
 
 STUCK = 120
-"""Seconds that a process may live until the run counts as one that does not get on."""
+"""Seconds: a run that makes no progress in a process that lives that long counts as stuck."""
 
-KINDS = (("--recipe", "lecture"), ("--recipe", "modern"), ("--recipe", "modern", "--members", "2"))
+KINDS = (("--recipe", "lecture"), ("--recipe", "modern"), ("--recipe", "modern", "--ensemble", "2"))
 """Flags of the runs, in turn."""
 
 
 @dataclass
 class Summary:
-    """What happened, over all runs."""
+    """Counts over all runs."""
 
     runs: int = 0
     kills: int = 0
@@ -59,13 +59,18 @@ class Summary:
 
 
 def start(argv: Sequence[str], log: Path, prepare: Callable[[], object] = bool) -> int:
-    """Fork a process that runs makemore-train with its output in a file; returns its pid."""
+    """Fork a process that calls makemore-train, with its output in a file; returns its process id.
+
+    The process calls ``prepare`` first.
+    """
     pid = os.fork()
     if pid == 0:
         code = 1
         try:
             sys.stdout, sys.stderr = log.open("w"), log.open("a", buffering=1)
-            tqdm.set_lock(threading.RLock())  # its own one is all forks' together: a killed one would keep it
+            tqdm.set_lock(
+                threading.RLock()
+            )  # tqdm's own lock is shared by all forks: a killed one would keep it
             prepare()
             code = train_main(argv)
             sys.stdout.flush()
@@ -75,12 +80,12 @@ def start(argv: Sequence[str], log: Path, prepare: Callable[[], object] = bool) 
 
 
 def wait(pid: int) -> int:
-    """Exit code of a process; negative for the signal that ended it."""
+    """Wait for a process; returns its exit code, or the negative number of the signal that ended it."""
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
 
 def result(log: Path, out_dir: Path) -> tuple[object, ...]:
-    """All that a finished run leaves: printed figures and words, and the files' content."""
+    """Everything that a finished run leaves: the printed losses and words, and the content of the files."""
     printed = log.read_text().partition("\ntrain ")[2].partition("\nwrote ")[0].strip()
     model = load_model(out_dir / MODEL_FILE)
     progress = model.progress
@@ -92,7 +97,7 @@ def result(log: Path, out_dir: Path) -> tuple[object, ...]:
 
 
 def progress_on_disk(out_dir: Path) -> Progress | None:
-    """Where the run stands by its model file, if there is one. Raises ModelFileError on a broken one."""
+    """The state of the run in its model file, None without a file. Raises ModelFileError on a bad file."""
     if not (out_dir / MODEL_FILE).exists():
         return None
     return load_model(out_dir / MODEL_FILE).progress
@@ -101,7 +106,10 @@ def progress_on_disk(out_dir: Path) -> Progress | None:
 def kill_until_done(
     argv: Sequence[str], out_dir: Path, log: Path, rng: random.Random, summary: Summary, longest: float
 ) -> None:
-    """One run, killed and resumed until it ends by itself."""
+    """Do one run, killed and resumed until it ends by itself.
+
+    A process is killed within ``longest`` seconds.
+    """
     argv = [*argv, "--out-dir", str(out_dir)]
     step = None
     while True:
@@ -128,10 +136,10 @@ def kill_until_done(
             summary.kills_before_the_first_save += 1
             summary.files_lost += step is not None
             continue
-        if progress.step == step:  # on a busy machine what is left may take longer than the whole run did
+        if progress.step == step:  # on a busy machine the rest may take longer than the whole run did
             longest *= 1.1
         if longest > STUCK:
-            raise SystemExit(f"the run does not get on from step {step}: {log.read_text()}")
+            raise SystemExit(f"the run makes no progress from step {step}: {log.read_text()}")
         summary.steps_lost += max(0, (step or 0) - progress.step)
         step = progress.step
         if progress.finished:
@@ -139,7 +147,7 @@ def kill_until_done(
 
 
 def survive(kills: int, argv: Sequence[str], seed: int = 0, report: Callable[[str], None] = print) -> Summary:
-    """Runs of ``argv`` with ever new seeds until there were that many kills."""
+    """Do runs of ``argv``, each with another seed, until there were that many kills."""
     rng = random.Random(seed)
     summary = Summary()
     with tempfile.TemporaryDirectory() as directory:
@@ -148,12 +156,12 @@ def survive(kills: int, argv: Sequence[str], seed: int = 0, report: Callable[[st
             kind = KINDS[summary.runs % len(KINDS)]
             run_argv = [*argv, "--seed", str(summary.runs), *kind]
             began = time.monotonic()
-            alone = start([*run_argv, "--overwrite", "--out-dir", str(here / "alone")], here / "alone.log")
-            if wait(alone) != 0:
-                raise SystemExit((here / "alone.log").read_text())
+            whole = start([*run_argv, "--overwrite", "--out-dir", str(here / "whole")], here / "whole.log")
+            if wait(whole) != 0:
+                raise SystemExit((here / "whole.log").read_text())
             longest = LONGEST * (time.monotonic() - began)
             kill_until_done(run_argv, here / "killed", here / "killed.log", rng, summary, longest)
-            expected = result(here / "alone.log", here / "alone")
+            expected = result(here / "whole.log", here / "whole")
             got = result(here / "killed.log", here / "killed")
             summary.differences += sum(a != b for a, b in zip(got, expected, strict=True))
             for path in (here / "killed").iterdir():
@@ -166,12 +174,12 @@ def survive(kills: int, argv: Sequence[str], seed: int = 0, report: Callable[[st
 def main(argv: Sequence[str] | None = None) -> int:
     """The command."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--kills", type=int, default=200)
-    parser.add_argument("--steps", type=int, default=150)
-    parser.add_argument("--seed", type=int, default=0, help="seed of the moments")
+    parser.add_argument("--kills", type=int, default=200, metavar="N", help="default: 200")
+    parser.add_argument("--steps", type=int, default=150, metavar="N", help="of a run (default: 150)")
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="seed of the moments (default: 0)")
     args = parser.parse_args(argv)
     torch.set_num_threads(1)
-    plot_losses(torch.ones(10))  # matplotlib and its fonts are loaded once, not in every process
+    draw_losses(torch.ones(10))  # loads matplotlib and its fonts once, not in every process
     with tempfile.NamedTemporaryFile("w", suffix=".txt") as words:
         words.write("\n".join(random.Random(0).sample(load_words().words, 300)))
         words.flush()

@@ -1,11 +1,12 @@
-"""What a list costs by its length: seconds to the first step and of evaluations, memory.
+"""The cost of a word list by its length: seconds to the first step, seconds of evaluations, memory.
 
-    python scripts/benchmark_lists.py       # 10^4 to 10^7 words, drawn from the network that ships
-    python scripts/benchmark_lists.py --sizes 1000000 --data words.txt
+    python scripts/bench/list_sizes.py       # 10^4 to 10^7 words, sampled from the bundled network
+    python scripts/bench/list_sizes.py --sizes 1000000 --data words.txt
 
-Each size in a fresh process, on one thread: the first words of one list. Seconds are the processor's, which
-other programs do not lengthen, those to the first step with Python's start and the import of torch; memory is
-the most that the process ever held. The last lines say what a further word costs.
+Each size is measured in a fresh process on one thread, on the first words of one list. Seconds are
+processor seconds, which do not depend on other programs; those to the first step include the start of
+Python and the import of torch. Memory is the peak of the process. The last lines give the cost of one more
+word.
 """
 
 from __future__ import annotations
@@ -19,19 +20,20 @@ from itertools import islice, pairwise
 from pathlib import Path
 
 import torch
-from benchmark_words import in_fresh_process, peak_mb
+from fresh_process import in_fresh_process, peak_mb
 from in_turns import at_least, machine
 from torch import Generator
 
 from makemore.backprop.windows import WindowsEngine
-from makemore.commands.report import SPLITS
-from makemore.convolution import generate, loss
-from makemore.errors import MakemoreError
-from makemore.model_file import load_model
+from makemore.core.errors import MakemoreError
+from makemore.data.word_list import load_words
+from makemore.inference.generation import generate
+from makemore.inference.scoring import loss
+from makemore.modern.recipe import ModernRecipe
 from makemore.modern.trainer import ModernTrainer
-from makemore.networks import network_plan
-from makemore.recipes import ModernRecipe
-from makemore.words import load_words
+from makemore.run.catalog import network_plan
+from makemore.run.model_file import load_model
+from makemore.run.report import SPLITS
 
 SIZES = [10**4, 10**5, 10**6, 10**7]
 
@@ -45,7 +47,7 @@ COLUMNS = {
 
 
 def write_list(path: Path, number: int) -> None:
-    """A list of so many words, drawn from the network that ships with the package."""
+    """Write a list of ``number`` words sampled from the bundled network."""
     model = load_model()
     words = generate(model.network, model.vocabulary, Generator().manual_seed(1), number)
     with path.open("w", encoding="utf-8") as file:
@@ -53,7 +55,7 @@ def write_list(path: Path, number: int) -> None:
 
 
 def measured(path: Path) -> dict[str, float]:
-    """What the list costs this process, a fresh one."""
+    """The costs of a list in this process, which has to be a fresh one."""
     torch.set_num_threads(1)
     data, generator = load_words(str(path)).data(8), Generator().manual_seed(42)
     network = network_plan("wavenet").build(len(data.vocabulary), generator)
@@ -61,7 +63,7 @@ def measured(path: Path) -> dict[str, float]:
     trainer = ModernTrainer(network, data, recipe, generator, WindowsEngine, loss)
     trainer.advance(1)
     row = {"first_step": time.process_time()}
-    trainer.advance(20)  # so that the losses are of a network as it is in a training
+    trainer.advance(20)  # the losses are to be those of a network in the middle of its training
     for name, splits in {"val": ("val",), "all": SPLITS}.items():
         trainer.step = recipe.steps if name == "all" else 1
         start = time.process_time()
@@ -73,22 +75,29 @@ def measured(path: Path) -> dict[str, float]:
 def main(argv: Sequence[str] | None = None) -> int:
     """The command."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--sizes", nargs="+", type=at_least(6), default=SIZES, metavar="N", help="words")
+    parser.add_argument(
+        "--sizes",
+        nargs="+",
+        type=at_least(6),
+        default=SIZES,
+        metavar="N",
+        help="numbers of words (default: 10^4 to 10^7)",
+    )
     parser.add_argument("--data", type=Path, help="take the words from the beginning of this list")
     args = parser.parse_args(argv)
     sizes = sorted(args.sizes)
     print(", ".join(f"{name} {value}" for name, value in machine().items()))
     rows = []
     with tempfile.TemporaryDirectory() as directory:
-        whole, some = args.data or Path(directory, "whole.txt"), Path(directory, "words.txt")
+        whole, part = args.data or Path(directory, "whole.txt"), Path(directory, "words.txt")
         if args.data is None:
             write_list(whole, sizes[-1])
         print(" ".join(f"{title:>20}" for title in COLUMNS.values()), flush=True)
         for size in sizes:
             try:
-                with whole.open("rb") as source, some.open("wb") as file:
+                with whole.open("rb") as source, part.open("wb") as file:
                     file.writelines(islice(source, size))
-                row = {"words": size} | in_fresh_process(measured, some)
+                row = {"words": size} | in_fresh_process(measured, part)
             except (MakemoreError, OSError) as error:
                 print(error, file=sys.stderr)
                 return 1
