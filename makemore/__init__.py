@@ -36,6 +36,7 @@ if TYPE_CHECKING:  # the same names, for editors and type checkers
     from makemore.pictures.probabilities import *
     from makemore.pictures.summary import *
     from makemore.pictures.tree import *
+    from makemore.run.architecture import register_layer as register_layer
     from makemore.run.catalog import *
     from makemore.run.model_file import *
     from makemore.training.engine import *
@@ -73,6 +74,7 @@ _NAMES = {
     "pictures.probabilities": "draw_probabilities",
     "pictures.summary": "summary",
     "pictures.tree": "draw_tree",
+    "run.architecture": "register_layer",
     "run.catalog": "NETWORKS Plan network_plan",
     "run.model_file": "Model load_model save_model",
     "training.engine": "AutogradEngine",

@@ -73,4 +73,4 @@ def small_model(word_file: Path) -> Model:
     trainer = Trainer(network, data, LectureRecipe(steps=300, lr_drop=200), generator, BackpropEngine)
     for _ in trainer.run(100):
         pass
-    return Model(plan, data.vocabulary, network.eval())
+    return Model(network.eval(), data.vocabulary, plan)

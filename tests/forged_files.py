@@ -38,7 +38,7 @@ def forged(content: dict[str, Any]) -> bytes:
         str(name): value.clone().contiguous() for name, value in known if isinstance(value, torch.Tensor)
     }
     encodable = {name.encode("utf-8", "replace").decode(): value for name, value in copies.items()}
-    return signed(safetensors.torch.save(encodable, {"makemore": text}))
+    return signed(safetensors.torch.save(encodable, {"format": "pt", "makemore": text}))
 
 
 def with_header(whole: bytes, change: Callable[[dict[str, Any]], object]) -> bytes:

@@ -56,4 +56,4 @@ def model_of(characters: str, name: str = "wavenet", members: int | None = None,
             for name, values in member.state_dict().items():
                 if name.endswith(("gamma", "beta", "running_mean")):
                     values.add_(0.3 * torch.randn(values.shape, generator=generator))
-    return Model(plan, vocabulary, network)
+    return Model(network, vocabulary, plan)

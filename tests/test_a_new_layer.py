@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor
 
-from makemore import generate, load_model, loss, split_loss, summary
+from makemore import generate, load_model, loss, register_layer, split_loss, summary
 from makemore.backprop.derivatives import DERIVATIVES, Derivative, GradBuffer
 from makemore.backprop.engine import BackpropEngine
 from makemore.commands.cli import sample_main, train_main
@@ -110,6 +110,7 @@ KINDS: dict[type[Layer], Any] = {Gelu: GeluDerivative, Square: SquareDerivative,
 @pytest.fixture(autouse=True)
 def registered(monkeypatch: pytest.MonkeyPatch) -> None:
     for kind, derivative in KINDS.items():
+        register_layer(kind)
         monkeypatch.setitem(DERIVATIVES, kind, derivative)
         name = kind.__name__.lower()
         monkeypatch.setitem(NETWORKS, name, Plan(name, 8, 6, 12, partial(layers_with, kind)))

@@ -39,6 +39,7 @@ from makemore import (
     log_likelihoods,
     loss,
     page_html,
+    register_layer,
     sample_word,
     split_loss,
     summary,
@@ -118,6 +119,10 @@ def attention(vocab_size: int, block_size: int, n_embd: int, n_hidden: int) -> l
 def mean(vocab_size: int, block_size: int, n_embd: int, n_hidden: int) -> list[Layer]:
     return [Embedding(vocab_size, n_embd), MeanOverPositions(), ReLU(), Linear(n_embd, vocab_size)]
 
+
+register_layer(CausalSelfAttention, lambda attention: {"dim": len(attention.query.weight)})
+register_layer(GRU, lambda gru: {"fan_in": len(gru.gates.weight) - len(gru.start), "hidden": len(gru.start)})
+register_layer(MeanOverPositions)
 
 LAYERS = {"gru": gru, "attention": attention, "mean": mean}
 
@@ -213,7 +218,7 @@ def test_export_and_pictures(name: str) -> None:
     draw_tree(network, VOCABULARY, "abba")
     draw_probabilities(network, VOCABULARY, "abba")
     draw_activations(network, X)
-    model = Model(network_plan(name), VOCABULARY, network)
+    model = Model(network, VOCABULARY, network_plan(name))
     with pytest.raises(UsageError, match=r"no page can be made of this network: .* does not declare"):
         page_html(model)
 

@@ -23,6 +23,9 @@ from makemore.core.layer import Layer, declared, keeps_positions, window_of
 INPUT = -1
 """The index that stands for the input of the network."""
 
+MAX_POSITIONS = 2**40
+"""The largest number of positions of a context: without a limit, a few layers could ask for huge numbers."""
+
 
 class Node(NamedTuple):
     """A layer and the index of the node whose output it reads; without a layer, the sum of two outputs."""
@@ -140,6 +143,8 @@ def geometry(nodes: Sequence[Node]) -> Geometry:
         length = lengths[i]
         if (window := window_of(layer)) is not None:
             length = window.input_length(length)
+            if length > MAX_POSITIONS:
+                raise ValueError(f"{layer} needs more than {MAX_POSITIONS:,} positions")
         elif layer is not None and not keeps_positions(layer):
             raise UndeclaredLayer(f"{layer} does not declare what it does with positions")
         for j in inputs:

@@ -63,14 +63,14 @@ def page_html(model: Model, words: Iterable[str] = (), source: str = "") -> str:
         "members": [description for description, _ in members],
         "weights": base64.b64encode(values.detach().float().cpu().numpy().astype("<f4").tobytes()).decode(),
         "parameters": sum(p.numel() for p in model.network.parameters()),
-        "network": model.plan.name,
+        "network": model.name,
         "source": source,
         "words": {"number": len(known), "packed": packed if len(packed) <= MAX_LIST else None}
         if known
         else None,
     }
     style, script = read_asset("style.css"), "\n".join(map(read_asset, SCRIPTS))
-    title = f"makemore: {model.plan.name}" + (f", trained on {source}" if source else "")
+    title = f"makemore: {model.name}" + (f", trained on {source}" if source else "")
     return Template(read_asset("page.html")).substitute(
         policy=security_policy(style, script),
         title=html.escape(title),

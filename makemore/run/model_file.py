@@ -1,14 +1,16 @@
 """One self-contained file for a network, trained or in training.
 
-It has the plan of the network, its tensors (with the running statistics) and the vocabulary, so that sampling
-needs nothing else; for an ensemble, the plan of its members and their number. It also has what a run needs to
-be resumed to the bit: settings, step, losses, the states of the random generators and the fingerprint of the
+It describes the layers of the network (see ``architecture``) and has their tensors, with the running
+statistics, and the vocabulary, so that sampling needs nothing else. It also has what a run needs to be
+resumed to the bit: settings, step, losses, the states of the random generators and the fingerprint of the
 word list.
 
-The file is a safetensors file: any reader of that format opens it, and no code in it can run. Its metadata
+The file is a safetensors file: any reader of that format opens it, and no code in it can run. The network's
+tensors have the names of ``state_dict()``; those of the run begin with ``RUN_PREFIX``. The metadata
 "makemore" is JSON with everything that is not a tensor. The JSON begins with a sha256 of the whole file,
 computed with zeros in its own place, so that a file with one flipped bit is refused. Everything is checked
-before it is used, and no tensor takes more memory than the file.
+before it is used, and the network takes at most twice the memory of the file. A model passes the same checks
+when it is saved, so that what is written can be read.
 """
 
 from __future__ import annotations
@@ -27,9 +29,23 @@ from torch import Generator, Tensor
 
 from makemore.core.atomic_write import atomic_write
 from makemore.core.errors import ModelFileError, UsageError
+from makemore.core.graph import context_length
 from makemore.core.layer import Layer
+from makemore.core.random import default_generator
+from makemore.core.shapes import shapes_only
+from makemore.lecture.layers import BatchNorm1d
 from makemore.lecture.words import Vocabulary
-from makemore.run.catalog import NETWORKS, Plan, build_network, network_plan
+from makemore.run.architecture import (
+    build,
+    check_context,
+    check_symbols,
+    describe,
+    places,
+    same_layers,
+    share,
+    shared_tensors,
+)
+from makemore.run.catalog import NETWORKS, Plan, network_plan
 from makemore.training.ensemble import Ensemble
 from makemore.training.evaluation import Evaluation
 
@@ -39,21 +55,26 @@ MODEL_FILE = "model.safetensors"
 BUNDLED = Path(__file__).parents[1] / "trained.safetensors"
 """The bundled network, without its run; ``scripts/release/trained_network.py`` writes it."""
 
-VERSION = 4
+VERSION = 5
 """The version of the format. Earlier ones were written by pre-releases; version 1 was a pickled file."""
 
 ZIP = b"PK\3\4"
 """How a file of version 1 begins. (b"PK" alone could also be the length of a safetensors header.)"""
 
-
 NO_DIGEST = "0" * 64
 """In the place of the sha256 while it is computed."""
 
-LARGEST = {"block_size": 2**12, "n_embd": 2**20, "n_hidden": 2**20, "stacks": 2**8}
-"""The largest sizes of a plan that are read: a long context takes much memory, but little space in a file."""
+FORMAT = {"format": "pt"}
+"""Metadata by which other programs know that the tensors are those of PyTorch."""
 
-MAX_MEMBERS = 1000
-"""The largest ensemble that is read."""
+RUN_PREFIX = "run:"
+"""The beginning of the names of a run's tensors. Names of a network's tensors begin otherwise."""
+
+DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+"""The floating dtypes of a network's tensors."""
+
+LARGEST = {"block_size": 2**12, "n_embd": 2**20, "n_hidden": 2**20, "stacks": 2**8}
+"""The largest sizes of a plan that are read."""
 
 
 @dataclass(frozen=True)
@@ -76,38 +97,71 @@ class Progress:
 
 @dataclass(frozen=True)
 class Model:
-    """A network or ``Ensemble``, the plan of the network or of a member, the vocabulary, and the run."""
+    """A network or ``Ensemble`` with its vocabulary; if known, its plan, or that of a member, and its run."""
 
-    plan: Plan
-    vocabulary: Vocabulary
     network: Layer
+    vocabulary: Vocabulary
+    plan: Plan | None = None
     progress: Progress | None = None
+
+    @property
+    def block_size(self) -> int:
+        """The length of the network's context. Raises ValueError if it is not known."""
+        return context_length(self.network)
+
+    @property
+    def name(self) -> str:
+        """The name of the plan; without one, the network's class."""
+        return type(self.network).__name__ if self.plan is None else self.plan.name
 
 
 def save_model(model: Model, path: str | Path) -> None:
     """Write a model file.
 
-    Raises WriteError if it cannot be written; an existing file then stays as it was.
+    The plan is left out if the network has other layers than it says. Raises UsageError if the network cannot
+    be saved: a layer of your own that is not registered, values that are not finite, another vocabulary, a
+    context whose length is not known. Raises WriteError if the file cannot be written; an existing file then
+    stays as it was.
     """
     with atomic_write(path) as file:
         file.write(model_bytes(model))
 
 
 def model_bytes(model: Model) -> bytes:
-    """The content of a model file, the same bytes for the same model. Settings must be JSON values."""
-    tensors = {f"network.{name}": tensor for name, tensor in model.network.state_dict().items()}
+    """The content of a model file, the same bytes for the same model. Settings must be JSON values.
+
+    Raises UsageError if the network cannot be saved.
+    """
+    try:
+        description = describe(model.network)
+        own = model.network.state_dict()
+        with shapes_only():
+            skeleton = build(description)
+        _check_network(skeleton, own, model.vocabulary)
+        if any(name.startswith((RUN_PREFIX, "__")) for name in own):
+            raise ValueError(f"a tensor whose name begins with {RUN_PREFIX} or __")
+        if describe(skeleton) != description or not same_layers(skeleton, model.network):
+            raise ValueError("a layer that was changed and is no longer what its arguments describe")
+    except ValueError as error:
+        raise UsageError(f"the network cannot be saved: {_sentence(error)}") from error
+    plan = model.plan
+    if plan is not None and not (plan.name in NETWORKS and _is_of_plan(description, plan, model.vocabulary)):
+        plan = None
+    tensors = dict(own)
     content: dict[str, Any] = {
         "sha256": NO_DIGEST,
         "version": VERSION,
-        "plan": model.plan.sizes(),
-        "members": len(model.network.members) if isinstance(model.network, Ensemble) else None,
+        "network": description,
+        "shared": shared_tensors(model.network),
+        "plan": None if plan is None else plan.sizes(),
         "characters": model.vocabulary.characters,
         "progress": None,
     }
     if model.progress is not None:
         progress = model.progress
-        tensors |= {"losses": progress.losses, "generator": progress.generator}
-        tensors |= {f"state.{name}": tensor for name, tensor in progress.state.items()}
+        of_run = {"losses": progress.losses, "generator": progress.generator}
+        of_run |= {f"state.{name}": tensor for name, tensor in progress.state.items()}
+        tensors |= {RUN_PREFIX + name: tensor for name, tensor in of_run.items()}
         content["progress"] = {
             "settings": dict(progress.settings),
             "fingerprint": progress.fingerprint,
@@ -116,19 +170,37 @@ def model_bytes(model: Model) -> bytes:
             "evaluations": [[_to_json(value) for value in astuple(e)] for e in progress.evaluations],
         }
     copies = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in tensors.items()}
-    whole = safetensors.torch.save(copies, {"makemore": json.dumps(content, allow_nan=False)})
+    metadata = FORMAT | {"makemore": json.dumps(content, allow_nan=False)}
+    whole = _with_metadata(safetensors.torch.save(copies), metadata)
     digest = hashlib.sha256(whole).hexdigest()
     return whole.replace(NO_DIGEST.encode(), digest.encode(), 1)
 
 
-def load_model(path: str | Path = BUNDLED) -> Model:
-    """Read a model file; by default that of the bundled network. The network is on the CPU, in evaluation.
+def _with_metadata(whole: bytes, metadata: Mapping[str, str]) -> bytes:
+    """A safetensors file with metadata in this order: safetensors would write another order each time."""
+    end = 8 + int.from_bytes(whole[:8], "little")
+    header = {"__metadata__": dict(metadata), **json.loads(whole[8:end])}
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)  # the tensors begin at a multiple of 8
+    return len(text).to_bytes(8, "little") + text + whole[end:]
 
-    The bundled network was trained by the default command on the bundled list. Raises ModelFileError if the
-    file cannot be read, is not a model file, is damaged, or was written by another version. Nothing in the
-    file is executed.
+
+def load_model(path: str | Path = BUNDLED) -> Model:
+    """Read a model file, or that of a run's directory; by default that of the bundled network.
+
+    The network is on the CPU, in evaluation, with the dtypes it was saved with, and its parameters require
+    gradients. The bundled network was trained by the default command on the bundled list. Raises
+    ModelFileError if the file cannot be read, is not a model file, is damaged, or was written by another
+    version. Nothing in the file is executed.
     """
-    return read_model(read_bytes(Path(path)), str(path))
+    path = model_path(path)
+    return read_model(read_bytes(path), str(path))
+
+
+def model_path(path: str | Path) -> Path:
+    """The model file of a path, which may be a run's directory. ``~`` is the home directory."""
+    path = Path(path).expanduser()
+    return path / MODEL_FILE if path.is_dir() else path
 
 
 def read_bytes(path: Path) -> bytes:
@@ -145,8 +217,10 @@ def read_model(whole: bytes, name: str) -> Model:
         if whole.startswith(ZIP):
             raise ModelFileError("was written by a pre-release of makemore; train it again")
         content = _content_of(whole)
-        tensors = dict(sorted(safetensors.torch.load(whole).items()))  # in a fixed order
-        return _model_of(content, tensors, len(whole))
+        # Tensors made in inference mode could not be trained.
+        with torch.inference_mode(False), torch.device("cpu"):
+            tensors = dict(sorted(safetensors.torch.load(whole).items()))  # in a fixed order
+            return _model_of(content, tensors)
     except ModelFileError as error:
         raise ModelFileError(f"{name} {error}") from error
     except Exception as error:  # json, safetensors and torch raise all kinds on foreign bytes
@@ -171,8 +245,8 @@ def _content_of(whole: bytes) -> dict[str, Any]:
     unsigned = whole.replace(digest.encode(), NO_DIGEST.encode(), 1)
     if hashlib.sha256(unsigned).hexdigest() != digest:
         raise ModelFileError("is damaged: its sha256 does not match")
-    _require(len(metadata) == 1, "unknown metadata")
-    _require_keys(content, "sha256", "version", "plan", "members", "characters", "progress")
+    _require(metadata.keys() == {*FORMAT, "makemore"}, "unknown metadata")
+    _require_keys(content, "sha256", "version", "network", "shared", "plan", "characters", "progress")
     return content
 
 
@@ -191,38 +265,90 @@ def _strict_json(text: str | bytes) -> dict[str, Any]:
     return dict(content)
 
 
-def _model_of(content: Mapping[str, Any], tensors: Mapping[str, Tensor], size: int) -> Model:
-    """The model in a file of ``size`` bytes, after checking each part of it."""
-    plan, characters, progress = _plan_of(content["plan"]), content["characters"], content["progress"]
+def _model_of(content: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Model:
+    """The model in a file, after checking each part of it."""
+    characters, progress = content["characters"], content["progress"]
     _require(isinstance(characters, str), "an invalid vocabulary")
     vocabulary = Vocabulary(characters)
     _require(vocabulary.characters == characters, "an invalid vocabulary")
     characters.encode()  # raises on half a surrogate pair
+    plan = None if content["plan"] is None else _plan_of(content["plan"])
 
-    members = content["members"]
-    number = 1 if members is None else members
-    _require(type(number) is int and 1 <= number <= MAX_MEMBERS, "an invalid number of members")
-
-    # A network larger than the file is not built.
-    _require(4 * number * plan.num_values(len(vocabulary)) <= size, "an invalid plan: it does not fit")
-    network = build_network(plan, members, len(vocabulary), Generator())
-    own, values, state = network.state_dict(), _group(tensors, "network"), _group(tensors, "state")
+    of_run = {n.removeprefix(RUN_PREFIX): t for n, t in tensors.items() if n.startswith(RUN_PREFIX)}
+    values = {name: tensor for name, tensor in tensors.items() if not name.startswith(RUN_PREFIX)}
+    state = {n.removeprefix("state."): t for n, t in of_run.items() if n.startswith("state.")}
     others = {"losses", "generator"} | {f"state.{name}" for name in state} if progress is not None else set()
-    _require(tensors.keys() == {f"network.{name}" for name in own} | others, "missing or unexpected tensors")
-    dtype = next((tensor.dtype for tensor in values.values() if tensor.is_floating_point()), None)
-    _require(dtype in (torch.float32, torch.float64), "invalid weights")
-    for name, tensor in values.items():
-        expected = dtype if own[name].is_floating_point() else own[name].dtype
-        fits = tensor.shape == own[name].shape and tensor.dtype == expected
-        _require(fits and bool(tensor.isfinite().all()), f"an invalid {name}")
-        _require("running_var" not in name or bool((tensor >= 0).all()), f"an invalid {name}")
-    network.to(dtype=dtype).load_state_dict(values)
-    return Model(
-        plan,
-        vocabulary,
-        network.eval(),
-        None if progress is None else _progress_of(progress, tensors["losses"], tensors["generator"], state),
-    )
+    _require(of_run.keys() == others, "missing or unexpected tensors")
+    network = _network_of(content["network"], content["shared"], values, vocabulary)
+    if plan is not None:
+        fits = _is_of_plan(content["network"], plan, vocabulary)
+        _require(fits, "an invalid plan: it is not that of its network")
+    read = None if progress is None else _progress_of(progress, of_run["losses"], of_run["generator"], state)
+    return Model(network, vocabulary, plan, read)
+
+
+def _network_of(description: Any, shared: Any, values: Mapping[str, Tensor], vocabulary: Vocabulary) -> Layer:
+    """The network of that description with those values. It is built only if all of them fit."""
+    try:
+        with shapes_only():
+            skeleton = build(description)
+        _check_network(skeleton, values, vocabulary)
+        with default_generator(Generator()):
+            network = build(description)
+    except ValueError as error:
+        raise ModelFileError(f"has an invalid network: {_sentence(error)}") from error
+    _require(isinstance(shared, dict), "invalid shared tensors")
+    for name, owner, attribute in places(network):
+        tensor: Tensor = getattr(owner, attribute)
+        tensor.data = values[name].clone()  # in memory that is aligned as torch's own
+        if attribute in owner.PARAMETERS and tensor.is_floating_point():
+            tensor.requires_grad_()
+    try:
+        share(network, shared)
+    except ValueError as error:
+        raise ModelFileError(f"has {error}") from error
+    for name, tensor in network.state_dict().items():
+        same = tensor.dtype == values[name].dtype and torch.equal(tensor, values[name])
+        _require(same or bool(tensor.isnan().any()), f"different values in the shared tensor {name}")
+    return network.eval()
+
+
+def _check_network(skeleton: Layer, values: Mapping[str, Tensor], vocabulary: Vocabulary) -> None:
+    """Raise ValueError unless a network without values fits the tensors for it and the vocabulary."""
+    own = skeleton.state_dict()
+    if own.keys() != values.keys():
+        raise ValueError("missing or unexpected tensors")
+    for name, owner, attribute in places(skeleton):
+        tensor = values[name]
+        expected = own[name].dtype
+        dtypes = DTYPES if expected.is_floating_point else (expected,)
+        if tensor.shape != own[name].shape:
+            raise ValueError(f"{name} has shape {tuple(tensor.shape)}, not {tuple(own[name].shape)}")
+        if tensor.dtype not in dtypes:
+            raise ValueError(f"{name} has dtype {tensor.dtype}")
+        # A mask among a layer's buffers may be infinite; a norm's statistics may not.
+        norm = isinstance(owner, BatchNorm1d)
+        if (attribute in owner.PARAMETERS or norm) and not tensor.isfinite().all():
+            raise ValueError(f"{name} has values that are not finite: the training diverged")
+        if norm and attribute == "running_var" and not (tensor >= 0).all():
+            raise ValueError(f"{name} has negative values")
+    check_context(skeleton)
+    check_symbols(skeleton, len(vocabulary))
+
+
+def _is_of_plan(description: Mapping[str, Any], plan: Plan, vocabulary: Vocabulary) -> bool:
+    """Whether a network, or every member of an ensemble, has the layers of the plan."""
+    with shapes_only():
+        expected = describe(plan.build(len(vocabulary)))
+    ensemble = description["layer"] == Ensemble.__name__
+    members = description["arguments"]["members"] if ensemble else [description]
+    return all(member == expected for member in members)
+
+
+def _sentence(error: Exception) -> str:
+    """The message of an error in one line of a readable length."""
+    text = " ".join(str(error).split())
+    return text if len(text) <= 400 else f"{text[:400]}…"
 
 
 def _plan_of(sizes: Mapping[str, Any]) -> Plan:
@@ -262,10 +388,6 @@ def _progress_of(
         evaluations.append(Evaluation(at, *values))
     known = {**content, "evaluations": evaluations}
     return Progress(**known, losses=losses, generator=generator, state=state)
-
-
-def _group(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    return {n.removeprefix(f"{prefix}."): t for n, t in tensors.items() if n.startswith(f"{prefix}.")}
 
 
 def _to_json(value: float | None) -> float | str | None:

@@ -44,7 +44,7 @@ class Subject:
     def contexts(self) -> Tensor:
         """Contexts of words sampled from the network, the same each time: (N, block_size)."""
         symbols = encode_words(self.model.vocabulary, self.sample(SAMPLED_WORDS))
-        X, _ = Examples(symbols, self.model.plan.block_size)[:MAX_CONTEXTS]
+        X, _ = Examples(symbols, self.model.block_size)[:MAX_CONTEXTS]
         return X
 
     @cached_property

@@ -43,7 +43,7 @@ class TeacherFiles:
         settings = self._settings(number, trainer.recipe)
         history = trainer.step, trainer.losses, trainer.evaluations, trainer.generator.get_state()
         progress = Progress(settings, self.fingerprint, True, *history, {})
-        return model_bytes(Model(self.plan, self.vocabulary, trainer.network, progress))
+        return model_bytes(Model(trainer.network, self.vocabulary, self.plan, progress))
 
     def unpack(self, number: int, content: bytes, recipe: Recipe) -> tuple[Layer, float] | None:
         """The teacher and its val loss, or None if it was trained with other settings or words."""

@@ -41,7 +41,7 @@ from makemore.inference.scoring import loss
 from makemore.lecture.sampling import sample_word
 from makemore.parallel.engine import ParallelEngine, check_shareable
 from makemore.run.callbacks import Callback
-from makemore.run.catalog import ENGINES, NETWORKS, RECIPES, build_network, network_plan
+from makemore.run.catalog import ENGINES, NETWORKS, RECIPES, Plan, build_network, network_plan
 from makemore.run.model_file import MODEL_FILE, Model, Progress, save_model
 from makemore.run.report import SPLITS, losses_csv, report
 from makemore.run.settings import RunSettings, Settings, checked, resolved, restored
@@ -70,7 +70,7 @@ DIVERGED_LOSS = 1e4
 class TrainingRun:
     """A run: its settings and words, its trainer, and the directory that it writes to.
 
-    ``model`` has the plan, the vocabulary and the trainer's network, without the progress.
+    ``model`` has the trainer's network, the vocabulary and the plan, without the progress.
     """
 
     out_dir: Path
@@ -155,6 +155,7 @@ class TrainingRun:
     def context(self) -> RunContext:
         """What the trainer may need from the run."""
         run, plan, vocabulary = self.settings.run, self.model.plan, self.model.vocabulary
+        assert plan is not None
         device = self.trainer.data.train.symbols.device
 
         def build(generator: Generator) -> Layer:
@@ -245,7 +246,7 @@ def check_finite(losses: Tensor, start: int) -> None:
 def new_run(given: Mapping[str, Any], out_dir: Path, processes: Processes) -> TrainingRun:
     """A run that begins at step 0."""
     run = checked(given)
-    plan = network_plan(run.network, run.block_size, run.n_embd, run.n_hidden, run.stacks)
+    plan = plan_of(run)
     device, words = device_and_words(run, processes)
     data = words.data(plan.block_size)
     if run.n_hidden is None:
@@ -256,9 +257,14 @@ def new_run(given: Mapping[str, Any], out_dir: Path, processes: Processes) -> Tr
     generator = Generator().manual_seed(run.seed)
     members = run.ensemble if run.ensemble > 1 else None
     network = build_network(plan, members, len(data.vocabulary), generator).to(device)
-    model = Model(plan, data.vocabulary, network)
+    model = Model(network, data.vocabulary, plan)
     trainer = make_trainer(settings, network, data.to(device), generator, processes)
     return TrainingRun(out_dir, settings, words, model, trainer, processes)
+
+
+def plan_of(run: RunSettings) -> Plan:
+    """The plan of a run's network. Raises UsageError on sizes that cannot work."""
+    return network_plan(run.network, run.block_size, run.n_embd, run.n_hidden, run.stacks)
 
 
 def resumed_run(given: Mapping[str, Any], out_dir: Path, model: Model, processes: Processes) -> TrainingRun:
@@ -277,13 +283,15 @@ def resumed_run(given: Mapping[str, Any], out_dir: Path, model: Model, processes
         raise UsageError(
             "the word list of the run was read from stdin: give it again with --data PATH or --data -"
         )
+    if model.plan is None or model.plan.sizes() != plan_of(settings.run).sizes():
+        raise ModelFileError(f"{model_file} has another network than its run: only the run's can be resumed")
     device, words = device_and_words(settings.run, processes)
     if words.fingerprint != progress.fingerprint:
         raise UsageError(
             f"the word list {words.source} differs from the run's; resume with the same list,"
             " or start a new run for other words"
         )
-    generator, data = Generator().set_state(progress.generator), words.data(model.plan.block_size)
+    generator, data = Generator().set_state(progress.generator), words.data(model.block_size)
     trainer = make_trainer(settings, model.network.to(device), data.to(device), generator, processes)
     try:
         trainer.restore(progress.step, progress.losses, progress.evaluations, progress.state)

@@ -68,7 +68,7 @@ def evaluation(args: argparse.Namespace) -> Rows:
     rows = compare("the losses of the splits", contestants, min(5, args.rounds), **base)
     with tempfile.TemporaryDirectory() as directory:
         model_file = Path(directory, "model")
-        save_model(Model(PLAN, data.vocabulary, network), model_file)
+        save_model(Model(network, data.vocabulary, PLAN), model_file)
         for row in rows:
             row["peak_mb"] = in_fresh_process(evaluation_mb, row["row"], model_file, args.data)
             print(f"  {row['row']:<32} {row['peak_mb']:,.0f} MB beyond network and list", flush=True)
@@ -110,7 +110,7 @@ def million(args: argparse.Namespace) -> Rows:
     print(f"\n{number:,} words, each task in a fresh process")
     with tempfile.TemporaryDirectory() as directory:
         model_file, words_file = Path(directory, "model"), Path(directory, "words.txt")
-        save_model(Model(PLAN, data.vocabulary, network), model_file)
+        save_model(Model(network, data.vocabulary, PLAN), model_file)
         for task in ("sample", "sample with scores", "score"):
             row = in_fresh_process(many_words, task, model_file, words_file, number)
             print(

@@ -25,7 +25,7 @@ from makemore.run.model_file import BUNDLED, MODEL_FILE, Model, load_model, save
 
 def losses(model: Model, source: str | None = None) -> dict[str, float]:
     """The loss of a model on each split of a list, by default the bundled one, in nats per symbol."""
-    data = load_words(source).data(model.plan.block_size)
+    data = load_words(source).data(model.block_size)
     return {split: loss(model.network, getattr(data, split)) for split in ("train", "val", "test")}
 
 

@@ -22,7 +22,7 @@ def lecture_samples(model: Model, number: int, generator: torch.Generator) -> li
         layer.training = False  # type: ignore[attr-defined]
     for _ in range(number):
         out: list[int] = []
-        context = [0] * model.plan.block_size
+        context = [0] * model.block_size
         while True:
             logits = model.network(torch.tensor([context]))
             probs = F.softmax(logits, dim=1)

@@ -28,7 +28,7 @@ def written(path: Path, model: Model, words: list[str] | None = None, source: st
 
 def log_probs(model: Model, word: str) -> Tensor:
     """Each context of the word through the layers, as in the lecture: (len(word) + 1, vocab_size)."""
-    size = model.plan.block_size
+    size = model.block_size
     symbols = [0] * size + model.vocabulary.encode(word)
     contexts = [symbols[i : i + size] for i in range(len(word) + 1)]
     with model.network.evaluating():

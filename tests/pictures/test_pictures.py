@@ -40,6 +40,7 @@ from makemore.pictures.activations import saturation
 from makemore.pictures.embedding import principal_components
 from makemore.pictures.figures import observe
 from makemore.pictures.recorder import Record, write_records
+from makemore.run.architecture import register_layer
 from makemore.run.catalog import NETWORKS, PICTURES, Plan, build_network, network_plan
 from makemore.run.model_file import Model, save_model
 from makemore.run.pictures import Subject, draw_picture
@@ -255,7 +256,7 @@ def odd_model(characters: str, name: str, word: str) -> Subject:
     vocabulary = Vocabulary(characters)
     plan = network_plan(name, None if name == "mlp" else 8, 4, 6)
     network = plan.build(len(vocabulary), Generator().manual_seed(1)).eval()
-    return Subject(Model(plan, vocabulary, network), word)
+    return Subject(Model(network, vocabulary, plan), word)
 
 
 @pytest.mark.parametrize(
@@ -303,7 +304,7 @@ def test_every_picture_says_what_to_look_for_and_has_a_public_function() -> None
 def test_every_picture_of_every_network_of_the_catalog(name: str) -> None:
     plan, vocabulary = network_plan(name, None, 4, 6), Vocabulary("abc")
     network = plan.build(4, Generator().manual_seed(1)).eval()
-    subject = Subject(Model(plan, vocabulary, network), "ab")
+    subject = Subject(Model(network, vocabulary, plan), "ab")
     has_batchnorm = any("BatchNorm" in type(layer).__name__ for layer in network.modules())
     for what in PICTURES:
         if what == "gradients":
@@ -335,8 +336,9 @@ def test_of_a_network_with_an_undeclared_layer_only_the_nodes_are_left_out(
 
     plan = Plan("reverse", 4, 3, 5, layers)
     monkeypatch.setitem(NETWORKS, "reverse", plan)
+    register_layer(Reverse)
     network = plan.build(4, Generator().manual_seed(1)).eval()
-    save_model(Model(plan, Vocabulary("abc"), network), tmp_path / "model.safetensors")
+    save_model(Model(network, Vocabulary("abc"), plan), tmp_path / "model.safetensors")
     write_records(records(network), tmp_path / "gradients.csv")
     assert draw_main(["all", str(tmp_path / "out"), "--model", str(tmp_path)]) == 0
     out, err = capsys.readouterr()

@@ -12,6 +12,7 @@ from makemore.commands.cli import train_main
 from makemore.core.layer import Layer
 from makemore.lecture.layers import Tanh
 from makemore.paper.networks import hierarchical
+from makemore.run.architecture import register_layer
 from makemore.run.catalog import NETWORKS, Plan
 
 
@@ -27,6 +28,7 @@ def with_silent_layers(vocab_size: int, block_size: int, n_embd: int, n_hidden: 
 @pytest.fixture(autouse=True)
 def registered(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(NETWORKS, "silent", Plan("silent", 8, 24, 128, with_silent_layers))
+    register_layer(SilentTanh)
     monkeypatch.setitem(DERIVATIVES, SilentTanh, TanhDerivative)
 
 

@@ -30,6 +30,7 @@ from makemore.core.layer import Layer
 from makemore.lecture.layers import Tanh
 from makemore.modern import teachers
 from makemore.paper.networks import hierarchical
+from makemore.run.architecture import register_layer
 from makemore.run.catalog import ENGINES, NETWORKS, RECIPES, Plan
 from makemore.run.model_file import load_model
 from makemore.run.signals import Signals
@@ -303,6 +304,10 @@ def test_a_network_that_only_autograd_can_train(
         error = error_of(capsys, train_main([*flags, "--engine", engine]))
         assert_matches(rf"2: .* --engine {engine}: there is no hand-derived gradient for Swish\(\)", error)
         assert not (tmp_path / "a").exists()
+    # Before the first step, not after the training.
+    error = error_of(capsys, train_main([*flags, "--engine", "autograd"]))
+    assert_matches(r"2: .* layer 4 is a Swish, .*: call makemore\.register_layer\(Swish", error)
+    register_layer(Swish)
     assert train_main([*flags, "--engine", "autograd"]) == 0
     assert sample_main([str(tmp_path / "a"), "--with-score", "-n", "3"]) == 0
     assert len(re.findall(r"\t-\d", capsys.readouterr().out)) == 3
@@ -369,9 +374,9 @@ def test_several_processes_refuse_layers_that_draw_random_numbers(
 @pytest.mark.parametrize(
     "change",
     [
-        lambda tensors: tensors.pop("state.generator.5"),
-        lambda tensors: tensors.update({"state.generator.5": torch.zeros(5056)}),
-        lambda tensors: tensors.update({"state.generator.5": torch.zeros(7, dtype=torch.uint8)}),
+        lambda tensors: tensors.pop("run:state.generator.5"),
+        lambda tensors: tensors.update({"run:state.generator.5": torch.zeros(5056)}),
+        lambda tensors: tensors.update({"run:state.generator.5": torch.zeros(7, dtype=torch.uint8)}),
     ],
 )
 def test_resume_refuses_forged_generators(
