@@ -11,6 +11,7 @@ import torch
 
 from makemore.backprop.engine import BackpropEngine
 from makemore.data.word_list import LECTURE_VARIABLE, WordList, bundled_path, lecture_path, read_words
+from makemore.run import architecture
 from makemore.run.catalog import network_plan
 from makemore.run.model_file import Model
 from makemore.training.recipe import LectureRecipe
@@ -27,6 +28,12 @@ def pytest_runtest_setup() -> None:
     """
     torch.manual_seed(0)
     os.environ["NO_COLOR"] = "1"
+
+
+@pytest.fixture(autouse=True)
+def registered_layers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A test's own layers are forgotten after it."""
+    monkeypatch.setattr(architecture, "_registered", dict(architecture._registered))
 
 
 PEAK_MEMORY = """

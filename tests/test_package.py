@@ -57,8 +57,8 @@ def test_help_and_version_do_without_torch(command: str, flag: str) -> None:
         (["--help"], 0, "train"),
         (["draw", "--help"], 0, "usage: makemore-draw"),
         (["train", "--steps", "0"], 2, "makemore-train: argument --steps: must be a whole number from 1"),
-        (["paint"], 2, "python -m makemore: argument command: invalid choice: 'paint'"),
-        ([], 2, "python -m makemore: the following arguments are required: command (see"),
+        (["paint"], 2, "makemore: argument command: invalid choice: 'paint'"),
+        ([], 2, "makemore: the following arguments are required: command (see"),
     ],
 )
 def test_as_a_module(arguments: list[str], code: int, message: str) -> None:

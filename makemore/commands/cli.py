@@ -8,6 +8,7 @@ With the environment variable MAKEMORE_TRACEBACK=1 Python's traceback comes befo
 from __future__ import annotations
 
 import argparse
+import codecs
 import gc
 import importlib
 import io
@@ -17,17 +18,22 @@ import signal
 import sys
 import traceback
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import suppress
+from contextlib import redirect_stdout, suppress
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from pkgutil import resolve_name
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TextIO, cast
 
 import makemore
 from makemore.core.errors import Interrupted, MakemoreError
 from makemore.core.settings import FIRST, Knob
+from makemore.core.shell import expand_user
 from makemore.run.catalog import PICTURES
 from makemore.run.settings import NETWORK, OUTPUT, TRAINING, SampleSettings, flag, flags
+
+BACKEND_VARIABLE = "MPLBACKEND"
+"""The environment variable that names matplotlib's backend."""
 
 TRACEBACK_VARIABLE = "MAKEMORE_TRACEBACK"
 """The environment variable that makes errors print Python's traceback too."""
@@ -64,9 +70,22 @@ def add_flag(container: argparse._ActionsContainer, knob: Knob, *aliases: str) -
     if knob.type is bool:
         add(action=argparse.BooleanOptionalAction if knob.default else "store_true")
     elif knob.type is str:
-        add(choices=knob.choices or None, metavar=knob.metavar)
+        is_path = knob.metavar in ("PATH", "FILE")
+        add(choices=knob.choices or None, metavar=knob.metavar, type=expand_user if is_path else str)
     else:
         add(type=number_type(knob), metavar=knob.metavar or ("N" if knob.type is int else "X"))
+
+
+def path_type(text: str) -> Path:
+    """The argparse type of a path, which may begin with ``~``."""
+    return Path(expand_user(text))
+
+
+def one_of(parser: Parser, positional: Any, named: Any, name: str) -> Any:
+    """The value that is given by position or by name. Both at once are an error."""
+    if positional is not None and named is not None:
+        parser.error(f"{name} is given twice, by position and by {flag(name)}: choose one")
+    return positional if named is None else named
 
 
 def number_type(knob: Knob) -> Callable[[str], float]:
@@ -94,6 +113,7 @@ def given(args: argparse.Namespace, knobs: Iterable[Knob]) -> dict[str, Any]:
 def train_parser() -> Parser:
     """The flags of ``makemore-train``, made from the settings."""
     parser = Parser("makemore-train", "Train a network on a word list, plot its losses and print new words.")
+    parser.add_argument("words", nargs="?", type=expand_user, help="word list, as --data", metavar="LIST")
     knobs = list(flags())
     titles = [FIRST, NETWORK, TRAINING, *(knob.group for knob in knobs if knob.group != OUTPUT), OUTPUT]
     groups = {title: parser.add_argument_group(title) for title in dict.fromkeys(titles)}
@@ -102,7 +122,7 @@ def train_parser() -> Parser:
     add = groups[FIRST].add_argument
     add(
         "--out-dir",
-        type=Path,
+        type=path_type,
         default=Path("out"),
         metavar="DIR",
         help="directory to write to (default: out)",
@@ -118,6 +138,7 @@ def train_main(argv: Sequence[str] | None = None) -> int:
     args = parser.parse(argv)
     if args.resume and args.overwrite:
         parser.error("--resume continues a run, --overwrite replaces it: choose one")
+    args.data = one_of(parser, args.words, args.data, "data")
     settings = given(args, flags())
     return answer(
         parser.prog, "makemore.commands.train:train", settings, args.out_dir, args.resume, args.overwrite
@@ -135,10 +156,16 @@ To sample the same words in the same order with eight processes, here by GNU par
 """
 """The end of the help of ``makemore-sample``."""
 
+TABLES = (".csv", ".json", ".jsonl", ".parquet", ".xlsx", ".xls", ".html", ".xml", ".npy", ".npz", ".pt")
+"""Endings of files that ``makemore-sample`` does not write."""
+
 FOR_SCORES = {"score", "shard", "output", "device"}
 """Settings of ``makemore-sample`` that work with --score; all others are about new words."""
 
-MODEL_HELP = "model file, or directory of a run (default: out, or the bundled network if out has no run)"
+MODEL_HELP = (
+    "model file, or directory of a run, or bundled for the bundled network (default: out, or the bundled network"
+    " if out has no run)"
+)
 """The help for the model of all commands but ``makemore-train``."""
 
 
@@ -150,7 +177,8 @@ def sample_parser() -> Parser:
         epilog=SAMPLE_NOTES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("model", nargs="?", type=Path, help=MODEL_HELP)
+    parser.add_argument("path", nargs="?", type=path_type, help="as --model", metavar="MODEL")
+    parser.add_argument("--model", type=path_type, metavar="PATH", help=MODEL_HELP)
     short = {"samples": ["-n"], "output": ["-o"]}
     how_many = parser.add_mutually_exclusive_group()
     for name, knob in SampleSettings.knobs().items():
@@ -166,7 +194,17 @@ def sample_main(argv: Sequence[str] | None = None) -> int:
     for_new_words = [flag(name) for name in wanted if name not in FOR_SCORES]
     if "score" in wanted and for_new_words:
         parser.error(f"--score samples no words: leave out {', '.join(for_new_words)}")
-    return answer(parser.prog, "makemore.commands.sample:sample", args.model, SampleSettings(**wanted))
+    output = wanted.get("output", "")
+    if Path(output.lower().removesuffix(".gz")).suffix in TABLES:
+        parser.error(
+            f"the output is text, one word a line, not a table: call it .txt or .tsv, not {Path(output).name!r}"
+        )
+    model = one_of(parser, args.path, args.model, "model")
+    return answer(parser.prog, "makemore.commands.sample:sample", model, SampleSettings(**wanted))
+
+
+ENDINGS = (".png", ".svg", ".pdf")
+"""Endings of the files that ``makemore-draw`` writes."""
 
 
 def draw_main(argv: Sequence[str] | None = None) -> int:
@@ -184,10 +222,10 @@ def draw_main(argv: Sequence[str] | None = None) -> int:
     add(
         "picture",
         nargs="?",
-        type=Path,
+        type=path_type,
         help="file to write: .png, .svg or .pdf (default: WHAT.png); for all a directory (default: pictures)",
     )
-    add("--model", type=Path, metavar="PATH", help=MODEL_HELP)
+    add("--model", type=path_type, metavar="PATH", help=MODEL_HELP)
     add("--network", metavar="NAME", help="for nodes: an untrained network, named as in makemore-train")
     add("--word", metavar="TEXT", help="word whose characters are the input (default: diondre)")
     args = parser.parse(argv, intermixed=True)
@@ -195,12 +233,16 @@ def draw_main(argv: Sequence[str] | None = None) -> int:
         parser.error("--model and --network both name a network: choose one")
     what, picture = args.what or "nodes", args.picture
     if what not in PICTURES and what != "all" and picture is None and Path(what).suffix:
-        what, picture = "nodes", Path(what)  # only a file to write
+        what, picture = "nodes", path_type(what)  # only a file to write
     if what not in (*PICTURES, "all"):
         parser.error(f"unknown picture {what!r}: choose from {', '.join(PICTURES)}, all")
     if picture is None:
         picture = Path("pictures") if what == "all" else Path(f"{what}.png")
-    if what != "all" and picture.suffix.lower() not in ("", ".png", ".svg", ".pdf"):
+    if what == "all" and picture.suffix.lower() in ENDINGS and not picture.is_dir():
+        parser.error(
+            f"all pictures are written to a directory, not to one file: give {picture.stem!r} instead"
+        )
+    if what != "all" and picture.suffix.lower() not in ("", *ENDINGS):
         parser.error(f"a picture is a .png, .svg or .pdf file, not {picture.name!r}")
     asked = (what, picture, args.network, args.model, args.word)
     return answer(parser.prog, "makemore.commands.draw:draw", *asked)
@@ -213,9 +255,14 @@ def page_main(argv: Sequence[str] | None = None) -> int:
         "Write a page to explore a network in a browser. It is one HTML file and needs no server.",
     )
     add, page = parser.add_argument, Path("page.html")
-    add("page", nargs="?", type=Path, default=page, help=f"HTML file to write (default: {page})")
-    add("--model", type=Path, metavar="PATH", help=MODEL_HELP)
-    add("--data", metavar="PATH", help="path of the training word list, if the file was moved")
+    add("page", nargs="?", type=path_type, default=page, help=f"HTML file to write (default: {page})")
+    add("--model", type=path_type, metavar="PATH", help=MODEL_HELP)
+    add(
+        "--data",
+        type=expand_user,
+        metavar="PATH",
+        help="path of the training word list, if the file was moved",
+    )
     add(
         "--without-words",
         action="store_true",
@@ -232,8 +279,8 @@ COMMANDS = {"train": train_main, "sample": sample_main, "draw": draw_main, "page
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """``python -m makemore``: each command by its name."""
-    parser = Parser("python -m makemore", "Train networks, sample words, draw pictures, write pages.")
+    """``makemore`` and ``python -m makemore``: each command by its name."""
+    parser = Parser("makemore", "Train networks, sample words, draw pictures, write pages.")
     parser.add_argument("command", choices=COMMANDS, help="what to do; also installed as makemore-COMMAND")
     rest = parser.add_argument("flags", nargs=argparse.REMAINDER, help="flags of the command: see its --help")
     rest.required = False
@@ -251,6 +298,10 @@ def answer(prog: str, command: str, *asked: Any) -> int:
             setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(encoding="utf-8", errors="backslashreplace")
+    if not hasattr(sys.stdout, "buffer"):  # in a notebook, or with redirect_stdout
+        with redirect_stdout(cast(TextIO, StreamOfBytes(sys.stdout))):
+            return answer(prog, command, *asked)
+    drop_unusable_backend()
     try:
         import_torch()
         resolve_name(command)(*asked)
@@ -279,6 +330,41 @@ def code_and_message(error: BaseException) -> tuple[int, str]:
     return 1, str(error) or type(error).__name__
 
 
+class StreamOfBytes:
+    """A text stream that also takes utf-8 bytes, as ``sys.stdout.buffer`` does."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self.stream, self.buffer = stream, self
+        self.decoder = codecs.getincrementaldecoder("utf-8")("backslashreplace")
+
+    def write(self, content: str | bytes) -> int:
+        self.stream.write(content if isinstance(content, str) else self.decoder.decode(content))
+        return len(content)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.stream, name)
+
+
+def drop_unusable_backend() -> None:
+    """Drop the environment variable MPLBACKEND if it names a backend that is not installed here.
+
+    Jupyter exports the backend of its own environment. Pictures are written to files, which needs none, but
+    matplotlib refuses to be imported with a backend that it does not know.
+    """
+    name = os.environ.get(BACKEND_VARIABLE)
+    if not name or "matplotlib" in sys.modules:
+        return
+    del os.environ[BACKEND_VARIABLE]
+    with suppress(ImportError, ValueError):
+        if name.startswith("module://"):
+            usable = find_spec(name.removeprefix("module://")) is not None
+        else:
+            importlib.import_module("matplotlib").rcParams["backend"] = name  # ValueError if unknown
+            usable = True
+        if usable:
+            os.environ[BACKEND_VARIABLE] = name
+
+
 def import_torch() -> None:
     """Import torch with the garbage collector paused, and exclude its many objects from later collections.
 
@@ -302,6 +388,11 @@ def tell(message: str) -> None:
 
 
 def drop_stdout() -> None:
-    """Discard what is still to be written to stdout, so that nothing fails while Python shuts down."""
+    """Discard what is still to be written to stdout, so that nothing fails while Python shuts down.
+
+    The stdout of a notebook stays as it is.
+    """
+    if sys.stdout is not sys.__stdout__:
+        return
     with suppress(OSError, ValueError), open(os.devnull, "wb") as nowhere:
         os.dup2(nowhere.fileno(), sys.stdout.fileno())

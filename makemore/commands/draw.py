@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from matplotlib.figure import Figure
 from torch import Generator
 
 from makemore.core.atomic_write import atomic_write
 from makemore.core.errors import UsageError, WriteError
+from makemore.core.figure import Figure
 from makemore.pictures.figures import DEFAULT_WORD, save_figure
 from makemore.pictures.nodes import draw_nodes
 from makemore.run.catalog import PICTURES, network_plan

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
-import sys
 import time
 from collections.abc import Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -15,17 +15,19 @@ from makemore.core.device import resolve_device
 from makemore.core.errors import DivergedError, Interrupted, TrainingError, UsageError, WriteError
 from makemore.data.reading import STDIN
 from makemore.parallel.processes import connected, number_of_processes
-from makemore.pictures.recorder import GRADIENTS_FILE
 from makemore.run.callbacks import callbacks_for, check_installed
 from makemore.run.lock import locked, make_directory, make_room
 from makemore.run.model_file import MODEL_FILE, load_model, read_bytes, read_model
 from makemore.run.report import describe, network_summary
 from makemore.run.signals import Signals
-from makemore.run.training_run import LOSSES_FILE, PICTURE_FILE, TrainingRun, new_run, resumed_run
+from makemore.run.training_run import TrainingRun, new_run, resume_command, resumed_run
 from makemore.training.processes import Processes
 
 OLD_MODEL_FILE = "model.pt"
 """The name of a run's model file in the first pre-releases."""
+
+WRITING = {errno.EPIPE, errno.ENOSPC, getattr(errno, "EDQUOT", None), errno.EFBIG, errno.EROFS}
+"""Errors that only writing has. Files are written by ``atomic_write``, which tells its own errors."""
 
 RESUMED = b"resumed"
 """Sent to other processes before the bytes of the model file, which may be empty."""
@@ -46,7 +48,8 @@ def train(given: Mapping[str, Any], out_dir: Path, resume: bool = False, overwri
                 ExitStack() as stack,
             ):
                 if not processes.is_first:
-                    sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
+                    nowhere = stack.enter_context(open(os.devnull, "w", encoding="utf-8"))
+                    stack.enter_context(redirect_stdout(nowhere))
                 run = begin(with_absolute_path(given), out_dir, resume, overwrite, processes, stack)
                 if run is not None:
                     carry_out(run, signals, started)
@@ -57,7 +60,7 @@ def train(given: Mapping[str, Any], out_dir: Path, resume: bool = False, overwri
             reason = re.sub(r"^\[\S+\]\s*", "", str(error)) or type(error).__name__
             raise TrainingError(
                 f"this process or another one failed ({reason.splitlines()[0][:80]});"
-                f" resume with: makemore-train --resume --out-dir {out_dir}"
+                f" resume with: {resume_command(out_dir)}"
             ) from error
 
 
@@ -100,8 +103,7 @@ def begin(
         if not content:
             make_directory(out_dir)
             stack.enter_context(locked(out_dir))
-            others = (LOSSES_FILE, PICTURE_FILE, GRADIENTS_FILE)
-            make_room(model_file, [out_dir / name for name in others], overwrite)
+            make_room(out_dir, overwrite)
         run.callbacks += callbacks_for(out_dir, run.settings, run.model, run.trainer)
     run.save()
     processes.mark_started()
@@ -137,5 +139,7 @@ def carry_out(run: TrainingRun, signals: Signals, started: float) -> None:
     except WriteError as error:
         raise WriteError(f"{error}; {run.how_to_resume()}") from error
     except OSError as error:
-        reason = error.strerror or error
-        raise WriteError(f"cannot write the output: {reason}; {run.how_to_resume()}") from error
+        if error.errno in WRITING:
+            reason = error.strerror or error
+            raise WriteError(f"cannot write the output: {reason}; {run.how_to_resume()}") from error
+        raise TrainingError(f"{error}; {run.how_to_resume()}") from error

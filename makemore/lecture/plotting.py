@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from matplotlib.figure import Figure
 from torch import Tensor
+
+from makemore.core.figure import Figure
 
 
 def plot_losses(losses: Tensor | Sequence[float], window: int = 1000) -> Figure:

@@ -193,10 +193,20 @@ class ModernTrainer(Trainer):
                 self.stale += 1
         return evaluation
 
-    def finish(self) -> None:
+    def finish(self) -> str:
         """Restore the network with the lowest val loss, unless the last one is better."""
+        recipe, told = self.recipe, list[str]()
+        if self.step < recipe.steps:
+            evaluations = f"{recipe.patience} evaluations" if recipe.patience > 1 else "one evaluation"
+            told.append(
+                f"ended at step {self.step:,} of {recipe.steps:,}: the val loss has not fallen for"
+                f" {evaluations} (--patience)"
+            )
         if self.best and self.evaluate_loss(self.network, self.val_subset) > self.best_val:
             self.network.load_state_dict(self.best)
+            step = next((e.step for e in self.evaluations if e.val == self.best_val), self.step)
+            told.append(f"the network of step {step:,} is kept, which has the lowest val loss")
+        return "; ".join(told)
 
     def state(self) -> dict[str, Tensor]:
         """The optimizers' tensors, the best network, and the position within the epoch."""

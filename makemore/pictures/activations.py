@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 
 import torch
-from matplotlib.figure import Figure
 from torch import Tensor
 
+from makemore.core.figure import Figure
 from makemore.core.layer import Layer, declared
 from makemore.pictures.figures import WIDTH, figure_of, observe, row_label
 from makemore.pictures.palette import ACCENT, FAINT, PRIMARY

@@ -8,11 +8,11 @@ from typing import Any
 import torch
 from matplotlib import colormaps
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from torch import Tensor
 
 from makemore.core.errors import UsageError
+from makemore.core.figure import Figure
 from makemore.core.layer import Layer
 from makemore.pictures.figures import WIDTH, PlainLogFormatter, figure_of, observe, row_label
 from makemore.pictures.palette import ACCENT, AMOUNTS, PRIMARY, REFERENCE

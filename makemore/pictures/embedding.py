@@ -6,10 +6,10 @@ import unicodedata
 from collections.abc import Iterable
 
 import torch
-from matplotlib.figure import Figure
 from torch import Tensor
 
 from makemore.core.errors import UsageError
+from makemore.core.figure import Figure
 from makemore.core.layer import Layer
 from makemore.lecture.layers import Embedding
 from makemore.lecture.words import STOP, Vocabulary

@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties, findfont, get_font
 from matplotlib.ticker import LogFormatter
 from torch import Tensor
 
 from makemore.core.errors import UsageError
+from makemore.core.figure import Figure
 from makemore.core.layer import Layer, window_of
 from makemore.lecture.words import Vocabulary
 from makemore.pictures.palette import GRAY

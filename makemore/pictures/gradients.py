@@ -5,9 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from matplotlib.figure import Figure
-
 from makemore.core.errors import UsageError
+from makemore.core.figure import Figure
 from makemore.core.layer import Layer
 from makemore.pictures.figures import WIDTH, figure_of, named_layers
 from makemore.pictures.palette import COLORS, FAINT, GRAY, REFERENCE

@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from matplotlib.figure import Figure
 from torch import Tensor
 
+from makemore.core.figure import Figure
 from makemore.pictures.figures import drawable, figure_of
 from makemore.pictures.palette import ACCENT, GRAY, PRIMARY
 from makemore.training.evaluation import Evaluation

@@ -19,11 +19,11 @@ from collections.abc import Collection, Mapping, Sequence
 
 from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
-from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import FancyArrowPatch
 
 from makemore.core.errors import UsageError
+from makemore.core.figure import Figure
 from makemore.core.graph import FalseDeclaration, context_length
 from makemore.core.layer import Layer
 from makemore.inference.convolution import Convolution

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
-from matplotlib.figure import Figure
 
+from makemore.core.figure import Figure
 from makemore.core.graph import context_length
 from makemore.core.layer import Layer
 from makemore.lecture.words import STOP, Examples, Vocabulary

@@ -8,9 +8,9 @@ from itertools import groupby
 import torch
 import torch.nn.functional as F
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from torch import Tensor
 
+from makemore.core.figure import Figure
 from makemore.core.graph import context_length
 from makemore.core.layer import Layer
 from makemore.lecture.words import STOP, Vocabulary

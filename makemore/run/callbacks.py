@@ -63,7 +63,7 @@ class TensorBoard(Callback):
 
         self.path = out_dir / LOG_DIRECTORY
         self.settings, self.model, self.trainer = settings, model, trainer
-        if trainer.step == 0:
+        if trainer.step == 0:  # of a run that was stopped before it saved a step
             for old in self.path.glob("events.out.tfevents.*"):
                 old.unlink()
         self.writer = SummaryWriter(str(self.path), purge_step=trainer.step + 1 if trainer.step else None)
@@ -110,9 +110,7 @@ class TensorBoard(Callback):
 def check_installed(settings: Settings) -> None:
     """Raise UsageError if the settings need a package that is not installed."""
     if settings.run.tensorboard and find_spec("tensorboard") is None:
-        raise UsageError(
-            "--tensorboard needs the package tensorboard: pip install 'makemore-wavenet[tensorboard]'"
-        )
+        raise UsageError("--tensorboard needs the package tensorboard: pip install tensorboard")
 
 
 def callbacks_for(out_dir: Path, settings: Settings, model: Model, trainer: Trainer) -> list[Callback]:

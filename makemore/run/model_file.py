@@ -55,6 +55,9 @@ MODEL_FILE = "model.safetensors"
 BUNDLED = Path(__file__).parents[1] / "trained.safetensors"
 """The bundled network, without its run; ``scripts/release/trained_network.py`` writes it."""
 
+BUNDLED_NAME = "bundled"
+"""Names the bundled network where a path of a model file is asked for. A file of that name is ./bundled."""
+
 VERSION = 5
 """The version of the format. Earlier ones were written by pre-releases; version 1 was a pickled file."""
 
@@ -185,8 +188,8 @@ def _with_metadata(whole: bytes, metadata: Mapping[str, str]) -> bytes:
     return len(text).to_bytes(8, "little") + text + whole[end:]
 
 
-def load_model(path: str | Path = BUNDLED) -> Model:
-    """Read a model file, or that of a run's directory; by default that of the bundled network.
+def load_model(path: str | Path = BUNDLED_NAME) -> Model:
+    """Read a model file, or that of a run's directory; by default, or as "bundled", the bundled network.
 
     The network is on the CPU, in evaluation, with the dtypes it was saved with, and its parameters require
     gradients. The bundled network was trained by the default command on the bundled list. Raises
@@ -198,8 +201,10 @@ def load_model(path: str | Path = BUNDLED) -> Model:
 
 
 def model_path(path: str | Path) -> Path:
-    """The model file of a path, which may be a run's directory. ``~`` is the home directory."""
-    path = Path(path).expanduser()
+    """The model file of a path, which may be a run's directory, or of the name "bundled"."""
+    if str(path) == BUNDLED_NAME:
+        return BUNDLED
+    path = Path(path)
     return path / MODEL_FILE if path.is_dir() else path
 
 

@@ -1,5 +1,6 @@
 """The model that a command uses, and the words it was trained on."""
 
+import os
 import sys
 from pathlib import Path
 from typing import NamedTuple
@@ -7,10 +8,14 @@ from typing import NamedTuple
 from makemore.core.errors import UsageError
 from makemore.data.reading import STDIN
 from makemore.data.word_list import WordList, load_words
-from makemore.run.model_file import MODEL_FILE, Model, load_model
+from makemore.run.model_file import BUNDLED_NAME, MODEL_FILE, Model, load_model, model_path
 
 DEFAULT_RUN = Path("out")
 """The default directory of ``makemore-train``."""
+
+
+LECTURE = "lecture"
+"""The name of the lecture's word list."""
 
 
 class Opened(NamedTuple):
@@ -24,7 +29,7 @@ class Opened(NamedTuple):
 def open_model(path: Path | None, command: str) -> Opened:
     """The model of a file or of a run's directory; by default that of ``out/``, else the bundled one.
 
-    A line on stderr says if it is the bundled one. Raises ModelFileError.
+    ``bundled`` names the bundled one. A line on stderr says if it is taken by default. Raises ModelFileError.
     """
     if path is None and not (DEFAULT_RUN / MODEL_FILE).exists():
         print(
@@ -33,9 +38,9 @@ def open_model(path: Path | None, command: str) -> Opened:
             file=sys.stderr,
         )
         return Opened(load_model(), is_bundled=True, directory=DEFAULT_RUN)
-    path = DEFAULT_RUN if path is None else path
-    if path.is_dir():
-        path /= MODEL_FILE
+    if path is not None and str(path) == BUNDLED_NAME:
+        return Opened(load_model(), is_bundled=True, directory=DEFAULT_RUN)
+    path = model_path(DEFAULT_RUN if path is None else path)
     return Opened(load_model(path), is_bundled=False, directory=path.parent)
 
 
@@ -53,13 +58,22 @@ def known_words(opened: Opened, data: str | None = None) -> WordList:
     else:
         progress = opened.model.progress
         fingerprint, path = progress.fingerprint, progress.settings.get("data")
-    if path == STDIN and data is None:
-        raise UsageError(
-            "the model's word list was read from stdin: give it again with --data PATH or --data -"
-        )
+    if path is not None and data is None:
+        check_list_is_there(path)
     words = load_words(data or path)
     if words.fingerprint != fingerprint:
         raise UsageError(
-            f"{words.source} is not the word list that the model was trained on; give that list with --data"
+            f"{words.source} is not the word list that the model was trained on; give that list with --data PATH"
         )
     return words
+
+
+def check_list_is_there(path: str) -> None:
+    """Raise UsageError, which asks for --data, if a run's word list cannot be read again from its path."""
+    if path == STDIN:
+        raise UsageError(
+            "the run's word list was read from stdin: give it again with --data PATH or --data -"
+        )
+    if path != LECTURE and not os.path.isfile(path):
+        found = "is not a file that can be read again" if os.path.exists(path) else "is not there any more"
+        raise UsageError(f"the run's word list {path} {found}: give it with --data PATH")

@@ -7,9 +7,9 @@ from functools import cached_property
 from pathlib import Path
 from pkgutil import resolve_name
 
-from matplotlib.figure import Figure
 from torch import Generator, Tensor
 
+from makemore.core.figure import Figure
 from makemore.data.encoding import encode_words
 from makemore.inference.generation import generate
 from makemore.lecture.words import Examples

@@ -186,7 +186,7 @@ class SampleSettings(Knobs):
     )
     output: str = knob(
         "-",
-        "file to write, compressed if it ends in .gz",
+        "file to write, text with one word a line, compressed if it ends in .gz",
         default_text="stdout",
         metavar="FILE",
     )

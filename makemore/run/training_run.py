@@ -35,6 +35,7 @@ from makemore.core.errors import (
     WriteError,
 )
 from makemore.core.layer import Layer
+from makemore.core.shell import quoted
 from makemore.data.reading import STDIN, display_name
 from makemore.data.word_list import Data, WordList, load_words
 from makemore.inference.scoring import loss
@@ -42,7 +43,9 @@ from makemore.lecture.sampling import sample_word
 from makemore.parallel.engine import ParallelEngine, check_shareable
 from makemore.run.callbacks import Callback
 from makemore.run.catalog import ENGINES, NETWORKS, RECIPES, Plan, build_network, network_plan
+from makemore.run.lock import LOSSES_FILE, PICTURE_FILE
 from makemore.run.model_file import MODEL_FILE, Model, Progress, save_model
+from makemore.run.opened_model import check_list_is_there
 from makemore.run.report import SPLITS, losses_csv, report
 from makemore.run.settings import RunSettings, Settings, checked, resolved, restored
 from makemore.run.signals import Signals
@@ -52,12 +55,6 @@ from makemore.training.ensemble import Ensemble, EnsembleEngine
 from makemore.training.evaluation import Evaluation
 from makemore.training.processes import Processes
 from makemore.training.trainer import RunContext, Trainer
-
-LOSSES_FILE = "losses.csv"
-"""The name of a run's file of losses."""
-
-PICTURE_FILE = "loss.png"
-"""The name of a run's picture of its losses."""
 
 PROBE_EXAMPLES = 256
 """Val examples on which a network is evaluated before it is saved."""
@@ -108,8 +105,7 @@ class TrainingRun:
 
     def how_to_resume(self) -> str:
         """Which step is saved, and the command that resumes from there."""
-        how = f"makemore-train --resume --out-dir {self.out_dir}"
-        return f"step {self.saved_step:,} is saved; resume with: {how}"
+        return f"step {self.saved_step:,} is saved; resume with: {resume_command(self.out_dir)}"
 
     def diverged(self, error: DivergedError) -> TrainingError:
         """The error of a run that diverged, with what to try and which step is saved."""
@@ -184,9 +180,9 @@ class TrainingRun:
 
         A run killed in between is not finished, and does all of this again when it is resumed.
         """
-        self.trainer.finish()
+        ending = self.trainer.finish()
         losses = self.trainer.evaluate(*SPLITS)
-        print("\n" + report(losses, self.trainer))
+        print("\n" + (f"{ending}\n\n" if ending else "") + report(losses, self.trainer))
         written = self._write_results(losses)
         self._print_new_words()
         sys.stdout.flush()
@@ -235,6 +231,11 @@ class TrainingRun:
         print(f"({self.words.number_in_training(words)} of them are in the training split)")
 
 
+def resume_command(out_dir: Path) -> str:
+    """The command that resumes the run of a directory."""
+    return f"makemore-train --resume --out-dir {quoted(out_dir)}"
+
+
 def check_finite(losses: Tensor, start: int) -> None:
     """Raise DivergedError unless the losses of the steps from ``start`` on are finite."""
     finite = losses.isfinite()
@@ -279,17 +280,15 @@ def resumed_run(given: Mapping[str, Any], out_dir: Path, model: Model, processes
     except (KeyError, TypeError, ValueError) as error:
         raise ModelFileError(f"{model_file} has invalid settings") from error
     check_steps_left(settings, progress, out_dir)
-    if settings.run.data == STDIN and "data" not in given:
-        raise UsageError(
-            "the word list of the run was read from stdin: give it again with --data PATH or --data -"
-        )
     if model.plan is None or model.plan.sizes() != plan_of(settings.run).sizes():
         raise ModelFileError(f"{model_file} has another network than its run: only the run's can be resumed")
+    if (data := settings.run.data) is not None and "data" not in given:
+        check_list_is_there(data)
     device, words = device_and_words(settings.run, processes)
     if words.fingerprint != progress.fingerprint:
         raise UsageError(
-            f"the word list {words.source} differs from the run's; resume with the same list,"
-            " or start a new run for other words"
+            f"the word list {words.source} differs from the run's; give that list with --data PATH, or start a"
+            " new run for other words"
         )
     generator, data = Generator().set_state(progress.generator), words.data(model.block_size)
     trainer = make_trainer(settings, model.network.to(device), data.to(device), generator, processes)

@@ -183,5 +183,9 @@ class Trainer:
         self.evaluations.append(Evaluation(self.step, **losses))
         return self.evaluations[-1]
 
-    def finish(self) -> None:
-        """Called when no step is left to do, to make the network the one to keep."""
+    def finish(self) -> str:
+        """Called when no step is left to do, to make the network the one to keep.
+
+        Returns a line that says why the run ended early and which step's network is kept, or "".
+        """
+        return ""

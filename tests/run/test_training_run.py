@@ -449,7 +449,7 @@ def test_resume_refuses_another_list(
     moved.write_bytes(word_file.read_bytes() + b"\nextra\n")
     resume = ["--resume", "--out-dir", str(stopped), "--steps", "60", "--data", str(moved)]
     assert_matches(
-        "2: .*the word list .*moved.txt differs from the run's; resume with the same list",
+        "2: .*the word list .*moved.txt differs from the run's; give that list with --data PATH",
         error_of(capsys, train_main(resume)),
     )
     moved.write_bytes(word_file.read_bytes())
