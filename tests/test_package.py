@@ -180,9 +180,11 @@ def test_no_module_imports_itself_by_way_of_others() -> None:
 def test_who_imports_what() -> None:
     modules = imports()
     assert {name for name, needs in modules.items() if "argparse" in needs} == {"makemore.commands.cli"}
-    drawing = {name for name, needs in modules.items() if any(n.startswith("matplotlib") for n in needs)}
+    figures = ("matplotlib", "makemore.core.figure")
+    drawing = {name for name, needs in modules.items() if any(n.startswith(figures) for n in needs)}
     pictures = {name for name in modules if name.startswith("makemore.pictures.")}
     assert drawing - pictures == {
+        "makemore.core.figure",
         "makemore.lecture.plotting",
         "makemore.run.pictures",
         "makemore.commands.draw",

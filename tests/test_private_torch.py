@@ -6,8 +6,10 @@ Should a new torch move one of these, this is where it shows.
 from __future__ import annotations
 
 import ast
+import socket
 from pathlib import Path
 
+import pytest
 import torch
 
 import makemore
@@ -38,6 +40,62 @@ def used_names() -> set[str]:
 
 def test_they_are_known() -> None:
     assert used_names() == PRIVATE
+
+
+def test_names_of_modules_and_of_scripts() -> None:
+    """``export`` puts modules into ``_modules``, and a benchmark sets up torch's compiler."""
+    assert torch.nn.Sequential(torch.nn.Tanh())._modules.keys() == {"0"}
+    import torch._dynamo
+
+    assert callable(torch._dynamo.reset)
+    assert hasattr(torch._dynamo.config, "trace_autograd_ops")
+
+
+TORCHRUN = {"TORCHELASTIC_RESTART_COUNT", "TORCHELASTIC_USE_AGENT_STORE"}
+"""Environment variables of torchrun without documentation."""
+
+
+def test_the_variables_of_torchrun() -> None:
+    def strings(path: Path) -> set[str]:
+        nodes = ast.walk(ast.parse(path.read_text()))
+        return {
+            node.value for node in nodes if isinstance(node, ast.Constant) and isinstance(node.value, str)
+        }
+
+    package = [*Path(makemore.__file__).parent.rglob("*.py")]
+    used = {text for path in package for text in strings(path) if text.startswith("TORCHELASTIC_")}
+    assert used == TORCHRUN
+    torchrun = [*(Path(torch.__file__).parent / "distributed").rglob("*.py")]
+    known = {text for path in torchrun for text in strings(path) if text in TORCHRUN}
+    assert known == TORCHRUN
+
+
+def test_the_rendezvous_of_torchrun() -> None:
+    """``rendezvous`` gives store, rank and number of processes; the store has what the package asks of it."""
+    import torch.distributed
+
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    with pytest.MonkeyPatch.context() as patch:
+        values = {"RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+        for name, value in values.items():
+            patch.setenv(name, value)
+        store, rank, world_size = next(torch.distributed.rendezvous("env://"))
+    assert (rank, world_size) == (0, 1)
+    assert not store.check(["key"])
+    store.set("key", "value")
+    assert (store.get("key"), store.check(["key"]), store.add("count", 1)) == (b"value", True, 1)
+    assert torch.distributed.PrefixStore("attempt", store).check(["key"]) is False
+
+
+def test_the_heartbeats_of_optuna() -> None:
+    """``scripts/study/search.py`` reads the table, and a trial's private number."""
+    optuna = pytest.importorskip("optuna")
+    models = pytest.importorskip("optuna.storages._rdb.models")
+    assert "trial_id" in models.TrialHeartbeatModel.__table__.columns
+    assert models.TrialHeartbeatModel.__tablename__ == "trial_heartbeats"
+    assert isinstance(optuna.create_study().ask()._trial_id, int)
 
 
 def test_backward_of_batch_norm() -> None:

@@ -163,8 +163,8 @@ FOR_SCORES = {"score", "shard", "output", "device"}
 """Settings of ``makemore-sample`` that work with --score; all others are about new words."""
 
 MODEL_HELP = (
-    "model file, or directory of a run, or bundled for the bundled network (default: out, or the bundled network"
-    " if out has no run)"
+    "model file, directory of a run, or bundled: the network that comes with makemore (default: out, or"
+    " bundled if out has no run)"
 )
 """The help for the model of all commands but ``makemore-train``."""
 
@@ -197,7 +197,7 @@ def sample_main(argv: Sequence[str] | None = None) -> int:
     output = wanted.get("output", "")
     if Path(output.lower().removesuffix(".gz")).suffix in TABLES:
         parser.error(
-            f"the output is text, one word a line, not a table: call it .txt or .tsv, not {Path(output).name!r}"
+            f"the output is text, one word a line: write to a .txt file, not to {Path(output).name!r}"
         )
     model = one_of(parser, args.path, args.model, "model")
     return answer(parser.prog, "makemore.commands.sample:sample", model, SampleSettings(**wanted))
@@ -239,9 +239,7 @@ def draw_main(argv: Sequence[str] | None = None) -> int:
     if picture is None:
         picture = Path("pictures") if what == "all" else Path(f"{what}.png")
     if what == "all" and picture.suffix.lower() in ENDINGS and not picture.is_dir():
-        parser.error(
-            f"all pictures are written to a directory, not to one file: give {picture.stem!r} instead"
-        )
+        parser.error(f"all pictures are written to a directory, not to one file: give {picture.stem!r}")
     if what != "all" and picture.suffix.lower() not in ("", *ENDINGS):
         parser.error(f"a picture is a .png, .svg or .pdf file, not {picture.name!r}")
     asked = (what, picture, args.network, args.model, args.word)
@@ -392,7 +390,8 @@ def drop_stdout() -> None:
 
     The stdout of a notebook stays as it is.
     """
-    if sys.stdout is not sys.__stdout__:
+    stdout = sys.__stdout__
+    if stdout is None or sys.stdout is not stdout:
         return
     with suppress(OSError, ValueError), open(os.devnull, "wb") as nowhere:
-        os.dup2(nowhere.fileno(), sys.stdout.fileno())
+        os.dup2(nowhere.fileno(), stdout.fileno())

@@ -63,7 +63,8 @@ def known_words(opened: Opened, data: str | None = None) -> WordList:
     words = load_words(data or path)
     if words.fingerprint != fingerprint:
         raise UsageError(
-            f"{words.source} is not the word list that the model was trained on; give that list with --data PATH"
+            f"{words.source} is not the word list that the model was trained on; give that list with --data"
+            " PATH"
         )
     return words
 

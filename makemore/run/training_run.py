@@ -122,7 +122,7 @@ class TrainingRun:
         assert run.log_every is not None
         assert run.eval_every is not None
         trainer.prepare(self.context())
-        signals.deferred = True
+        signals.deferred, noted = True, False
         with tqdm(
             total=recipe.steps,
             initial=trainer.step,
@@ -133,6 +133,9 @@ class TrainingRun:
         ) as bar:
             for losses in trainer.run(math.gcd(run.log_every, run.eval_every)):
                 check_finite(losses, trainer.step - len(losses))
+                if not noted and (note := engine_note(trainer.engine)):
+                    bar.write(note, file=sys.stdout)
+                noted = True
                 for line in self._log_lines(losses, run.log_every):
                     bar.write(line, file=sys.stdout)
                     sys.stdout.flush()
@@ -236,6 +239,13 @@ def resume_command(out_dir: Path) -> str:
     return f"makemore-train --resume --out-dir {quoted(out_dir)}"
 
 
+def engine_note(engine: object) -> str | None:
+    """Why steps are slower than they could be, as the engine or one within it found at the first step."""
+    inner = [*getattr(engine, "engines", []), *([engine.engine] if hasattr(engine, "engine") else [])]
+    notes = (engine_note(each) for each in inner)
+    return getattr(engine, "note", None) or next((note for note in notes if note), None)
+
+
 def check_finite(losses: Tensor, start: int) -> None:
     """Raise DivergedError unless the losses of the steps from ``start`` on are finite."""
     finite = losses.isfinite()
@@ -282,13 +292,13 @@ def resumed_run(given: Mapping[str, Any], out_dir: Path, model: Model, processes
     check_steps_left(settings, progress, out_dir)
     if model.plan is None or model.plan.sizes() != plan_of(settings.run).sizes():
         raise ModelFileError(f"{model_file} has another network than its run: only the run's can be resumed")
-    if (data := settings.run.data) is not None and "data" not in given:
-        check_list_is_there(data)
+    if settings.run.data is not None and "data" not in given:
+        check_list_is_there(settings.run.data)
     device, words = device_and_words(settings.run, processes)
     if words.fingerprint != progress.fingerprint:
         raise UsageError(
-            f"the word list {words.source} differs from the run's; give that list with --data PATH, or start a"
-            " new run for other words"
+            f"the word list {words.source} differs from the run's; give that list with --data PATH, or start"
+            " a new run for other words"
         )
     generator, data = Generator().set_state(progress.generator), words.data(model.block_size)
     trainer = make_trainer(settings, model.network.to(device), data.to(device), generator, processes)
