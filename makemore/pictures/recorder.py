@@ -126,7 +126,7 @@ def read_records(path: Path) -> list[Record]:
         ]
     except OSError as error:
         raise UsageError(
-            f"cannot read {path}: {error.strerror}; makemore-train --record-every N records gradients"
+            f"cannot read {path}: {error.strerror}; makemore-train --record-every 10 records gradients"
         ) from error
     except (KeyError, TypeError, ValueError, csv.Error) as error:
         raise UsageError(f"{path} is not a file of recorded gradients") from error

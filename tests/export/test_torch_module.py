@@ -471,7 +471,7 @@ def onnx_file(name: str, path: Path) -> Any:
     """Write a network's ONNX file, and return the program that runs such files."""
     for package in ("onnx", "onnxscript", "onnxruntime"):
         pytest.importorskip(
-            package, reason=f"{package} is not installed: pip install 'makemore-wavenet[test]'"
+            package, reason=f"{package} is not installed: pip install {package}"
         )
     import onnxruntime
 

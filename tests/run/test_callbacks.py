@@ -23,7 +23,7 @@ def argv(word_file: Path, out_dir: Path, *more: str) -> list[str]:
 
 def events(out_dir: Path) -> Any:
     """What TensorBoard reads from the log of a run."""
-    reason = "TensorBoard is not installed: pip install 'makemore-wavenet[tensorboard]'"
+    reason = "TensorBoard is not installed: pip install tensorboard"
     accumulators = pytest.importorskip(
         "tensorboard.backend.event_processing.event_accumulator", reason=reason
     )
