@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 from torch import Generator
@@ -9,11 +11,19 @@ from torch import Generator
 from makemore.core.atomic_write import atomic_write
 from makemore.core.errors import UsageError, WriteError
 from makemore.core.figure import Figure
-from makemore.pictures.figures import DEFAULT_WORD, save_figure
+from makemore.pictures.figures import DEFAULT_WORD, missing_glyphs, save_figure
 from makemore.pictures.nodes import draw_nodes
 from makemore.run.catalog import PICTURES, network_plan
 from makemore.run.opened_model import open_model
 from makemore.run.pictures import SEED, Subject, draw_picture
+
+COMMAND = "makemore-draw"
+
+WITH_WORD, WITH_SYMBOLS = ("nodes", "tree", "probabilities"), ("tree", "probabilities", "embedding")
+"""The pictures of a word, and those with all symbols of the vocabulary."""
+
+MAX_MISSING = 20
+"""The largest number of characters without a glyph that are named."""
 
 VOCAB_SIZE = 27
 """The number of symbols of an untrained network, as with the lecture's names."""
@@ -32,8 +42,10 @@ def draw(what: str, picture: Path, network: str | None, model: Path | None, word
         untrained = network_plan(network).build(VOCAB_SIZE, Generator().manual_seed(SEED))
         write_picture(draw_nodes(untrained, DEFAULT_WORD if word is None else word), picture)
         return
-    opened = open_model(model, "makemore-draw")
+    opened = open_model(model, COMMAND)
     subject = Subject(opened.model, word, opened.directory)
+    for hint in hints(what, subject):
+        print(f"{COMMAND}: {hint}", file=sys.stderr)
     if what != "all":
         write_picture(draw_picture(what, subject), picture)
         return
@@ -48,6 +60,26 @@ def draw(what: str, picture: Path, network: str | None, model: Path | None, word
             print(f"left out {name}: {error}")
         else:
             write_picture(figure, picture / f"{name}.png")
+
+
+def hints(what: str, subject: Subject) -> Iterator[str]:
+    """What to know about a picture: that its word is the network's own, and characters without a glyph."""
+    text = ""
+    if what in (*WITH_WORD, "all"):
+        text = subject.word_to_draw
+        if subject.word is None and text != DEFAULT_WORD:
+            yield (
+                f"{DEFAULT_WORD!r} is not in the model's alphabet, so the word is sampled from the network:"
+                f" {text!r} (--word draws another)"
+            )
+    if what in (*WITH_SYMBOLS, "all"):
+        text += subject.model.vocabulary.characters
+    if missing := missing_glyphs(text):
+        number = "a character" if len(missing) == 1 else f"{len(missing):,} characters"
+        yield (
+            f"the font has no glyph for {number} ({missing[:MAX_MISSING]}): set font.family in a file"
+            " matplotlibrc to a font that has"
+        )
 
 
 def write_picture(figure: Figure, path: Path) -> None:

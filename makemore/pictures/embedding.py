@@ -25,10 +25,18 @@ MIN_DISTANCE = 0.025
 KINDS = {"start and stop": REFERENCE, "vowel": ACCENT, "other": PRIMARY}
 """The kinds of symbols and their colors."""
 
+VOWELS = set("aeiouyæœøıəɛɔαεηιουωаеиоуыэюяєіөүұәաեէըիոօაეიოუ")
+"""The vowels of the Latin, Greek, Cyrillic, Armenian and Georgian alphabets, without accents."""
+
+SEMIVOWELS = set("йў")
+"""Consonants that Unicode decomposes into a vowel and an accent."""
+
 NOTE = (
     "Look for groups of characters, often the vowels: the network uses them in a similar way. Each axis"
     " shows only its share of the variance."
 )
+
+NOTE_ON_DOTS = " A dot is a character whose label has no room beside the others, or no glyph in the font."
 
 
 def draw_embedding(network: Layer, vocabulary: Vocabulary) -> Figure:
@@ -46,11 +54,12 @@ def draw_embedding(network: Layer, vocabulary: Vocabulary) -> Figure:
         raise UsageError("the network has no Embedding to draw")
     points, shares = principal_components(table.weight.detach().cpu())
     title = f"Embedding of {len(points):,} symbols, {table.weight.shape[1]} channels"
-    figure = figure_of(SIZE, SIZE, title, NOTE)
-    axes = figure.add_subplot()
-    xs, ys = points.T.tolist()
     symbols = drawable_symbols(vocabulary, "bold")
     labeled = rows_with_room(points, [i for i, text in enumerate(symbols) if text != MISSING and i != STOP])
+    all_labeled = len(labeled) == len(points) - 1  # the stop is a dot that the legend explains
+    figure = figure_of(SIZE, SIZE, title, NOTE if all_labeled else NOTE + NOTE_ON_DOTS)
+    axes = figure.add_subplot()
+    xs, ys = points.T.tolist()
     kinds = [kind_of(i, vocabulary) for i in range(len(points))]
     for kind, color in KINDS.items():
         if kind not in kinds:
@@ -74,11 +83,17 @@ def draw_embedding(network: Layer, vocabulary: Vocabulary) -> Figure:
 
 
 def kind_of(symbol: int, vocabulary: Vocabulary) -> str:
-    """The kind of a symbol, see ``KINDS``. Accents do not matter: é is a vowel."""
+    """The kind of a symbol, see ``KINDS``. Accents do not matter: é is a vowel.
+
+    In scripts that write vowels as signs, these are told by their names.
+    """
     if symbol == STOP:
         return "start and stop"
-    letter = unicodedata.normalize("NFD", vocabulary.itos[symbol])[0].lower()
-    return "vowel" if letter in "aeiouy" else "other"
+    character = vocabulary.itos[symbol].lower()
+    if character in SEMIVOWELS:
+        return "other"
+    letter = unicodedata.normalize("NFKD", character)[0]
+    return "vowel" if letter in VOWELS or "VOWEL" in unicodedata.name(character[0], "") else "other"
 
 
 def principal_components(table: Tensor) -> tuple[Tensor, list[float]]:

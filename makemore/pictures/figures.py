@@ -92,6 +92,11 @@ def drawable(text: str, weight: str = "normal") -> str:
     return "".join(ch if ch in known else MISSING for ch in text)
 
 
+def missing_glyphs(text: str) -> str:
+    """The characters of a text that no font can show, each once."""
+    return "".join(ch for ch in sorted(set(text)) if not ch.isspace() and drawable(ch) == MISSING)
+
+
 def drawable_symbol(symbol: str, weight: str = "normal") -> str:
     """A character that can be drawn and seen: a blank is replaced by a mark."""
     return "\N{OPEN BOX}" if symbol.isspace() else drawable(symbol, weight)

@@ -1,10 +1,13 @@
-"""The picture of a run's losses: the lecture's curve (cell 11) with val losses and the learning rate."""
+"""The picture of a run's losses: the lecture's curve (cell 11) with val losses and the learning rate.
+
+The lecture plots log10 of the loss, as ``plot_losses`` does. Here the axis is logarithmic and shows the loss.
+"""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
+from matplotlib.ticker import AutoLocator, NullFormatter
 from torch import Tensor
 
 from makemore.core.figure import Figure
@@ -18,6 +21,9 @@ LECTURE_WINDOW = 1000
 
 MIN_POINTS = 50
 """The smallest number of points of a curve of averages: a run with fewer has a shorter window."""
+
+WIDE = 30
+"""The ratio of the largest to the smallest loss from which the ticks are powers of ten."""
 
 MAX_TITLE = 80
 """The largest number of characters of a title."""
@@ -35,16 +41,17 @@ def window_size(steps: int) -> int:
 def draw_losses(
     losses: Tensor, evaluations: Sequence[Evaluation] = (), recipe: Recipe | None = None, title: str = ""
 ) -> Figure:
-    """Draw log10 of the batch losses, (steps,) in nats, averaged over every 1,000 steps or fewer.
+    """Draw the batch losses, (steps,) in nats, on a logarithmic axis.
 
-    Also drawn are the val losses of the evaluations, and the step at which the learning rate of the recipe
-    changes. Returns the figure without showing it.
+    A point is the mean of the logarithms of 1,000 losses or fewer, as in the lecture. Also drawn are the val
+    losses of the evaluations, and the step at which the learning rate of the recipe changes. Returns the
+    figure without showing it.
     """
     figure = figure_of(8, 4.5)
     axes = figure.add_subplot()
     window = window_size(len(losses))
     whole = len(losses) // window * window
-    points = losses[:whole].double().log10().view(-1, window).mean(1)  # (steps,) -> (steps // window,)
+    points = losses[:whole].double().log().view(-1, window).mean(1).exp()  # (steps,) -> (steps // window,)
     middles = [(i + 0.5) * window for i in range(len(points))]
     label = f"batch loss, mean of {window:,} steps" if window > 1 else "batch loss of every step"
     if window != LECTURE_WINDOW:
@@ -52,14 +59,24 @@ def draw_losses(
     axes.plot(middles, points.tolist(), color=PRIMARY, linewidth=1.2, label=label)
     val = [(e.step, e.val) for e in evaluations if e.val]
     if val:
-        xs, ys = [step for step, _ in val], [math.log10(loss) for _, loss in val]
-        axes.plot(xs, ys, "o", color=ACCENT, markersize=4, label=f"val loss, {val[-1][1]:.4f} at the end")
+        axes.plot(
+            *zip(*val, strict=True),
+            "o",
+            color=ACCENT,
+            markersize=4,
+            label=f"val loss, {val[-1][1]:.4f} at the end",
+        )
     if recipe is not None:
         step, text = recipe.lr_milestone()
         axes.axvline(step, color=GRAY, linestyle="--", linewidth=1)
         bottom = axes.get_xaxis_transform()
         axes.text(step, 0.02, f"  {text}", transform=bottom, va="bottom", color=GRAY, clip_on=True)
-    axes.set(xlabel="step", ylabel="log10 of the loss (nats per symbol)")
+    axes.set(xlabel="step", ylabel="loss (nats per symbol)", yscale="log")
+    low, high = axes.get_ylim()
+    if high < WIDE * low:  # the powers of ten alone would give one label or none
+        axes.yaxis.set_major_locator(AutoLocator())
+    axes.yaxis.set_major_formatter("{x:g}")
+    axes.yaxis.set_minor_formatter(NullFormatter())
     if len(title) > MAX_TITLE:
         half = MAX_TITLE // 2
         title = f"{title[: half - 1]}…{title[-half:]}"

@@ -528,7 +528,7 @@ def test_drawing(
         ),
         (["tree", "--model", "MODEL", "--word", "a!"], 2, "the character '!' is not in the vocabulary"),
         (["probabilities", "--model", "MODEL", "--word", "a" * 201], 2, "201 characters cannot be drawn"),
-        (["gradients", "--model", "MODEL"], 2, "No such file or directory; makemore-train --record-every N"),
+        (["gradients", "--model", "MODEL"], 2, "No such file or directory; makemore-train --record-every 10"),
         (["tree", "--model", "MODEL"], 0, "wrote tree.png"),
         (["embedding", "deep/a.png", "--model", "MODEL"], 1, "cannot write deep/a.png: No such file"),
     ],

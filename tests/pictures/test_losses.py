@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 import subprocess
 import sys
@@ -11,6 +10,7 @@ from pathlib import Path
 import matplotlib
 import pytest
 import torch
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 
 from makemore.modern.recipe import ModernRecipe
 from makemore.pictures.figures import drawable, save_figure
@@ -20,11 +20,13 @@ from makemore.training.recipe import LectureRecipe
 
 
 def test_curve_is_log10_and_mean_of_1000() -> None:
-    """Lecture cell 11: ``torch.tensor(lossi).view(-1, 1000).mean(1)`` with lossi in log10."""
+    """Lecture cell 11: ``torch.tensor(lossi).view(-1, 1000).mean(1)`` with lossi in log10.
+
+    The axis is logarithmic and says nats."""
     losses = torch.rand(200_000, generator=torch.Generator().manual_seed(0)) + 2
     (curve,) = draw_losses(losses).axes[0].lines
     expected = losses.double().log10().view(-1, 1000).mean(1)
-    torch.testing.assert_close(torch.tensor(curve.get_ydata(), dtype=torch.float64), expected)
+    torch.testing.assert_close(torch.tensor(curve.get_ydata(), dtype=torch.float64).log10(), expected)
     assert curve.get_xdata()[0] == 500
     assert curve.get_label() == "batch loss, mean of 1,000 steps"
 
@@ -54,12 +56,28 @@ def test_val_points_learning_rate_and_labels() -> None:
     (axes,) = figure.axes
     _, val, drop = axes.lines
     assert list(val.get_xdata()) == [400, 800]
-    assert list(val.get_ydata()) == pytest.approx([math.log10(2.2), math.log10(2.1)])
+    assert list(val.get_ydata()) == [2.2, 2.1]
     assert val.get_label() == "val loss, 2.1000 at the end"
     assert set(drop.get_xdata()) == {750}
     assert [text.get_text() for text in axes.texts] == ["  lr 0.1 to 0.01"]
     assert (axes.get_xlabel(), axes.get_title()) == ("step", "title")
-    assert "log10" in axes.get_ylabel()
+    assert (axes.get_ylabel(), axes.get_yscale()) == ("loss (nats per symbol)", "log")
+
+
+@pytest.mark.parametrize(("low", "high"), [(1.9, 3.3), (2.0, 2.001), (2.5, 2.5), (0.01, 5), (2, 9000)])
+def test_losses_are_labeled_in_nats(low: float, high: float) -> None:
+    """The axis and the legend speak of the same numbers."""
+    figure = draw_losses(torch.linspace(high, low, 40))
+    FigureCanvasAgg(figure).draw()
+    (axes,) = figure.axes
+    bottom, top = axes.get_ylim()
+    shown = [
+        (float(label.get_text()), y)
+        for label, y in zip(axes.get_yticklabels(), axes.get_yticks(), strict=True)
+        if bottom <= y <= top
+    ]
+    assert len(shown) >= 2
+    assert all(number == pytest.approx(y, rel=1e-4) for number, y in shown)
 
 
 def test_the_peak_of_the_modern_learning_rate_is_marked() -> None:

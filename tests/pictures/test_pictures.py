@@ -37,7 +37,7 @@ from makemore.lecture.words import Vocabulary
 from makemore.paper.layers import ReLU
 from makemore.pictures import palette
 from makemore.pictures.activations import saturation
-from makemore.pictures.embedding import principal_components
+from makemore.pictures.embedding import kind_of, principal_components
 from makemore.pictures.figures import observe
 from makemore.pictures.recorder import Record, write_records
 from makemore.run.architecture import register_layer
@@ -206,6 +206,69 @@ def test_a_network_without_embedding_is_refused() -> None:
         draw_embedding(Sequential([Linear(3, 3)]), Vocabulary("ab"))
 
 
+@pytest.mark.parametrize(
+    ("vowels", "others"),
+    [
+        ("aeiouyàÉœøıấ", "bçñßðz'-"),
+        ("αεηιουωάῶ", "βγςψ"),
+        ("аеёиоуыэюяії", "бйўщъь"),
+        ("აეიოუ", "ბგ"),
+        ("ािू", "कख"),
+    ],
+)
+def test_vowels_of_other_alphabets(vowels: str, others: str) -> None:
+    vocabulary = Vocabulary(vowels + others)
+    kinds = {ch: kind_of(i, vocabulary) for ch, i in vocabulary.stoi.items()}
+    assert kinds == dict.fromkeys(vowels, "vowel") | dict.fromkeys(others, "other")
+
+
+def test_dots_of_the_embedding_are_explained_if_there_are_any() -> None:
+    def note(table: list[list[float]], characters: str) -> str:
+        embedding = Embedding(len(table), 2)
+        embedding.weight = torch.tensor(table)
+        return (
+            draw_embedding(Sequential([embedding]), Vocabulary(characters)).get_supxlabel().replace("\n", " ")
+        )
+
+    assert "A dot is" not in note([[0, 0], [1, 0], [0, 1]], "ab")
+    assert "A dot is a character whose label has no room" in note([[0, 0], [1, 0], [1, 0.001], [0, 1]], "abc")
+    assert "or no glyph in the font" in note([[0, 0], [1, 0], [0, 1]], "a漢")
+
+
+@pytest.mark.parametrize(
+    ("characters", "word", "what", "hints"),
+    [
+        ("dionre", None, "all", []),
+        ("дионре", "дно", "all", []),
+        ("дионре", None, "tree", ["'diondre' is not in the model's alphabet, so the word is sampled from"]),
+        ("дионре", None, "embedding", []),
+        ("dionre漢字", None, "embedding", ["no glyph for 2 characters (字漢): set font.family"]),
+        ("dionre漢", None, "nodes", []),
+        ("dionre漢", "漢", "nodes", ["no glyph for a character (漢)"]),
+        ("漢", None, "all", ["'diondre' is not in", "no glyph for a character (漢)"]),
+    ],
+)
+def test_hints_beside_a_picture(
+    characters: str,
+    word: str | None,
+    what: str,
+    hints: list[str],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    plan, vocabulary = network_plan("hierarchical", 4, 3, 5), Vocabulary(characters)
+    network = plan.build(len(vocabulary), Generator().manual_seed(1)).eval()
+    save_model(Model(network, vocabulary, plan), tmp_path / "model")
+    flags = ["--model", str(tmp_path / "model"), *([] if word is None else ["--word", word])]
+    target = tmp_path / ("all" if what == "all" else "picture.png")
+    assert draw_main([what, str(target), *flags]) == 0
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == len(hints)
+    for line, hint in zip(lines, hints, strict=True):
+        assert line.startswith("makemore-draw: ")
+        assert hint in line
+
+
 def records(network: Sequential) -> list[Record]:
     return [
         Record(step, name, 2.0, 0.5 / (step + 1), 0.01)
@@ -340,7 +403,7 @@ def test_of_a_network_with_an_undeclared_layer_only_the_nodes_are_left_out(
     network = plan.build(4, Generator().manual_seed(1)).eval()
     save_model(Model(network, Vocabulary("abc"), plan), tmp_path / "model.safetensors")
     write_records(records(network), tmp_path / "gradients.csv")
-    assert draw_main(["all", str(tmp_path / "out"), "--model", str(tmp_path)]) == 0
+    assert draw_main(["all", str(tmp_path / "out"), "--model", str(tmp_path), "--word", "abc"]) == 0
     out, err = capsys.readouterr()
     assert err == ""
     assert out.splitlines() == [

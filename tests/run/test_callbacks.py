@@ -115,7 +115,6 @@ def test_a_missing_package_is_one_clear_line(
     monkeypatch.setattr(callbacks, "find_spec", lambda name: None)
     assert train_main(argv(word_file, tmp_path / "a", "--tensorboard")) == 2
     assert capsys.readouterr().err == (
-        "makemore-train: --tensorboard needs the package tensorboard:"
-        " pip install tensorboard\n"
+        "makemore-train: --tensorboard needs the package tensorboard: pip install tensorboard\n"
     )
     assert not (tmp_path / "a").exists()

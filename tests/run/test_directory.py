@@ -270,10 +270,7 @@ def test_the_command_makemore_is_installed() -> None:
     project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text(encoding="utf-8"))
     assert project["project"]["scripts"] == {
         "makemore": "makemore.commands.cli:main",
-        **{
-            f"makemore-{name}": f"makemore.commands.cli:{name}_main"
-            for name in ("train", "sample", "draw", "page")
-        },
+        **{f"makemore-{name}": f"makemore.commands.cli:{name}_main" for name in COMMANDS},
     }
 
 
@@ -288,8 +285,8 @@ def test_a_run_that_ends_early_says_why(
     evaluated = [e for e in progress.evaluations[:-1] if e.val is not None]
     best = min(evaluated, key=lambda e: e.val)
     assert line == (
-        f"ended at step {progress.step:,} of 100,000: the val loss has not fallen for 2 evaluations (--patience);"
-        f" the network of step {best.step:,} is kept, which has the lowest val loss"
+        f"ended at step {progress.step:,} of 100,000: the val loss has not fallen for 2 evaluations"
+        f" (--patience); the network of step {best.step:,} is kept, which has the lowest val loss"
     )
     assert train(word_file, "--out-dir", tmp_path / "whole", "--steps", "3") == 0
     assert "ended at" not in capsys.readouterr().out
