@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ast
 import socket
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -45,10 +46,9 @@ def test_they_are_known() -> None:
 def test_names_of_modules_and_of_scripts() -> None:
     """``export`` puts modules into ``_modules``, and a benchmark sets up torch's compiler."""
     assert torch.nn.Sequential(torch.nn.Tanh())._modules.keys() == {"0"}
-    import torch._dynamo
-
-    assert callable(torch._dynamo.reset)
-    assert hasattr(torch._dynamo.config, "trace_autograd_ops")
+    dynamo = import_module("torch._dynamo")
+    assert callable(dynamo.reset)
+    assert hasattr(dynamo.config, "trace_autograd_ops")
 
 
 TORCHRUN = {"TORCHELASTIC_RESTART_COUNT", "TORCHELASTIC_USE_AGENT_STORE"}
@@ -81,12 +81,13 @@ def test_the_rendezvous_of_torchrun() -> None:
         values = {"RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
         for name, value in values.items():
             patch.setenv(name, value)
-        store, rank, world_size = next(torch.distributed.rendezvous("env://"))
+        store, rank, world_size = next(torch.distributed.rendezvous("env://"))  # type: ignore[attr-defined]
     assert (rank, world_size) == (0, 1)
     assert not store.check(["key"])
     store.set("key", "value")
     assert (store.get("key"), store.check(["key"]), store.add("count", 1)) == (b"value", True, 1)
-    assert torch.distributed.PrefixStore("attempt", store).check(["key"]) is False
+    own_store = torch.distributed.PrefixStore("attempt", store)  # type: ignore[attr-defined]
+    assert not own_store.check(["key"])
 
 
 def test_the_heartbeats_of_optuna() -> None:

@@ -29,8 +29,8 @@ from makemore.commands.cli import train_main
 from makemore.core.errors import ModelFileError
 from makemore.data.word_list import load_words
 from makemore.pictures.losses import draw_losses
+from makemore.run.lock import LOSSES_FILE, PICTURE_FILE
 from makemore.run.model_file import MODEL_FILE, Progress, load_model
-from makemore.run.training_run import LOSSES_FILE, PICTURE_FILE
 
 LONGEST = 1.2
 """The longest time before a process is killed, as a share of the time of the uninterrupted run."""

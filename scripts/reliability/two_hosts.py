@@ -38,8 +38,8 @@ from typing import NoReturn
 from namespaces import ADDRESSES, Host, kill, two_hosts
 
 from makemore.data.word_list import load_words
+from makemore.run.lock import LOSSES_FILE
 from makemore.run.model_file import MODEL_FILE, load_model
-from makemore.run.training_run import LOSSES_FILE
 
 PORTS = count(29_500)
 LIMIT = 300.0

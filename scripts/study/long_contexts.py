@@ -16,9 +16,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from docstring_lines import lines
-from matplotlib.figure import Figure
 from train_command import Result, train
 
+from makemore.core.figure import Figure
 from makemore.pictures.figures import save_figure
 from makemore.pictures.palette import COLORS
 

@@ -17,9 +17,9 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from matplotlib.figure import Figure
 from train_command import Result, finished, train
 
+from makemore.core.figure import Figure
 from makemore.pictures.figures import save_figure
 from makemore.run.report import SPLITS
 

@@ -470,9 +470,7 @@ def test_torch_export_of_any_batch(name: str) -> None:
 def onnx_file(name: str, path: Path) -> Any:
     """Write a network's ONNX file, and return the program that runs such files."""
     for package in ("onnx", "onnxscript", "onnxruntime"):
-        pytest.importorskip(
-            package, reason=f"{package} is not installed: pip install {package}"
-        )
+        pytest.importorskip(package, reason=f"{package} is not installed: pip install {package}")
     import onnxruntime
 
     network = built(name)

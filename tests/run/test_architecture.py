@@ -6,7 +6,7 @@ import copy
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -63,7 +63,7 @@ def by_hand() -> Sequential:
         FlattenConsecutive(2), Linear(14, 8, bias=False), BatchNorm1d(8, eps=1e-3, momentum=0.2), Tanh(),
         Linear(8, V),
     ])  # fmt: skip
-    network.layers[-1].weight *= 0.1
+    cast(Linear, network.layers[-1]).weight *= 0.1
     return network
 
 
@@ -97,7 +97,7 @@ def with_the_bug() -> Sequential:
     return Sequential([*layers, HistoricBatchNorm1d(12), Linear(12, V)])
 
 
-def changed(change: Callable[[list[Layer]], Any]) -> Callable[[], Sequential]:
+def changed(change: Callable[[list[Any]], Any]) -> Callable[[], Sequential]:
     """The default network after a change to its layers."""
 
     def make() -> Sequential:
@@ -118,7 +118,7 @@ def tied() -> Sequential:
     network = Sequential(
         [Embedding(V, 6), FlattenConsecutive(1), Linear(6, 6), twice, Tanh(), twice, Linear(6, V)]
     )
-    network.layers[2].bias = twice.bias
+    cast(Linear, network.layers[2]).bias = twice.bias
     return network
 
 
@@ -196,20 +196,21 @@ def test_a_plan_is_kept_as_long_as_it_is_true(name: str, tmp_path: Path) -> None
     save_model(Model(network, VOCABULARY, plan), tmp_path / "model")
     model = load_model(tmp_path / "model")
     assert (model.plan, model.name, model.block_size) == (None, "Sequential", plan.block_size)
-    assert isinstance(model.network.layers[-1], ReLU)
+    assert isinstance([*model.network.modules()][-1], ReLU)
 
 
 def test_tensors_of_mixed_dtypes_keep_them(tmp_path: Path) -> None:
     network = by_hand()
-    network.layers[0].weight = network.layers[0].weight.to(torch.bfloat16)
-    network.layers[3].running_var = network.layers[3].running_var.double()
+    layers = cast(list[Any], network.layers)
+    layers[0].weight = layers[0].weight.to(torch.bfloat16)
+    layers[3].running_var = layers[3].running_var.double()
     assert bits_of(saved_and_loaded(network, tmp_path / "model")) == bits_of(network)
 
 
 def test_shared_tensors_are_shared_again(tmp_path: Path) -> None:
     loaded = saved_and_loaded(tied(), tmp_path / "model")
     assert isinstance(loaded, Sequential)
-    layers = loaded.layers
+    layers = cast(list[Any], loaded.layers)
     assert layers[3].weight is layers[5].weight
     assert layers[2].bias is layers[3].bias
     assert layers[2].weight is not layers[3].weight

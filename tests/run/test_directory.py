@@ -15,11 +15,10 @@ from typing import Any
 import pytest
 
 from makemore.commands.cli import COMMANDS, draw_main, main, page_main, sample_main, train_main
-from makemore.core import shell
 from makemore.core.atomic_write import atomic_write
 from makemore.core.errors import UsageError
 from makemore.core.shell import quoted
-from makemore.run import lock
+from makemore.lecture.layers import BatchNorm1d
 from makemore.run.lock import locked, run_files
 from makemore.run.model_file import BUNDLED, Model, load_model, save_model
 from makemore.run.training_run import TrainingRun, resume_command
@@ -132,7 +131,7 @@ def test_a_directory_that_cannot_be_written_to_is_one_line(
         def acquire(self) -> None:
             raise PermissionError(13, "Permission denied", str(self.path))
 
-    monkeypatch.setattr(lock.filelock, "FileLock", ReadOnly)
+    monkeypatch.setattr("filelock.FileLock", ReadOnly)
     assert train_main(["--resume", "--out-dir", str(out), "--steps", "4"]) == 2
     message = f"makemore-train: cannot write to the directory {out}: Permission denied\n"
     assert capsys.readouterr().err == message
@@ -152,7 +151,7 @@ def test_suggested_commands_can_be_pasted(name: str) -> None:
 
 
 def test_on_windows_paths_are_in_double_quotes(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(shell.os, "name", "nt")
+    monkeypatch.setattr("makemore.core.shell.os.name", "nt")
     assert quoted(r"C:\my runs\a") == r'"C:\my runs\a"'
     assert quoted(r"C:\runs") == r"C:\runs"
 
@@ -243,8 +242,8 @@ def test_a_model_and_a_list_have_one_name_everywhere(
     bundled = capsys.readouterr()
     assert (bundled.err, bundled.out != texts[0].out) == ("", True)
     for argv in (["draw", "x.png"], ["page", "x.html"]):
-        for model in ("mine", "bundled", "mine/model.safetensors"):
-            assert main([*argv, "--model", model]) == 0
+        for path in ("mine", "bundled", "mine/model.safetensors"):
+            assert main([*argv, "--model", path]) == 0
         assert capsys.readouterr().err == ""
     assert load_model("mine").name == "wavenet"
     assert load_model("bundled").plan == load_model().plan == load_model(BUNDLED).plan
@@ -347,7 +346,7 @@ def test_a_network_that_is_not_the_runs_is_not_resumed(
     assert train(word_file, "--out-dir", out, "--steps", "2", "--recipe", "lecture") == 0
     capsys.readouterr()
     model = load_model(out)
-    model.network.layers[3].eps = 0.5
+    next(layer for layer in model.network.modules() if isinstance(layer, BatchNorm1d)).eps = 0.5
     save_model(Model(model.network, model.vocabulary, model.plan, model.progress), out / "model.safetensors")
     assert load_model(out).plan is None
     assert train_main(["--resume", "--out-dir", str(out), "--steps", "4"]) == 2

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -73,6 +74,10 @@ def members_in(content: dict[str, Any]) -> list[Any]:
     members = content["network"]["arguments"]["members"]
     assert isinstance(members, list)
     return members
+
+
+def set_members(content: dict[str, Any], value: Any) -> None:
+    content["network"]["arguments"]["members"] = value
 
 
 def rewritten(path: Path, change: Callable[[dict[str, Any]], object]) -> Path:
@@ -459,7 +464,7 @@ def test_an_ensemble_comes_back(ensemble: Path, tmp_path: Path) -> None:
     [
         *[
             (
-                lambda c, value=value: c["network"]["arguments"].update(members=value),
+                partial(set_members, value=value),
                 "has an invalid network: Ensemble cannot have members = ",
             )
             for value in (0, True, 3.0, "3", None, [3], [[]])
