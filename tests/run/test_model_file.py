@@ -467,7 +467,7 @@ def test_an_ensemble_comes_back(ensemble: Path, tmp_path: Path) -> None:
                 partial(set_members, value=value),
                 "has an invalid network: Ensemble cannot have members = ",
             )
-            for value in (0, True, 3.0, "3", None, [3], [[]])
+            for value in list[Any]((0, True, 3.0, "3", None, [3], [[]]))
         ],
         (lambda c: members_in(c).clear(), "Ensemble cannot be created: .*, got none"),
         (lambda c: c.update(network=members_in(c)[0]), "missing or unexpected tensors"),
