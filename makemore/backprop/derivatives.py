@@ -3,14 +3,15 @@
 dy is the derivative of the loss with respect to y. A layer that computes each position on its own is given
 rows, (B*T, channels). One that concatenates positions is given (B, T, channels), and one that declares
 nothing is given the shape that its ``__call__`` is given. To give your own layer a derivative, write a
-class like those below and add it to ``DERIVATIVES``. A composite layer needs none.
+class like those below and add it to ``DERIVATIVES``, and to ``EVALUATION_DERIVATIVES`` another one if the
+layer computes something else in evaluation. A composite layer needs none.
 
 Departures from the lecture, equal up to rounding:
 
 * A FlattenConsecutive is a view.
 * The derivative of a parameter p is added to ``grad_buffer(p)``. That is p itself in a step of SGD, and
-  ``p.grad``, zeroed before, for gradients. All derivatives are linear in that of the loss with respect to the
-  logits, which is multiplied by ``-lr`` or 1 at the start.
+  ``p.grad``, zeroed before, for gradients; if p is frozen, it is memory that is not read. All derivatives are
+  linear in that of the loss with respect to the logits, which is multiplied by ``-lr`` or 1 at the start.
 * BatchNorm uses torch's fused kernels, which normalize by the biased variance; see its derivative.
 * The embedding's derivative is a product with one-hot rows.
 * tanh x is computed as 2 sigmoid(2x) - 1; see ``TanhDerivative``. The same holds in a GatedActivation.
@@ -25,7 +26,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from makemore.core.layer import Layer
+from makemore.core.layer import Layer, declared
 from makemore.lecture.layers import (
     BatchNorm1d,
     Embedding,
@@ -155,6 +156,44 @@ class BatchNormDerivative(Derivative):
         self.gamma_buffer.add_(dgamma, alpha=self.root_r)
         self.beta_buffer.add_(dbeta)
         return dx
+
+
+class RunningBatchNormDerivative(Derivative):
+    """BatchNorm in evaluation, by its running statistics, which stay as they are: each row on its own."""
+
+    needs_output = False
+
+    def __init__(self, layer: BatchNorm1d, x: Tensor, grad_buffer: GradBuffer, inplace_ok: bool) -> None:
+        channels = layer.running_mean.numel()
+        self.shape, self.positions = x.shape, channels // len(layer.gamma)
+        x = x.view(-1, channels)
+        mean, var = layer.running_mean.view(-1), layer.running_var.view(-1)
+        inverse_std, self.scale, shift = layer.gamma.new_empty(3, channels).unbind()
+        # gamma and beta are the same at each position: (channels,) -> (positions, dim)
+        inverse_stds, scales, shifts = (
+            each.view(self.positions, -1) for each in (inverse_std, self.scale, shift)
+        )
+        self.xhat, y = torch.empty_like(x), torch.empty_like(x)
+        self.forward = [
+            partial(torch.add, var, layer.eps, out=inverse_std),
+            inverse_std.rsqrt_,
+            partial(torch.mul, inverse_stds, layer.gamma, out=scales),
+            partial(shifts.copy_, layer.beta),
+            partial(torch.sub, x, mean, out=y),
+            partial(torch.mul, y, inverse_std, out=self.xhat),
+            partial(torch.addcmul, shift, y, self.scale, out=y),
+        ]
+        self.y = y.view(self.shape)
+        self.gamma_buffer, self.beta_buffer = grad_buffer(layer.gamma), grad_buffer(layer.beta)
+
+    # y = gamma xhat + beta, xhat = (x - mean) / std with constant mean and std:
+    #   dgamma = sum dy xhat   dbeta = sum dy   dx = gamma / std * dy
+    def backward(self, dy: Tensor) -> Tensor:
+        if self.positions > 1:
+            dy = dy.view_as(self.xhat)
+        self.gamma_buffer.add_((dy * self.xhat).sum(0).view(self.positions, -1).sum(0))
+        self.beta_buffer.add_(dy.sum(0).view(self.positions, -1).sum(0))
+        return dy.mul_(self.scale).view(self.shape)
 
 
 class BatchNormFormulas:
@@ -368,6 +407,19 @@ class DropoutDerivative(Derivative):
         return dy.mul_(self.mask)
 
 
+class IdentityDerivative(Derivative):
+    """A layer that returns its input, as random layers do in evaluation: the same memory."""
+
+    needs_output = True  # the next layer may not overwrite what others may read
+
+    def __init__(self, layer: Layer, x: Tensor, grad_buffer: GradBuffer, inplace_ok: bool) -> None:
+        self.y, self.forward = x, []
+
+    # dx is dy.
+    def backward(self, dy: Tensor) -> Tensor:
+        return dy
+
+
 class FlattenConsecutiveDerivative(Derivative):
     """The same memory in another shape: (B, T, C) -> (B*T//n, C*n)."""
 
@@ -479,6 +531,22 @@ DERIVATIVES: dict[type[Layer], type[Derivative]] = {
     TakeLast: PositionsDerivative,
 }
 """By the exact class, as a subclass may compute something else."""
+
+EVALUATION_DERIVATIVES: dict[type[Layer], type[Derivative]] = {
+    BatchNorm1d: RunningBatchNormDerivative,
+    HistoricBatchNorm1d: RunningBatchNormDerivative,
+}
+"""Those of layers in evaluation, where they differ. A stochastic layer then returns its input."""
+
+
+def derivative_class(layer: Layer) -> type[Derivative]:
+    """The derivative of a layer in its mode. Raises KeyError if it has none."""
+    kind = DERIVATIVES[type(layer)]
+    if layer.training:
+        return kind
+    return (
+        IdentityDerivative if declared(layer, "stochastic") else EVALUATION_DERIVATIVES.get(type(layer), kind)
+    )
 
 
 class FullShapeDerivative:

@@ -7,7 +7,9 @@ is overhead. Here a step has no graph, few allocations, and as few kernels as th
 Departures from the lecture, besides those of the derivatives:
 
 * On CUDA a step is recorded once for each batch shape as a CUDA graph, and replayed.
-* The layers' ``out`` is not updated. Every parameter is trained, whatever its ``requires_grad``.
+* The layers' ``out`` is not updated.
+* The derivative of a frozen parameter is computed, since the layers before may need its other factors, but
+  dropped.
 """
 
 from __future__ import annotations
@@ -28,9 +30,11 @@ from makemore.backprop.derivatives import (
     GradBuffer,
     Kernel,
     SumDerivative,
+    derivative_class,
 )
 from makemore.core.graph import INPUT, Node, check_declarations, node_values, trace, use_counts
 from makemore.core.layer import Layer, declared, index_outside, keeps_positions, stochastic_layers, window_of
+from makemore.core.trained import enter_training, require_gradients
 from makemore.lecture.layers import Embedding
 
 CACHED_SHAPES = 8
@@ -68,7 +72,7 @@ class Step:
             if layer is None:
                 parts.append(SumDerivative(*read, *inplace))
                 continue
-            make, shape = DERIVATIVES[type(layer)], values[inputs[0]].shape
+            make, shape = derivative_class(layer), values[inputs[0]].shape
             if window_of(layer):
                 parts.append(make(layer, read[0].view(shape), grad_buffer, inplace[0]))
             elif keeps_positions(layer):
@@ -169,8 +173,8 @@ def layers_of(nodes: Sequence[Node]) -> list[Layer]:
 
 
 def is_collective(network: Layer) -> bool:
-    """Whether a layer communicates with other processes in training."""
-    return any(declared(layer, "collective") for layer in network.modules())
+    """Whether a layer that is in training communicates with other processes."""
+    return any(declared(layer, "collective") and layer.training for layer in network.modules())
 
 
 def values_of(network: Layer, nodes: Sequence[Node], X: Tensor, Y: Tensor) -> list[Tensor]:
@@ -270,20 +274,25 @@ class BackpropEngine:
     ``note`` says why steps on CUDA are not replayed from a CUDA graph, or is None. ``capture`` records steps;
     the default is ``capture_cuda_graph`` on CUDA, and elsewhere steps are not recorded.
 
-    Layers and tensors may be moved, loaded or replaced between steps, but the layers' settings (eps,
-    momentum, n) may not be changed. Raises ValueError on a layer without a derivative, FalseDeclaration on
-    one that computes something else than it declares, and what the layers raise on batches that do not fit.
+    Layers and tensors may be moved, loaded or replaced between steps, modes changed and parameters frozen,
+    but the layers' settings (eps, momentum, n) may not be changed. Raises ValueError on a layer without a
+    derivative, FalseDeclaration on one that computes something else than it declares, and what the layers
+    raise on batches that do not fit.
     """
 
     def __init__(self, network: Layer, capture: Capture | None = None) -> None:
         known_nodes(network)
+        require_gradients(network)
         self.network = network
         self.note: str | None = None
         self._capture = capture
         self._built_for: object = None
         self._first: Layer | None = None
         self._steps: dict[object, tuple[Step, Step | _Recorded]] = {}
+        self._trained: list[Tensor] = []
         self._grads: list[Tensor] = []
+        self._frozen: list[Tensor] = []
+        self._dropped: dict[Tensor, Tensor] = {}
 
     def sgd_steps(self, X: Tensor, Y: Tensor, lrs: Sequence[float]) -> Tensor:
         """Steps of SGD, X (steps, B, T): see ``training.Engine``. Returns the batch losses, (steps,)."""
@@ -324,10 +333,13 @@ class BackpropEngine:
             minus_Y, logprobs = step.logits.new_empty(2, *step.logits.shape).unbind()
             write_distributions(Y, out=minus_Y)
             minus_Y.div_(-len(Y))
-            torch._foreach_zero_(self._grads)
+            if self._grads:
+                torch._foreach_zero_(self._grads)
             run(X.flatten(), minus_Y, logprobs)
-            for p, grad in zip(self.network.parameters(), self._grads, strict=True):
+            for p, grad in zip(self._trained, self._grads, strict=True):
                 p.grad = grad
+            for p in self._frozen:
+                p.grad = None
             return mean_losses(logprobs, Y)
 
     def describe(self, batch_size: int, block_size: int) -> str:
@@ -335,22 +347,31 @@ class BackpropEngine:
         return ""
 
     def _prepare(self, X: Tensor) -> None:
-        """Forget the steps built for layers or tensors that have been replaced. Refuse indices out of range.
+        """Forget the steps built for other layers, tensors, modes or frozen parameters. Refuse bad indices.
 
         On CUDA the kernels assert the range themselves, as reading the indices here would wait for the
         device.
         """
+        enter_training(self.network)
+        modules = [*self.network.modules()]
         tensors = [*self.network.named_parameters(), *self.network.named_buffers()]
         built_for = [
-            *self.network.modules(),
-            *((t.data_ptr(), t.dtype, t.shape, t.stride()) for _, t in tensors),
+            *modules,
+            *[layer.training for layer in modules],
+            *((id(t), t.data_ptr(), t.dtype, t.shape, t.stride(), t.requires_grad) for _, t in tensors),
         ]
         if built_for != self._built_for:
-            self._first = known_nodes(self.network)[0].layer
+            self._built_for = None
+            nodes, parameters = known_nodes(self.network), self.network.parameters()
+            read = {p for layer in layers_of(nodes) for p in layer.parameters()}
+            self._first = nodes[0].layer
             self._steps = {}
-            self._grads = [torch.zeros_like(p) for p in self.network.parameters()]
+            self._trained = [p for p in parameters if p.requires_grad and p in read]
+            self._grads = [torch.zeros_like(p) for p in self._trained]
+            self._frozen = [p for p in parameters if not p.requires_grad or p not in read]
+            # A derivative that is dropped is written to memory that is not read.
+            self._dropped = {p: torch.zeros_like(p) for p in self._frozen if p in read}
             self._built_for = built_for
-        self.network.train()
         first = self._first
         if isinstance(first, Embedding) and not X.is_cuda and index_outside(X, len(first.weight)) is not None:
             first(X)  # raises
@@ -363,7 +384,8 @@ class BackpropEngine:
         if key not in self._steps:
             if len(self._steps) == CACHED_SHAPES:
                 del self._steps[next(iter(self._steps))]
-            buffers = dict(zip(self.network.parameters(), self._grads, strict=True)) if gradients else {}
+            buffers = dict(zip(self._trained, self._grads, strict=True)) if gradients else {}
+            buffers |= self._dropped
             step = self._new_step(X, Y, drops, lambda p: buffers.get(p, p))
             self._steps[key] = step, self._recorded(step, X)
         step, run = self._steps[key]
@@ -381,7 +403,7 @@ class BackpropEngine:
             pass
         elif is_collective(self.network):
             step.note = "no CUDA graph: the steps wait for other processes"
-        elif stochastic_layers(self.network):
+        elif any(layer.training for layer in stochastic_layers(self.network).values()):
             step.note = "no CUDA graph: the steps draw random numbers on the CPU"
         else:
             try:

@@ -30,11 +30,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from makemore.backprop.derivatives import (
-    DERIVATIVES,
     BatchNormFormulas,
     Derivative,
     GradBuffer,
     LinearDerivative,
+    derivative_class,
 )
 from makemore.backprop.engine import (
     BackpropEngine,
@@ -325,7 +325,7 @@ class WindowBatchNormDerivative(BatchNormFormulas, WindowDerivative):
 
 
 WINDOW_DERIVATIVES: dict[type[Layer], Any] = {BatchNorm1d: WindowBatchNormDerivative}
-"""The derivatives of layers that take statistics over all windows, by the layer's exact class."""
+"""The derivatives of layers that take statistics over all windows in training, by the exact class."""
 
 
 class NarrowLinearDerivative(LinearDerivative):
@@ -350,7 +350,7 @@ class RowwiseDerivative(WindowDerivative):
     """A layer that computes each row on its own, by its plain derivative built for the rows of each batch."""
 
     def __init__(self, layer: Layer, grad_buffer: GradBuffer, inplace_ok: bool) -> None:
-        kind = DERIVATIVES[type(layer)]
+        kind = derivative_class(layer)
         if type(layer) is Linear and layer.weight.shape[1] <= NARROW:
             kind = NarrowLinearDerivative
         self.needs_output = kind.needs_output
@@ -454,7 +454,7 @@ class WindowsStep(Step):
                 part = TakeDerivative(lower, upper, window)
             elif type(layer) is Linear and inputs[0] in fused:
                 part = FuseDerivative(layer, fused[inputs[0]], upper, grad_buffer)
-            elif make := WINDOW_DERIVATIVES.get(type(layer)):
+            elif layer.training and (make := WINDOW_DERIVATIVES.get(type(layer))):
                 part = make(layer, upper, grad_buffer, inplace[0])
             else:
                 part = RowwiseDerivative(layer, grad_buffer, inplace[0])

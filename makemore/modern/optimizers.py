@@ -54,14 +54,18 @@ class Muon:
     # W <- (1 - lr decay) W - lr sqrt(max(1, fan_in / fan_out)) orthogonalized(u)
     @torch.no_grad()
     def step(self, lr: float) -> None:
-        """Update the weights by their gradients."""
-        for names in self.same_shape:
-            updates = []
-            for name in names:
+        """Update the weights by their gradients. Those without a gradient stay as they are."""
+        for same_shape in self.same_shape:
+            names, updates = [], []
+            for name in same_shape:
                 grad, buffer = self.weights[name].grad, self.buffers[name]
-                assert grad is not None
+                if grad is None:
+                    continue
                 buffer.lerp_(grad, 1 - self.momentum)
+                names.append(name)
                 updates.append(grad.lerp(buffer, self.momentum))
+            if not updates:
+                continue
             fan_in, fan_out = updates[0].shape
             rate = lr * max(1, fan_in / fan_out) ** 0.5
             for name, update in zip(names, self._orthogonalized(torch.stack(updates)), strict=True):
@@ -119,18 +123,32 @@ class AdamW:
     # p <- (1 - lr decay) p - lr / (1 - b1^t) m / (sqrt(v / (1 - b2^t)) + eps)
     @torch.no_grad()
     def step(self, lr: float, t: int) -> None:
-        """Update the parameters by their gradients. ``t`` is the number of the step, counted from 1."""
+        """Update the parameters by their gradients. Those without a gradient stay as they are.
+
+        ``t`` is the number of the step, counted from 1.
+        """
         b1, b2 = 0.9, 0.99
         grads = [p.grad.flatten() for p in self.parameters.values() if p.grad is not None]
+        if not grads:
+            return
         grad = torch.cat(grads)
-        self.mean.lerp_(grad, 1 - b1)
-        self.mean_square.mul_(b2).addcmul_(grad, grad, value=1 - b2)
-        root = self.mean_square.sqrt().div_((1 - b2**t) ** 0.5).add_(self.eps)
-        updates = torch.split(self.mean / root, self.sizes)
-        for p, decay, update in zip(self.parameters.values(), self.decays, updates, strict=True):
+        mean, mean_square = self.mean, self.mean_square
+        updated = [*zip(self.parameters.values(), self.decays, self.sizes, strict=True)]
+        whole = len(grads) == len(updated)
+        if not whole:  # work on copies of the means of those that are updated
+            rows = torch.cat([torch.full((n,), p.grad is not None) for p, _, n in updated]).to(grad.device)
+            mean, mean_square = mean[rows], mean_square[rows]
+            updated = [each for each in updated if each[0].grad is not None]
+        mean.lerp_(grad, 1 - b1)
+        mean_square.mul_(b2).addcmul_(grad, grad, value=1 - b2)
+        root = mean_square.sqrt().div_((1 - b2**t) ** 0.5).add_(self.eps)
+        updates = torch.split(mean / root, [size for _, _, size in updated])
+        for (p, decay, _), update in zip(updated, updates, strict=True):
             if decay:
                 p.mul_(1 - lr * decay)
             p.sub_(update.view_as(p), alpha=lr / (1 - b1**t))
+        if not whole:
+            self.mean[rows], self.mean_square[rows] = mean, mean_square
 
     def state_dict(self) -> dict[str, Tensor]:
         """The running means of the gradients and their squares, (values of all parameters,) each."""

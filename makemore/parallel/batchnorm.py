@@ -12,7 +12,14 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from makemore.backprop.derivatives import DERIVATIVES, BatchNormFormulas, Derivative, GradBuffer
+from makemore.backprop.derivatives import (
+    DERIVATIVES,
+    EVALUATION_DERIVATIVES,
+    BatchNormFormulas,
+    Derivative,
+    GradBuffer,
+    RunningBatchNormDerivative,
+)
 from makemore.backprop.windows import WINDOW_DERIVATIVES, WindowBatchNormDerivative
 from makemore.core.errors import UsageError
 from makemore.core.layer import Layer
@@ -170,4 +177,6 @@ class ParallelWindowBatchNormDerivative(ParallelBatchNormFormulas, WindowBatchNo
 
 DERIVATIVES[ParallelBatchNorm1d] = ParallelBatchNormDerivative
 DERIVATIVES[ParallelHistoricBatchNorm1d] = ParallelBatchNormDerivative
+EVALUATION_DERIVATIVES[ParallelBatchNorm1d] = RunningBatchNormDerivative
+EVALUATION_DERIVATIVES[ParallelHistoricBatchNorm1d] = RunningBatchNormDerivative
 WINDOW_DERIVATIVES[ParallelBatchNorm1d] = ParallelWindowBatchNormDerivative

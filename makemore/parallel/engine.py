@@ -16,6 +16,7 @@ from torch import Tensor
 from makemore.backprop.windows import WindowsEngine
 from makemore.core.errors import UsageError
 from makemore.core.layer import Layer, stochastic_layers
+from makemore.core.trained import enter_training, require_gradients
 from makemore.core.unique_rows import unique_rows
 from makemore.parallel.batchnorm import with_total_statistics
 from makemore.training.engine import MakeEngine
@@ -36,6 +37,7 @@ class ParallelEngine:
     """
 
     def __init__(self, network: Layer, make_engine: MakeEngine, processes: Processes) -> None:
+        require_gradients(network)
         self.network, self.make_engine, self.processes = network, make_engine, processes
         self._make_twin()
 
@@ -44,7 +46,8 @@ class ParallelEngine:
         for layer in stochastic_layers(self.network).values():
             raise UsageError(f"{layer} draws random numbers: train this network with one process")
         self._built_for = self._layers_and_tensors()
-        self.engine = self.make_engine(with_total_statistics(self.network, self.processes.all_gather))
+        self._twin = with_total_statistics(self.network, self.processes.all_gather)
+        self.engine = self.make_engine(self._twin)
 
     def _layers_and_tensors(self) -> list[Layer | Tensor]:
         network = self.network
@@ -58,26 +61,28 @@ class ParallelEngine:
             losses.append(self.gradients(x, y))
             with torch.no_grad():
                 for p in self.network.parameters():
-                    assert p.grad is not None
-                    p.sub_(p.grad, alpha=lr)
+                    if p.grad is not None:
+                        p.sub_(p.grad, alpha=lr)
         return torch.stack(losses)
 
     def gradients(self, X: Tensor, Y: Tensor, keep_mask: Tensor | None = None) -> Tensor:
         """Put the gradients of a batch, X (B, T), into ``p.grad``: see ``training.Engine``."""
         check_shareable(len(X), self.processes)
-        self.network.train()
+        enter_training(self.network)
         if list(map(id, self._layers_and_tensors())) != list(map(id, self._built_for)):
             self._make_twin()  # something has been replaced
+        for layer, twin in zip(self.network.modules(), self._twin.modules(), strict=True):
+            twin.training = layer.training
         rows = self._own_rows(X, keep_mask)
         # An example has the same weight in whichever process it is, as in the sums over all processes.
         own_Y = self._distributions(Y[rows]) * (len(rows) / len(X))
         loss = self.engine.gradients(X[rows], own_Y, None if keep_mask is None else keep_mask[rows])
-        parameters = self.network.parameters()
+        trained = [p for p in self.network.parameters() if p.grad is not None]
         with torch.no_grad():
-            total = torch.cat([loss.view(1), *(p.grad.flatten() for p in parameters if p.grad is not None)])
+            total = torch.cat([loss.view(1), *(p.grad.flatten() for p in trained if p.grad is not None)])
             self.processes.all_reduce(total)
-            total_loss, *grads = torch.split(total, [1, *(p.numel() for p in parameters)])
-            for p, grad in zip(parameters, grads, strict=True):
+            total_loss, *grads = torch.split(total, [1, *(p.numel() for p in trained)])
+            for p, grad in zip(trained, grads, strict=True):
                 p.grad = grad.view_as(p)
         return total_loss.squeeze()
 

@@ -40,8 +40,8 @@ class Record(NamedTuple):
 class Recorder(Engine):
     """An engine that calls another engine and records the steps 0, ``every``, 2 * ``every``, ...
 
-    ``step`` is the number of steps done before: a resumed run passes it with the ``records`` so far, and
-    those of later steps are left out.
+    Frozen parameters have no records. ``step`` is the number of steps done before: a resumed run passes it
+    with the ``records`` so far, and those of later steps are left out.
     """
 
     def __init__(
@@ -52,7 +52,7 @@ class Recorder(Engine):
         self.every = every
         self.step = step
         self._records = [record for record in records if record.step < step]
-        self._pending: tuple[int, list[Tensor], list[float] | None] | None = None
+        self._pending: tuple[int, dict[str, tuple[Tensor, float | None]]] | None = None
 
     def sgd_steps(self, X: Tensor, Y: Tensor, lrs: Sequence[float]) -> Tensor:
         """Do the engine's steps. A recorded gradient is the update divided by the learning rate."""
@@ -61,7 +61,7 @@ class Recorder(Engine):
             past = self.step % self.every  # steps since the last recorded one
             end = min(len(lrs), start + self.every - past) if past else start + 1
             if past == 0:
-                self._begin_record(None)
+                self._begin_record(sgd=True)
             losses.append(self.engine.sgd_steps(X[start:end], Y[start:end], lrs[start:end]))
             if past == 0:
                 self._finish_record(lrs[start])
@@ -74,7 +74,7 @@ class Recorder(Engine):
         self._finish_record()
         loss = self.engine.gradients(X, Y, keep_mask)
         if self.step % self.every == 0:
-            self._begin_record([rms(p.grad) for p in self.network.parameters() if p.grad is not None])
+            self._begin_record(sgd=False)
         self.step += 1
         return loss
 
@@ -86,20 +86,28 @@ class Recorder(Engine):
         self._finish_record()
         return self._records
 
-    def _begin_record(self, gradients: list[float] | None) -> None:
-        """Copy the parameters before a step; its gradients are given unless SGD applies them itself."""
-        self._pending = self.step, [p.detach().clone() for p in self.network.parameters()], gradients
+    def _begin_record(self, sgd: bool) -> None:
+        """Copy the trained parameters before a step, with their gradients unless SGD applies these itself."""
+        before: dict[str, tuple[Tensor, float | None]] = {}
+        for name, p in self.network.named_parameters():
+            if sgd and p.requires_grad:
+                before[name] = p.detach().clone(), None
+            elif not sgd and p.grad is not None:
+                before[name] = p.detach().clone(), rms(p.grad)
+        self._pending = self.step, before
 
     def _finish_record(self, lr: float = 1.0) -> None:
         """Record the step that was begun, if any, now that its update has been made."""
         if self._pending is None:
             return
-        step, before, gradients = self._pending
+        step, before = self._pending
         self._pending = None
-        for i, (name, p) in enumerate(self.network.named_parameters()):
-            update = rms(p.detach() - before[i])
-            gradient = gradients[i] if gradients else update / lr if lr else math.nan
-            self._records.append(Record(step, name, rms(before[i]), gradient, update))
+        parameters = dict(self.network.named_parameters())
+        for name, (value, gradient) in before.items():
+            update = rms(parameters[name].detach() - value)
+            if gradient is None:
+                gradient = update / lr if lr else math.nan
+            self._records.append(Record(step, name, rms(value), gradient, update))
 
 
 def rms(x: Tensor) -> float:

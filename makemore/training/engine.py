@@ -1,9 +1,23 @@
-"""Engines compute the steps of a training. ``AutogradEngine`` does so as the lecture does."""
+"""Engines compute the steps of a training. ``AutogradEngine`` does so as the lecture does.
+
+What all engines and optimizers train:
+
+* The parameters that require gradients, and no others. The ``grad`` of a frozen parameter, one with
+  ``requires_grad=False``, is None; neither SGD nor momentum nor weight decay changes its value.
+* If no parameter requires gradients when an engine is made, the network was built by hand: all of them are
+  trained, and their ``requires_grad`` is set.
+* If all layers are in evaluation, as ``load_model`` returns them, the network is switched to training. If
+  only some layers are, all modes stay as they are. A BatchNorm in evaluation then normalizes by its running
+  statistics, which do not change, and its gamma and beta are trained unless they are frozen. A Dropout in
+  evaluation returns its input.
+
+Parameters may be frozen and modes changed between steps.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Protocol, cast
+from typing import Protocol
 
 import torch
 import torch.nn.functional as F
@@ -11,6 +25,7 @@ from torch import Tensor
 
 from makemore.core.graph import INPUT, node_values, trace
 from makemore.core.layer import Layer
+from makemore.core.trained import enter_training, require_gradients
 from makemore.lecture.layers import Embedding
 
 
@@ -30,6 +45,8 @@ class Engine(Protocol):
     def gradients(self, X: Tensor, Y: Tensor, keep_mask: Tensor | None = None) -> Tensor:
         """Put the gradients of one batch, X (B, T) and Y (B,), into ``p.grad``; returns its loss, ().
 
+        The ``grad`` of a parameter that is frozen, or that the logits do not depend on, is None.
+
         ``keep_mask``, (B, T) and floating, is multiplied with the embeddings: 0 drops a position.
         """
         ...
@@ -46,6 +63,7 @@ class AutogradEngine(Engine):
     """The lecture's step: forward pass, backward pass and update by autograd."""
 
     def __init__(self, network: Layer) -> None:
+        require_gradients(network)
         self.network = network
 
     def sgd_steps(self, X: Tensor, Y: Tensor, lrs: Sequence[float]) -> Tensor:
@@ -54,17 +72,20 @@ class AutogradEngine(Engine):
         for i, lr in enumerate(lrs):
             losses[i] = self.gradients(X[i], Y[i])
             for p in parameters:
-                p.data += -lr * cast(Tensor, p.grad)
+                if p.grad is not None:
+                    p.data += -lr * p.grad
         return losses
 
     def gradients(self, X: Tensor, Y: Tensor, keep_mask: Tensor | None = None) -> Tensor:
-        network = self.network.train()
+        network = self.network
+        enter_training(network)
         batch_loss = F.cross_entropy(
             network(X) if keep_mask is None else logits_with_dropped_characters(network, X, keep_mask), Y
         )
         for p in network.parameters():
             p.grad = None
-        torch.autograd.backward(batch_loss)
+        if batch_loss.requires_grad:  # else all parameters are frozen
+            torch.autograd.backward(batch_loss)
         return batch_loss.detach()
 
     def describe(self, batch_size: int, block_size: int) -> str:

@@ -19,6 +19,8 @@ from torch import Tensor
 
 from makemore.core.graph import context_length
 from makemore.core.layer import Layer
+from makemore.core.trained import enter_training, require_gradients
+from makemore.lecture.layers import Sequential
 from makemore.training.engine import MakeEngine
 
 
@@ -66,14 +68,31 @@ class EnsembleEngine:
     """
 
     def __init__(self, network: Layer, make_engine: MakeEngine) -> None:
-        self.engines = [make_engine(member) for member in members_of(network)]
+        require_gradients(network)
+        self.network = network
+        # Modes and frozen parameters are those of the whole ensemble. An engine would switch a member that is
+        # in evaluation to training, and thaw one that is frozen.
+        frozen = [p for p in network.parameters() if not p.requires_grad]
+        self._wholes = [Sequential([member]) for member in members_of(network)]
+        for whole, member in zip(self._wholes, members_of(network), strict=True):
+            whole.block_size = member.block_size
+        self.engines = [make_engine(whole) for whole in self._wholes]
+        for p in frozen:
+            p.requires_grad = False
+
+    def _enter_training(self) -> None:
+        enter_training(self.network)
+        for whole in self._wholes:
+            whole.training = True
 
     def sgd_steps(self, X: Tensor, Y: Tensor, lrs: Sequence[float]) -> Tensor:
         """One step of SGD on each batch, X (steps, B, T); returns the batch losses, (steps,)."""
+        self._enter_training()
         return torch.stack([engine.sgd_steps(X, Y, lrs) for engine in self.engines]).mean(0)
 
     def gradients(self, X: Tensor, Y: Tensor, keep_mask: Tensor | None = None) -> Tensor:
-        """Put the gradients of a batch, X (B, T), into every ``p.grad``; returns its loss, ()."""
+        """Put the gradients of a batch, X (B, T), into ``p.grad``; returns its loss, ()."""
+        self._enter_training()
         return torch.stack([engine.gradients(X, Y, keep_mask) for engine in self.engines]).mean(0)
 
     def describe(self, batch_size: int, block_size: int) -> str:

@@ -131,3 +131,40 @@ def test_optimizers_resume_from_their_states_to_the_bit() -> None:
             muon.step(0.01)
             adamw.step(0.01, step + 1)
     assert all(torch.equal(whole[name], half[name]) for name in whole)
+
+
+def test_parameters_without_gradients_stay_and_so_do_their_means() -> None:
+    """As in torch.optim: neither momentum nor weight decay changes them. Another one is frozen each time."""
+    ours, theirs = twins(SHAPES, torch.float64)
+    muon_ours, muon_theirs = ({name: group[name] for name in "abc"} for group in (ours, theirs))
+    muon, adamw = Muon(muon_ours), AdamW({name: ours[name] for name in "de"}, {"d": 0.4})
+    reference = torch.optim.AdamW(
+        [{"params": [theirs["d"]]}, {"params": [theirs["e"]]}], lr=0.01, betas=(0.9, 0.99)
+    )
+    reference.param_groups[0]["weight_decay"], reference.param_groups[1]["weight_decay"] = 0.4, 0.0
+    plain = Muon(muon_theirs)
+    for step in range(6):
+        give_gradients(step, ours, theirs)
+        for group in (ours, theirs):
+            group["abc"[step % 3]].grad = None
+            if step < 3:
+                group["e"].grad = None
+        kept = {name: p.clone() for name, p in ours.items() if p.grad is None}
+        moments = muon.state_dict()["abc"[step % 3]].clone()
+        muon.step(0.01)
+        adamw.step(0.01, step + 1)
+        if step < 3:
+            reference.step()
+            torch.testing.assert_close(ours["d"], theirs["d"], rtol=1e-12, atol=1e-12)
+        assert all(torch.equal(ours[name], value) for name, value in kept.items())
+        assert torch.equal(muon.state_dict()["abc"[step % 3]], moments)
+        for name in {*"abc"} - kept.keys():
+            # alone, a weight is updated as among others
+            single = Muon({name: muon_theirs[name]})
+            single.buffers[name] = plain.buffers[name]
+            single.step(0.01)
+            torch.testing.assert_close(ours[name], theirs[name], rtol=1e-9, atol=1e-9)
+    for name, p in ours.items():
+        p.grad = None
+    muon.step(0.01)
+    adamw.step(0.01, 7)

@@ -206,3 +206,52 @@ def test_teachers_are_mixed_into_the_targets_of_every_shard(
         index = torch.arange(len(run.rows))[-1000:]  # of rare contexts
         assert torch.equal(run.rows[index][0], plain.rows[index][0])
         assert not torch.allclose(run.rows[index][1], plain.rows[index][1], atol=1e-3)
+
+
+def trained_partly(data: Data, engine: MakeEngine, **settings: Any) -> ModernTrainer:
+    """A run whose embedding, first hidden weight and last bias are frozen, with a BatchNorm in evaluation."""
+    run = modern(data, engine, **settings)
+    parameters = dict(run.network.named_parameters())
+    for name in FROZEN:
+        parameters[name].requires_grad = False
+    layers: Any = run.network
+    layers.layers[3].eval()
+    return run
+
+
+FROZEN = ("0.weight", "2.weight", "13.bias")
+
+
+@pytest.mark.parametrize("engine", [AutogradEngine, BackpropEngine, WindowsEngine])
+def test_frozen_parameters_stay_and_the_run_is_resumed_to_the_bit(data: Data, engine: MakeEngine) -> None:
+    whole, first, second = (trained_partly(data, engine, steps=30) for _ in range(3))
+    before = {name: tensor.clone() for name, tensor in whole.network.state_dict().items()}
+    whole.engine = Recorder(whole.engine, whole.network, 10)
+    for _ in whole.run(10):
+        whole.evaluate("val")
+    whole.finish()
+    same = {name for name, tensor in whole.network.state_dict().items() if torch.equal(tensor, before[name])}
+    assert same == {*FROZEN, "3.running_mean", "3.running_var"}
+    recorded = {record.parameter for record in whole.engine.records()}
+    assert recorded == {name for name, _ in whole.network.named_parameters()} - {*FROZEN}
+    assert all(record.gradient > 0 for record in whole.engine.records())
+
+    runs = first.run(10)
+    for _ in range(2):
+        next(runs)
+        first.evaluate("val")
+    second.network.load_state_dict(first.network.state_dict())
+    second.generator.set_state(first.generator.get_state())
+    second.restore(first.step, first.losses, first.evaluations, first.state())
+    for _ in second.run(10):
+        second.evaluate("val")
+    second.finish()
+    assert torch.equal(whole.losses, second.losses)
+    for name, tensor in second.network.state_dict().items():
+        assert torch.equal(tensor, whole.network.state_dict()[name]), name
+
+
+def test_engines_train_the_same_parameters_alike(data: Data) -> None:
+    runs = [trained_partly(data, engine, steps=20) for engine in (BackpropEngine, AutogradEngine)]
+    losses = [torch.cat(list(run.run(20))) for run in runs]
+    torch.testing.assert_close(losses[0], losses[1], rtol=0, atol=2e-3)
