@@ -32,6 +32,7 @@ from makemore.backprop.derivatives import (
     SumDerivative,
     derivative_class,
 )
+from makemore.core.fit import check_data
 from makemore.core.graph import INPUT, Node, check_declarations, node_values, trace, use_counts
 from makemore.core.layer import Layer, declared, index_outside, keeps_positions, stochastic_layers, window_of
 from makemore.core.trained import enter_training, require_gradients
@@ -189,6 +190,8 @@ def values_of(network: Layer, nodes: Sequence[Node], X: Tensor, Y: Tensor) -> li
     parameters = [p for layer in layers_of(nodes) for p in layer.parameters()]
     if len({p.untyped_storage().data_ptr() for p in parameters}) < len(parameters):
         raise ValueError("hand-derived gradients need a network in which no parameter is used twice")
+    if X.ndim == 2:
+        check_data(network, None, X.shape[1])
     if is_collective(network):  # other processes do not take part
         with network.evaluating():
             return node_values(nodes, X)

@@ -66,6 +66,15 @@ class Layer:
     block_size: int | None = None
     """Of a whole network: the length of its context. None if it follows from what the layers declare."""
 
+    characters: str | None = None
+    """Of a whole network: the characters of the vocabulary it was trained with. None if they are not known.
+
+    A trainer and ``load_model`` set them. Data with other characters is refused, see ``core.fit``.
+    """
+
+    num_symbols: int | None = None
+    """Of a whole network: the number of symbols it has logits for. None if it follows from the layers."""
+
     generator: Generator | None = None
     """Where a stochastic layer draws from; None is torch's own generator."""
 

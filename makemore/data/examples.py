@@ -23,4 +23,7 @@ def shards(examples: Examples, max_examples: int) -> list[Examples]:
     # A cut inside a word is moved to the end of that word.
     lasts = [len(examples) * i // number - 1 for i in range(1, number)]
     cuts = {last + int(next(word_chunks(examples.symbols[last:]))[1][0]) for last in lasts} - {len(examples)}
-    return [Examples(part, examples.block_size) for part in examples.symbols.tensor_split(sorted(cuts))]
+    return [
+        Examples(part, examples.block_size, examples.characters)
+        for part in examples.symbols.tensor_split(sorted(cuts))
+    ]

@@ -15,7 +15,7 @@ import hashlib
 import os
 import urllib.request
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -24,7 +24,7 @@ from torch import Tensor
 
 from makemore.core.atomic_write import atomic_write
 from makemore.core.errors import DataError, WriteError
-from makemore.data.encoding import StreamEncoder, decode_words, encode_words
+from makemore.data.encoding import SLAB, StreamEncoder, decode_words, encode_words, symbol_dtype
 from makemore.data.membership import WordSet, isin, select, word_hashes
 from makemore.data.reading import WordFile
 from makemore.data.shuffle import shuffle_positions, shuffled
@@ -96,14 +96,42 @@ class WordList:
         train, val, test = (decode_words(self.vocabulary, symbols) for symbols in self._splits())
         return train, val, test
 
-    def data(self, block_size: int) -> Data:
-        """The vocabulary and the examples of the splits, for contexts of ``block_size`` symbols."""
+    def encoded_by(self, vocabulary: Vocabulary) -> WordList:
+        """The same words with the symbols of another vocabulary, such as a model's.
+
+        Raises DataError that names the characters missing from it.
+        """
+        if vocabulary.characters == self.vocabulary.characters:
+            return self
+        missing = [ch for ch in self.vocabulary.characters if ch not in vocabulary.stoi]
+        if missing:
+            names = ", ".join(map(repr, missing[:10])) + (", ..." if len(missing) > 10 else "")
+            raise DataError(
+                f"{self.source} has characters that are missing from the vocabulary"
+                f" {vocabulary.characters[:80]!r}: {names}"
+            )
+        dtype = symbol_dtype(len(vocabulary))
+        table = torch.tensor([STOP, *vocabulary.encode(self.vocabulary.characters)], dtype=dtype)
+        symbols = torch.empty(len(self.symbols), dtype=dtype)
+        for old, new in zip(torch.split(self.symbols, SLAB), torch.split(symbols, SLAB), strict=True):
+            torch.index_select(table, 0, old.int(), out=new)
+        return replace(self, vocabulary=vocabulary, symbols=symbols)
+
+    def data(self, block_size: int, vocabulary: Vocabulary | None = None) -> Data:
+        """The vocabulary and the examples of the splits, for contexts of ``block_size`` symbols.
+
+        The vocabulary is the list's own unless one is given: that of the network which the examples are for.
+        Raises DataError that names the characters missing from it.
+        """
+        if vocabulary is not None:
+            return self.encoded_by(vocabulary).data(block_size)
         train, val, test = self._splits()
         hashes = torch.cat([*word_hashes(self.symbols[self.cuts[0] :], "hashing val and test words")])
         in_train = isin(hashes, train).tensor_split([int((val == STOP).sum())])
         unseen = (select(symbols, ~mask) for symbols, mask in zip((val, test), in_train, strict=True))
         splits = (train, val, test, *unseen)
-        return Data(self.vocabulary, *(Examples(symbols, block_size) for symbols in splits))
+        characters = self.vocabulary.characters
+        return Data(self.vocabulary, *(Examples(symbols, block_size, characters) for symbols in splits))
 
     def word_set(self) -> WordSet:
         """The words as a set, for membership tests."""

@@ -149,8 +149,12 @@ class Convolution:
 
     ``embedding`` is (vocab_size, C), ``stages`` are the convolutions from the symbols up, and
     ``last_reads[i]`` are the values that stage i is the last to read. Weights and biases are copies: training
-    the network later does not change them.
+    the network later does not change them. ``characters`` are those of the network's vocabulary, None if
+    they are not known, and ``num_symbols`` is the number of its symbols.
     """
+
+    characters: str | None = None
+    num_symbols: int | None = None
 
     def __init__(self, embedding: Tensor, stages: Sequence[Stage]) -> None:
         self.embedding = embedding
@@ -215,6 +219,7 @@ class Convolution:
             stages.end(result)
         convolution = cls(embedding.weight.detach().clone(), stages.stages)
         convolution._check(symbols, expected)
+        convolution.characters, convolution.num_symbols = network.characters, expected.shape[-1]
         return convolution
 
     def _check(self, symbols: Tensor, expected: Tensor) -> None:

@@ -141,7 +141,8 @@ def generate(
     With ``part``, only the words with these indices are yielded, and batches without any of them are skipped.
     ``batch``, rounded down to a multiple of ``SEEDED_WORDS``, is the number of words sampled at once; it
     changes time and memory, not the words. Raises DataError if a character of the prefix is not in the
-    vocabulary, and ValueError if the prefix is too long or the length of the network's context is not known.
+    vocabulary or the vocabulary is not the network's, and ValueError if the prefix is too long or the length
+    of the network's context is not known.
     """
     samples = generate_scored(
         network, vocabulary, generator, number, filters, prefix=prefix, part=part, batch=batch
@@ -163,6 +164,7 @@ def generate_scored(
     """The words of ``generate`` with their log-likelihoods."""
     beginning = filters.encode(prefix, vocabulary)
     predictor = as_predictor(network)
+    predictor.check_data(vocabulary.characters)
     if batch is None:
         batch = min(BATCH, BATCH_VALUES // max(filters.max_length, predictor.width))
     batch = max(SEEDED_WORDS, batch // SEEDED_WORDS * SEEDED_WORDS)

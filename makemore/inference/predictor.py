@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
+from makemore.core.fit import check_data, require_characters, require_length
 from makemore.core.graph import context_length
 from makemore.core.layer import Layer
 from makemore.inference.convolution import Convolution, NotAConvolution
@@ -36,6 +37,10 @@ class Predictor(ABC):
         """Log-probabilities of the targets, in the order of the examples, in pieces: (N,) altogether."""
 
     @abstractmethod
+    def check_data(self, characters: str | None, block_size: int | None = None) -> None:
+        """Raise UsageError unless data belongs to the network: see ``core.fit.check_data``."""
+
+    @abstractmethod
     def decoder(self) -> Decoder:
         """A decoder for new words."""
 
@@ -50,6 +55,12 @@ class ConvolutionPredictor(Predictor):
 
     def log_probs(self, examples: Examples) -> Iterator[Tensor]:
         return self.convolution.log_probs(examples)
+
+    def check_data(self, characters: str | None, block_size: int | None = None) -> None:
+        if characters is not None:
+            require_characters(characters, self.convolution.characters, self.convolution.num_symbols)
+        if block_size is not None:
+            require_length(block_size, self.block_size)
 
     def decoder(self) -> Decoder:
         return CachedDecoder(self.convolution)
@@ -71,6 +82,9 @@ class NetworkPredictor(Predictor):
     def log_probs(self, examples: Examples) -> Iterator[Tensor]:
         return log_probs(self.network, examples)
 
+    def check_data(self, characters: str | None, block_size: int | None = None) -> None:
+        check_data(self.network, characters, block_size)
+
     def decoder(self) -> Decoder:
         return FullContextDecoder(self.network)
 
@@ -89,6 +103,10 @@ class EnsemblePredictor(Predictor):
         for member in self.members:
             total = torch.logaddexp(total, torch.cat(list(member.log_probs(examples))))
         yield total - math.log(len(self.members))
+
+    def check_data(self, characters: str | None, block_size: int | None = None) -> None:
+        for member in self.members:
+            member.check_data(characters, block_size)
 
     def decoder(self) -> Decoder:
         return EnsembleDecoder([member.decoder() for member in self.members])

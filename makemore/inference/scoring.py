@@ -25,10 +25,14 @@ CHUNK_SYMBOLS = 2**20
 
 
 def loss(network: Predictable, examples: Examples) -> float:
-    """Mean cross-entropy in nats per symbol: the value of ``split_loss`` to 1e-6, computed faster."""
+    """Mean cross-entropy in nats per symbol: the value of ``split_loss`` to 1e-6, computed faster.
+
+    Raises UsageError on examples of another vocabulary or context length than the network's.
+    """
     if len(examples) == 0:
         return math.nan
     predictor, parts = as_predictor(network), iter([examples])
+    predictor.check_data(examples.characters, examples.block_size)
     if len(examples) > SORTED_EXAMPLES and examples.symbols[-1] == STOP:
         parts = map(in_order, shards(examples, 4 * SORTED_EXAMPLES))
     sums = []
@@ -50,16 +54,17 @@ def in_order(examples: Examples) -> Examples:
     for i in range(int(62 / math.log2(size))):  # as many characters as fit into one number
         key = size * key + symbols[(starts + i).clamp(max=len(symbols) - 1)] * (i < lengths)
     reorder_words(symbols, lengths, key.argsort())
-    return Examples(symbols, examples.block_size).to(examples.symbols.device)
+    return Examples(symbols, examples.block_size, examples.characters).to(examples.symbols.device)
 
 
 def log_likelihoods(network: Predictable, vocabulary: Vocabulary, words: Iterable[str]) -> Tensor:
     """The log-likelihood of each word, its stop included, in nats: float64, (words,), on the CPU.
 
-    Raises DataError that names a character missing from the vocabulary, and ValueError if the length of the
-    network's context is not known.
+    Raises DataError that names a character missing from the vocabulary, or if the vocabulary is not the
+    network's, and ValueError if the length of the network's context is not known.
     """
     predictor = as_predictor(network)
+    predictor.check_data(vocabulary.characters)
     scores = [torch.empty(0, dtype=torch.float64)]
     for chunk in _chunks(words):
         # Sorted words with a common beginning share nodes, which is 1.5 times as fast.

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 import torch.nn.functional as F
 from torch import Tensor
 
+from makemore.core.fit import check_data
 from makemore.core.layer import Layer
 from makemore.lecture.words import Examples
 
@@ -20,7 +21,11 @@ CHUNK_EXAMPLES = 2048
 
 
 def split_loss(network: Layer, examples: Examples) -> float:
-    """Mean cross-entropy of a network in evaluation, in nats per symbol; nan if there are no examples."""
+    """Mean cross-entropy of a network in evaluation, in nats per symbol; nan if there are no examples.
+
+    Raises UsageError on examples of another vocabulary or context length than the network's.
+    """
+    check_data(network, examples.characters, examples.block_size)
     if len(examples) == 0:
         return math.nan
     return -math.fsum(chunk.double().sum().item() for chunk in log_probs(network, examples)) / len(examples)

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor
 
+from makemore.core.fit import check_data
 from makemore.core.graph import context_length
 from makemore.core.layer import Layer
 from makemore.lecture.words import STOP, Vocabulary
@@ -31,8 +32,10 @@ def sample_word(
     """Sample one new word, a symbol at a time until the stop comes.
 
     ``temperature`` and ``top_k`` are those of ``next_symbol_probs``. Raises DataError if a character of the
-    prefix is not in the vocabulary, and ValueError if the length of the network's context is not known.
+    prefix is not in the vocabulary or the vocabulary is not the network's, and ValueError if the length of
+    the network's context is not known.
     """
+    check_data(network, vocabulary.characters)
     out = vocabulary.encode(prefix)
     device = network.parameters()[0].device
     block_size = context_length(network)

@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor
 
+from makemore.core.fit import note_data
 from makemore.core.trained import enter_training, require_gradients
 from makemore.lecture.layers import Sequential
 from makemore.lecture.words import Examples
@@ -24,6 +25,7 @@ def train(
     Returns the batch losses in nats, (max_steps,). The learning rate is 0.1, and 0.01 for the last quarter of
     the steps. ``examples`` may also be a ``torch.utils.data.TensorDataset`` of contexts and targets.
     """
+    note_data(network, examples)
     require_gradients(network)
     enter_training(network)
     parameters = [p for p in network.parameters() if p.requires_grad]

@@ -81,12 +81,13 @@ class Examples:
 
     ``symbols``, (N,), are the symbols of some words, each word followed by its stop. Example i has the target
     ``symbols[i]``; its context is gathered when it is asked for. With up to 255 characters an example takes
-    one byte in place of 72.
+    one byte in place of 72. ``characters`` are those of the vocabulary, or None if they are not known.
     """
 
-    def __init__(self, symbols: Tensor, block_size: int) -> None:
+    def __init__(self, symbols: Tensor, block_size: int, characters: str | None = None) -> None:
         self.symbols = symbols
         self.block_size = block_size
+        self.characters = characters
 
     def __len__(self) -> int:
         return len(self.symbols)
@@ -115,4 +116,4 @@ class Examples:
 
     def to(self, device: torch.device | str) -> Examples:
         """The same examples on another device."""
-        return Examples(self.symbols.to(device), self.block_size)
+        return Examples(self.symbols.to(device), self.block_size, self.characters)

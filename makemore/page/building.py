@@ -29,6 +29,7 @@ from torch import Tensor
 
 import makemore
 from makemore.core.errors import UsageError
+from makemore.core.fit import check_data
 from makemore.core.layer import Layer
 from makemore.inference.convolution import Convolution
 from makemore.lecture.layers import Sequential, Tanh
@@ -54,6 +55,7 @@ def page_html(model: Model, words: Iterable[str] = (), source: str = "") -> str:
     ``MAX_LIST`` characters is left out, and the page says so. Raises UsageError on a network that the page
     cannot compute.
     """
+    check_data(model.network, model.vocabulary.characters)
     members = [describe(network) for network in members_of(model.network)]
     values = torch.cat([tensor.flatten() for _, tensors in members for tensor in tensors])
     known = sorted(set(words))

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from makemore.core.errors import UsageError
 from makemore.core.figure import Figure
+from makemore.core.fit import check_data
 from makemore.core.layer import Layer
 from makemore.lecture.layers import Embedding
 from makemore.lecture.words import STOP, Vocabulary
@@ -49,6 +50,7 @@ def draw_embedding(network: Layer, vocabulary: Vocabulary) -> Figure:
     vowels, and the stop is far from the others. Returns the figure without showing it. Raises UsageError if
     the network has no Embedding.
     """
+    check_data(network, vocabulary.characters)
     table = next((layer for layer in network.modules() if isinstance(layer, Embedding)), None)
     if table is None:
         raise UsageError("the network has no Embedding to draw")

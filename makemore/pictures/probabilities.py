@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 
 from makemore.core.figure import Figure
+from makemore.core.fit import check_data
 from makemore.core.graph import context_length
 from makemore.core.layer import Layer
 from makemore.lecture.words import STOP, Examples, Vocabulary
@@ -39,6 +40,7 @@ def draw_probabilities(network: Layer, vocabulary: Vocabulary, word: str = DEFAU
     showing it. Raises UsageError on a word of more than ``MAX_WORD_LENGTH`` characters, and DataError on a
     character that is not in the vocabulary.
     """
+    check_data(network, vocabulary.characters)
     check_length(word)
     targets = [*vocabulary.encode(word), STOP]
     X, Y = Examples(torch.tensor(targets), context_length(network))[:]

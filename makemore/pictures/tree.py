@@ -11,6 +11,7 @@ from matplotlib.axes import Axes
 from torch import Tensor
 
 from makemore.core.figure import Figure
+from makemore.core.fit import check_data
 from makemore.core.graph import context_length
 from makemore.core.layer import Layer
 from makemore.lecture.words import STOP, Vocabulary
@@ -56,6 +57,7 @@ def draw_tree(network: Layer, vocabulary: Vocabulary, word: str = DEFAULT_WORD) 
     about one character and more about the whole context. Returns the figure without showing it. Raises
     DataError on a character that is not in the vocabulary.
     """
+    check_data(network, vocabulary.characters)
     members = members_of(network)
     network, size = members[0], context_length(members[0])
     context = ([STOP] * size + vocabulary.encode(word))[-size:]

@@ -30,6 +30,7 @@ from torch import Generator, Tensor
 from makemore.core.atomic_write import atomic_write
 from makemore.core.errors import ModelFileError, UsageError
 from makemore.core.graph import context_length
+from makemore.core.fit import check_data
 from makemore.core.layer import Layer
 from makemore.core.random import default_generator
 from makemore.core.shapes import shapes_only
@@ -135,6 +136,7 @@ def model_bytes(model: Model) -> bytes:
 
     Raises UsageError if the network cannot be saved.
     """
+    check_data(model.network, model.vocabulary.characters)
     try:
         description = describe(model.network)
         own = model.network.state_dict()
@@ -289,6 +291,7 @@ def _model_of(content: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Mode
         fits = _is_of_plan(content["network"], plan, vocabulary)
         _require(fits, "an invalid plan: it is not that of its network")
     read = None if progress is None else _progress_of(progress, of_run["losses"], of_run["generator"], state)
+    network.characters = vocabulary.characters
     return Model(network, vocabulary, plan, read)
 
 

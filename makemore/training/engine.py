@@ -23,6 +23,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from makemore.core.fit import check_data
 from makemore.core.graph import INPUT, node_values, trace
 from makemore.core.layer import Layer
 from makemore.core.trained import enter_training, require_gradients
@@ -65,6 +66,7 @@ class AutogradEngine(Engine):
     def __init__(self, network: Layer) -> None:
         require_gradients(network)
         self.network = network
+        self._checked_length: int | None = None
 
     def sgd_steps(self, X: Tensor, Y: Tensor, lrs: Sequence[float]) -> Tensor:
         parameters = self.network.parameters()
@@ -79,6 +81,9 @@ class AutogradEngine(Engine):
     def gradients(self, X: Tensor, Y: Tensor, keep_mask: Tensor | None = None) -> Tensor:
         network = self.network
         enter_training(network)
+        if X.shape[-1] != self._checked_length:
+            check_data(network, None, X.shape[-1])
+            self._checked_length = X.shape[-1]
         batch_loss = F.cross_entropy(
             network(X) if keep_mask is None else logits_with_dropped_characters(network, X, keep_mask), Y
         )

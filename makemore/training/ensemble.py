@@ -17,6 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from makemore.core.fit import require_characters, symbol_count
 from makemore.core.graph import context_length
 from makemore.core.layer import Layer
 from makemore.core.trained import enter_training, require_gradients
@@ -28,7 +29,7 @@ class Ensemble(Layer):
     """The mean of networks: indices (B, T) -> logarithms of the mean probabilities, (B, vocab_size).
 
     These are logits, whose softmax is the mean. Raises ValueError if there are no members, and if their
-    contexts differ in length.
+    contexts differ in length or their vocabularies in characters.
     """
 
     def __init__(self, members: Sequence[Layer]) -> None:
@@ -37,6 +38,23 @@ class Ensemble(Layer):
         if len(sizes) != 1:
             raise ValueError(f"an ensemble needs members with one block size, got {sorted(sizes) or 'none'}")
         self.block_size = sizes.pop()
+        known = [member.characters for member in self.members if member.characters is not None]
+        for characters in known[1:]:
+            require_characters(characters, known[0], None)
+        counts = {count for member in self.members if (count := symbol_count(member)) is not None}
+        if len(counts) > 1:
+            raise ValueError(f"an ensemble needs members with one number of symbols, got {sorted(counts)}")
+        self.num_symbols = counts.pop() if counts else None
+
+    @property
+    def characters(self) -> str | None:
+        """The characters of the vocabulary that the members were trained with, see ``Layer``."""
+        return next((m.characters for m in self.members if m.characters is not None), None)
+
+    @characters.setter
+    def characters(self, characters: str | None) -> None:
+        for member in self.members:
+            member.characters = characters
 
     def __call__(self, x: Tensor) -> Tensor:
         self.out = mean_log_probs([member(x) for member in self.members])

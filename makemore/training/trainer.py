@@ -14,6 +14,7 @@ from typing import Protocol
 import torch
 from torch import Generator, Tensor
 
+from makemore.core.fit import check_data
 from makemore.core.layer import Layer, stochastic_layers
 from makemore.data.examples import shards
 from makemore.data.word_list import Data
@@ -83,6 +84,9 @@ class Trainer:
 
     Layers that draw random numbers in training are given a generator each, seeded from ``generator``. So
     their numbers do not depend on how many batches are drawn in one call.
+
+    The characters of the data are noted in the network. Raises UsageError on data of another vocabulary or
+    context length than the network's.
     """
 
     def __init__(
@@ -95,11 +99,13 @@ class Trainer:
         evaluate_loss: EvaluateLoss = split_loss,
         processes: Processes = ONE_PROCESS,
     ) -> None:
+        check_data(network, data.vocabulary.characters, data.train.block_size)
         self.network = network
         self.data = data
         self.recipe = recipe
         self.generator = generator
         self.make_engine, self.engine = make_engine, make_engine(network)
+        network.characters = data.vocabulary.characters
         self.evaluate_loss = evaluate_loss
         self.processes = processes
         self.shards = [data.train]

@@ -164,7 +164,7 @@ def test_parameters_without_gradients_stay_and_so_do_their_means() -> None:
             single.buffers[name] = plain.buffers[name]
             single.step(0.01)
             torch.testing.assert_close(ours[name], theirs[name], rtol=1e-9, atol=1e-9)
-    for name, p in ours.items():
+    for p in ours.values():
         p.grad = None
     muon.step(0.01)
     adamw.step(0.01, 7)
