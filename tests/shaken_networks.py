@@ -90,7 +90,7 @@ NETWORKS_TO_CONVERT: dict[str, list[Layer]] = {
         *[Thrice(Linear(6, 6), Tanh(), ReLU()), FlattenConsecutive(3), Linear(18, V)],
     ],
     "counts": [Embedding(V, V), FlattenConsecutive(1)],
-    "no Linear": [Embedding(V, 5), FlattenConsecutive(2), Tanh()],
+    "no Linear": [Embedding(V, V // 3), FlattenConsecutive(3), Tanh()],
 }
 
 

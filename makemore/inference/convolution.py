@@ -150,11 +150,13 @@ class Convolution:
     ``embedding`` is (vocab_size, C), ``stages`` are the convolutions from the symbols up, and
     ``last_reads[i]`` are the values that stage i is the last to read. Weights and biases are copies: training
     the network later does not change them. ``characters`` are those of the network's vocabulary, None if
-    they are not known, and ``num_symbols`` is the number of its symbols.
+    they are not known; ``num_symbols`` is the number of its symbols, and ``network_block_size`` the length of
+    its contexts, of which the convolution may read less.
     """
 
     characters: str | None = None
     num_symbols: int | None = None
+    network_block_size: int | None = None
 
     def __init__(self, embedding: Tensor, stages: Sequence[Stage]) -> None:
         self.embedding = embedding
@@ -220,6 +222,7 @@ class Convolution:
         convolution = cls(embedding.weight.detach().clone(), stages.stages)
         convolution._check(symbols, expected)
         convolution.characters, convolution.num_symbols = network.characters, expected.shape[-1]
+        convolution.network_block_size = block_size
         return convolution
 
     def _check(self, symbols: Tensor, expected: Tensor) -> None:

@@ -60,7 +60,7 @@ class ConvolutionPredictor(Predictor):
         if characters is not None:
             require_characters(characters, self.convolution.characters, self.convolution.num_symbols)
         if block_size is not None:
-            require_length(block_size, self.block_size)
+            require_length(block_size, self.convolution.network_block_size or self.block_size)
 
     def decoder(self) -> Decoder:
         return CachedDecoder(self.convolution)

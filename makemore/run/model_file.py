@@ -29,8 +29,8 @@ from torch import Generator, Tensor
 
 from makemore.core.atomic_write import atomic_write
 from makemore.core.errors import ModelFileError, UsageError
+from makemore.core.fit import require_characters
 from makemore.core.graph import context_length
-from makemore.core.fit import check_data
 from makemore.core.layer import Layer
 from makemore.core.random import default_generator
 from makemore.core.shapes import shapes_only
@@ -136,7 +136,8 @@ def model_bytes(model: Model) -> bytes:
 
     Raises UsageError if the network cannot be saved.
     """
-    check_data(model.network, model.vocabulary.characters)
+    if model.network.characters is not None:
+        require_characters(model.vocabulary.characters, model.network.characters, None)
     try:
         description = describe(model.network)
         own = model.network.state_dict()

@@ -113,8 +113,8 @@ USES: dict[str, Callable[[Model, Vocabulary], object]] = {
     "draw_tree": lambda m, v: draw_tree(m.network, v, "emma"),
     "draw_probabilities": lambda m, v: draw_probabilities(m.network, v, "emma"),
     "draw_embedding": lambda m, v: draw_embedding(m.network, v),
-    "page_html": lambda m, v: page_html(Model(m.plan, v, m.network)),
-    "save_model": lambda m, v: save_model(Model(m.plan, v, m.network), Path("not-written.safetensors")),
+    "page_html": lambda m, v: page_html(Model(m.network, v, m.plan)),
+    "save_model": lambda m, v: save_model(Model(m.network, v, m.plan), Path("not-written.safetensors")),
     "Trainer": lambda m, v: trainer(Trainer, LectureRecipe(), m.network, v),
     "ModernTrainer": lambda m, v: trainer(ModernTrainer, ModernRecipe(), m.network, v),
     "train": lambda m, v: train(m.network, some_examples(v), max_steps=1),  # type: ignore[arg-type]
@@ -163,7 +163,7 @@ def test_who_notes_the_characters(model: Model, tmp_path: Path) -> None:
     trainer(ModernTrainer, ModernRecipe(), ensemble, vocabulary, make_engine=make_engine)
     for network in (*networks, ensemble, model.network):
         assert network.characters == vocabulary.characters
-    save_model(Model(plan, vocabulary, ensemble), tmp_path / "ensemble.safetensors")
+    save_model(Model(ensemble, vocabulary, plan), tmp_path / "ensemble.safetensors")
     read = load_model(tmp_path / "ensemble.safetensors").network
     assert isinstance(read, Ensemble)
     assert [member.characters for member in read.members] == [vocabulary.characters] * 2

@@ -286,7 +286,7 @@ def test_a_run_on_stdin_is_resumed_with_the_same_words(
     assert (code, err.splitlines()) == (
         2,
         [
-            "makemore-train: the word list of the run was read from stdin: give it again with --data PATH or"
+            "makemore-train: the run's word list was read from stdin: give it again with --data PATH or"
             " --data -"
         ],
     )

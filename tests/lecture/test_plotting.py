@@ -24,7 +24,7 @@ def test_the_curve_is_log10_and_the_mean_of_every_1000_steps() -> None:
     """Cell 11: ``torch.tensor(lossi).view(-1, 1000).mean(1)``, with lossi in log10."""
     losses = torch.rand(200_000, generator=torch.Generator().manual_seed(0)) + 2
     figure = plot_losses(losses)
-    assert type(figure) is Figure
+    assert isinstance(figure, Figure)
     torch.testing.assert_close(curve(figure), losses.double().log10().view(-1, 1000).mean(1))
     assert figure.axes[0].get_xlabel() == "step / 1,000"
     assert "log10" in figure.axes[0].get_ylabel()

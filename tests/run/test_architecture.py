@@ -375,7 +375,6 @@ def without_context() -> Sequential:
         (block_with_another_residual, "a layer that was changed"),
         (endless, "in more than 100 layers within each other"),
         (without_context, "set network.block_size"),
-        (lambda: Ensemble([by_hand(), Sequential([*by_hand().layers, Linear(5, 6)])]), "gives the logits"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_read_again_is_refused_when_saving(
