@@ -300,3 +300,32 @@ def test_a_false_declaration_is_refused_by_every_fast_path(
     X = torch.randint(0, 9, (512, 8), generator=Generator().manual_seed(1))
     with pytest.raises(FalseDeclaration, match=r"declares that it .*, but it "):
         WindowsEngine(network).gradients(X, X[:, 0])
+
+
+class Gate(Layer):
+    """Contains layers as attributes and in a list, and does not name them."""
+
+    def __init__(self) -> None:
+        self.gate, self.others = Linear(4, 4), [Linear(4, 4), BatchNorm1d(4)]
+
+    def __call__(self, x: Tensor) -> Tensor:
+        self.out = self.gate(x).sigmoid() * self.others[1](self.others[0](x))
+        return self.out
+
+
+def test_layers_within_a_layer_are_found_without_being_named() -> None:
+    layer = Gate()
+    names = [name for name, _ in layer.named_parameters()]
+    assert names == [
+        *("gate.weight", "gate.bias", "others.0.weight", "others.0.bias", "others.1.gamma", "others.1.beta")
+    ]
+    assert not layer.eval().others[1].training
+    assert "others.1.running_mean" in layer.state_dict()
+    layer.conv = torch.nn.Conv1d(4, 4, 1)
+    with pytest.raises(TypeError, match=r"Gate\.conv is a torch\.nn\.Module"):
+        layer.parameters()
+
+
+def test_a_transposed_value_may_be_concatenated() -> None:
+    x = torch.randn(2, 4, 8).transpose(1, 2)  # (2, 8, 4), not contiguous
+    assert torch.equal(FlattenConsecutive(2)(x), torch.cat([x[:, 0::2], x[:, 1::2]], dim=2))

@@ -389,7 +389,9 @@ class BackpropEngine:
                 del self._steps[next(iter(self._steps))]
             buffers = dict(zip(self._trained, self._grads, strict=True)) if gradients else {}
             buffers |= self._dropped
-            step = self._new_step(X, Y, drops, lambda p: buffers.get(p, p))
+            step = self._new_step(
+                X, Y, drops, buffers.__getitem__ if gradients else lambda p: buffers.get(p, p)
+            )
             self._steps[key] = step, self._recorded(step, X)
         step, run = self._steps[key]
         self.note = step.note

@@ -38,8 +38,8 @@ class Layer:
     """The base class of all layers. Methods are named as in ``torch.nn.Module``.
 
     A subclass lists its trained tensors by attribute name in ``PARAMETERS`` (an attribute that is None is
-    left out) and the tensors saved beside them in ``BUFFERS``. A layer that contains others yields these from
-    ``named_children``.
+    left out) and the tensors saved beside them in ``BUFFERS``. Layers that it keeps as attributes, or in
+    lists that are attributes, belong to it, see ``named_children``.
 
     A subclass may declare facts about itself. Fast paths rely on what is declared and assume nothing else; a
     layer that declares nothing is still trained, evaluated and sampled from by its ``__call__``.
@@ -82,8 +82,23 @@ class Layer:
         raise NotImplementedError(f"{type(self).__name__} has no __call__")
 
     def named_children(self) -> Iterator[tuple[str, Layer]]:
-        """The layers that this one contains, with their names."""
-        return iter(())
+        """The layers that this one contains, with their names.
+
+        By default those among its attributes, such as "gate", and in lists and tuples that are, as in
+        "gates.0". Raises TypeError on a ``torch.nn.Module``, whose tensors would not be trained.
+        """
+        for name, value in vars(self).items():
+            if isinstance(value, Layer):
+                yield name, value
+            elif isinstance(value, list | tuple):
+                for i, item in enumerate(value):
+                    if isinstance(item, Layer):
+                        yield f"{name}.{i}", item
+            elif isinstance(value, torch.nn.Module):
+                raise TypeError(
+                    f"{type(self).__name__}.{name} is a torch.nn.Module, whose tensors a Layer does not see:"
+                    " use layers of makemore, or list the tensors in PARAMETERS"
+                )
 
     def modules(self) -> Iterator[Layer]:
         """This layer and all layers that it contains, parents before children."""

@@ -23,9 +23,10 @@ CHUNK_EXAMPLES = 2048
 def split_loss(network: Layer, examples: Examples) -> float:
     """Mean cross-entropy of a network in evaluation, in nats per symbol; nan if there are no examples.
 
-    Raises UsageError on examples of another vocabulary or context length than the network's.
+    ``examples`` may also be a ``torch.utils.data.TensorDataset`` of contexts and targets. Raises UsageError
+    on examples of another vocabulary or context length than the network's.
     """
-    check_data(network, examples.characters, examples.block_size)
+    check_data(network, getattr(examples, "characters", None), getattr(examples, "block_size", None))
     if len(examples) == 0:
         return math.nan
     return -math.fsum(chunk.double().sum().item() for chunk in log_probs(network, examples)) / len(examples)

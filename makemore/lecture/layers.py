@@ -210,7 +210,7 @@ class Embedding(Layer):
 class FlattenConsecutive(Layer):
     """Concatenate the channels of every n consecutive positions.
 
-    (B, T, C) -> (B, T//n, C*n), or (B, C*n) if T == n. The output is a view of the input, equal to
+    (B, T, C) -> (B, T//n, C*n), or (B, C*n) if T == n. The output is a view of a contiguous input, equal to
     ``torch.cat([x[:, i::n] for i in range(n)], dim=2)``.
 
     Raises ValueError if the input is not 3-dimensional or n does not divide T.
@@ -226,7 +226,7 @@ class FlattenConsecutive(Layer):
         B, T, C = x.shape
         if T == 0 or T % self.n != 0:
             raise ValueError(f"{self} needs a length divisible by {self.n}, got {T}")
-        x = x.view(B, T // self.n, C * self.n)  # (B, T, C) -> (B, T//n, C*n)
+        x = x.reshape(B, T // self.n, C * self.n)  # (B, T, C) -> (B, T//n, C*n), a view if x is contiguous
         self.out = drop_single_position(x)  # (B, 1, C*n) -> (B, C*n)
         return self.out
 

@@ -87,7 +87,7 @@ def initialized(layers: list[Layer]) -> Sequential:
     """The network of these layers, ready to be trained."""
     network = Sequential(layers)
     with torch.no_grad():
-        network.parameters()[-2].mul_(0.1)  # the last layer's weight: make it less confident
+        network.layers[-1].weight *= 0.1  # type: ignore[attr-defined]  # make the last layer less confident
     for p in network.parameters():
         p.requires_grad = True
     return network
