@@ -56,6 +56,7 @@ from makemore.core.graph import (
     use_counts,
 )
 from makemore.core.layer import Layer, Window, declared, stochastic_layers, window_of
+from makemore.core.text import plural
 from makemore.core.unique_rows import unique_rows
 from makemore.lecture.layers import BatchNorm1d, Embedding, Linear
 
@@ -542,7 +543,7 @@ class WindowsEngine(BackpropEngine):
         if not levels:
             return "its concatenations do not form levels of windows"
         if block_size != where.block_size:
-            return f"contexts have {block_size} symbols in place of {where.block_size}"
+            return f"contexts have {plural(block_size, 'symbol')} in place of {where.block_size}"
         work = 0
         for (layer, inputs), count in zip(nodes, where.positions, strict=True):
             below = window_of(nodes[inputs[0]].layer) if inputs[0] != INPUT else None

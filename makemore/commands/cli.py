@@ -29,6 +29,7 @@ import makemore
 from makemore.core.errors import Interrupted, MakemoreError
 from makemore.core.settings import FIRST, Knob
 from makemore.core.shell import expand_user
+from makemore.core.terminal import say
 from makemore.run.catalog import PICTURES
 from makemore.run.settings import NETWORK, OUTPUT, TRAINING, SampleSettings, flag, flags
 
@@ -313,7 +314,7 @@ def answer(prog: str, command: str, *asked: Any) -> int:
             sys.stdout.flush()
         drop_stdout()
         if os.environ.get(TRACEBACK_VARIABLE):
-            traceback.print_exception(error)
+            say("".join(traceback.format_exception(error)).rstrip(), sys.stderr)
         code, message = code_and_message(error)
         tell(f"{prog}: {message}")
         return code
@@ -382,7 +383,7 @@ def tell(message: str) -> None:
 
         if not is_reporter():
             return
-    print(" ".join(message.split()), file=sys.stderr)
+    say(" ".join(message.split()), sys.stderr)
 
 
 def drop_stdout() -> None:

@@ -11,6 +11,8 @@ from torch import Generator
 from makemore.core.atomic_write import atomic_write
 from makemore.core.errors import UsageError, WriteError
 from makemore.core.figure import Figure
+from makemore.core.terminal import say
+from makemore.core.text import normalize
 from makemore.pictures.figures import DEFAULT_WORD, missing_glyphs, save_figure
 from makemore.pictures.nodes import draw_nodes
 from makemore.run.catalog import PICTURES, network_plan
@@ -40,7 +42,7 @@ def draw(what: str, picture: Path, network: str | None, model: Path | None, word
         if what != "nodes":
             raise UsageError(f"--network is for nodes only; {what} needs a trained network, by --model")
         untrained = network_plan(network).build(VOCAB_SIZE, Generator().manual_seed(SEED))
-        write_picture(draw_nodes(untrained, DEFAULT_WORD if word is None else word), picture)
+        write_picture(draw_nodes(untrained, DEFAULT_WORD if word is None else normalize(word)), picture)
         return
     opened = open_model(model, COMMAND)
     subject = Subject(opened.model, word, opened.directory)
@@ -57,7 +59,7 @@ def draw(what: str, picture: Path, network: str | None, model: Path | None, word
         try:
             figure = draw_picture(name, subject)
         except UsageError as error:
-            print(f"left out {name}: {error}")
+            say(f"left out {name}: {error}")
         else:
             write_picture(figure, picture / f"{name}.png")
 
@@ -86,4 +88,4 @@ def write_picture(figure: Figure, path: Path) -> None:
     """Write a figure in the format that the path ends in, by default PNG. Raises WriteError."""
     with atomic_write(path) as file:
         save_figure(figure, file, path.suffix.lstrip(".").lower() or "png")
-    print(f"wrote {path}")
+    say(f"wrote {path}")

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from makemore.core.atomic_write import atomic_write
 from makemore.core.errors import DataError, UsageError
+from makemore.core.terminal import say
 from makemore.page.building import page_html
 from makemore.run.opened_model import known_words, open_model
 
@@ -29,8 +30,8 @@ def page(target: Path, path: Path | None, data: str | None, without_words: bool)
         except (DataError, UsageError) as error:
             if data is not None:
                 raise
-            print(f"{COMMAND}: the page cannot say which words are new: {error}", file=sys.stderr)
+            say(f"{COMMAND}: the page cannot say which words are new: {error}", sys.stderr)
     content = page_html(opened.model, words, source).encode(errors="replace")
     with atomic_write(target) as file:
         file.write(content)
-    print(f"wrote {target}, {len(content) / 1000:,.0f} KB: open it in a browser")
+    say(f"wrote {target}, {len(content) / 1000:,.0f} KB: open it in a browser")

@@ -7,6 +7,7 @@ import itertools
 import re
 import sys
 from collections.abc import Container, Iterator
+from dataclasses import fields
 from pathlib import Path
 
 import torch
@@ -15,19 +16,24 @@ from torch import Generator
 from makemore.commands.text_output import open_output, write_lines
 from makemore.core.device import resolve_device
 from makemore.core.errors import MakemoreError, UsageError
+from makemore.core.terminal import say
+from makemore.core.text import known_form, normalize, plural, quote
 from makemore.data.reading import WordFile
 from makemore.inference.generation import Filters, Sample, generate_scored
 from makemore.inference.predictor import as_predictor
 from makemore.inference.scoring import log_likelihoods
 from makemore.run.model_file import Model
 from makemore.run.opened_model import Opened, known_words, open_model
-from makemore.run.settings import SampleSettings
+from makemore.run.settings import SampleSettings, flag
 
 SCORED_LINES = 8192
 """Lines of a file whose words are scored at a time."""
 
 MAX_REJECTED = 100_000
 """The number of rejected words in a row after which --novel and --unique give up."""
+
+UNDECODABLE = "\N{REPLACEMENT CHARACTER}"
+"""Takes the place of bytes that are not utf-8, see ``WordFile.lines``."""
 
 MAX_REPORTED = 10
 """The number of words with unknown characters that are reported one by one."""
@@ -48,14 +54,14 @@ def sample(path: Path | None, wanted: SampleSettings) -> None:
             wanted.temperature, wanted.min_length, wanted.top_k, wanted.top_p, wanted.max_length
         )
     except ValueError as error:
-        raise UsageError(str(error)) from error
+        raise UsageError(with_flags(str(error))) from error
     device = resolve_device(wanted.device)
     opened = open_model(path, "makemore-sample")
     model = opened.model
     model.network.to(device)
     if wanted.score is not None:
         write_scores(model, wanted, wanted.score)
-    elif len(wanted.prefix) > wanted.max_length:
+    elif len(known_form(wanted.prefix, model.vocabulary.stoi)) > wanted.max_length:
         raise UsageError(f"--prefix {wanted.prefix!r} is longer than --max-length {wanted.max_length}")
     else:
         write_words(opened, wanted, filters)
@@ -114,6 +120,17 @@ def words_to_sample(wanted: SampleSettings) -> tuple[int | None, range]:
     return number, part
 
 
+def with_flags(message: str) -> str:
+    """A message of ``Filters`` with the flags in place of the names of its fields.
+
+    >>> with_flags("min_length must be from 0 to max_length 4")
+    '--min-length must be from 0 to --max-length 4'
+    """
+    for field in fields(Filters):
+        message = message.replace(field.name, flag(field.name))
+    return message
+
+
 def write_words(opened: Opened, wanted: SampleSettings, filters: Filters) -> None:
     """Write new words, one a line, to stdout as they are sampled, or to a file.
 
@@ -146,17 +163,18 @@ def allowed(
     earlier: set[str] = set()
     found = rejected = 0
     while found < most and (sample := next(samples, None)):
-        if sample.word in training_words or sample.word in earlier:
+        word = normalize(sample.word)
+        if word in training_words or word in earlier:
             rejected += 1
             if wanted.draws is None and rejected == MAX_REJECTED:
                 kind = " and ".join(k for k in ("unique", "novel") if getattr(wanted, k))
                 raise MakemoreError(
-                    f"{found:,} of {most:,} words: none of the last {MAX_REJECTED:,} sampled was {kind};"
-                    " a higher --temperature or fewer filters may help"
+                    f"{found:,} of {plural(most, 'word')}: none of the last {MAX_REJECTED:,} sampled was"
+                    f" {kind}; a higher --temperature or fewer filters may help"
                 )
             continue
         if wanted.unique:
-            earlier.add(sample.word)
+            earlier.add(word)
         rejected = 0
         found += 1
         yield sample
@@ -165,8 +183,9 @@ def allowed(
 def write_scores(model: Model, wanted: SampleSettings, source: str) -> None:
     """Write the log-likelihood of every word of a file, one word a line, in nats and per character.
 
-    The stop counts as a character, as in the loss. Blank lines are skipped. A word with a character that is
-    not in the vocabulary gets nan and is reported on stderr. Raises UsageError, DataError and WriteError.
+    The stop counts as a character, as in the loss. Blank lines are skipped. A word is scored in the form that
+    the vocabulary knows and written as it is in the file. One with a character that is not in the vocabulary
+    gets nan and is reported on stderr. Raises UsageError, DataError and WriteError.
     """
     with open_output(wanted.output) as target, WordFile(source) as file:
         total = file.num_lines()
@@ -192,21 +211,26 @@ def scores(model: Model, file: WordFile, part: range) -> Iterator[str]:
     lines = file.lines(start)
     while start < part.stop and (chunk := list(itertools.islice(lines, SCORED_LINES))):
         words = [(i, word) for i, line in enumerate(chunk, start) if (word := line.strip())]
-        scorable = [word for _, word in words if known.issuperset(word)]
+        forms = [known_form(word, known).strip() for _, word in words]
+        scorable = [form for form in forms if known.issuperset(form)]
         log_likelihood = iter(log_likelihoods(predictor, model.vocabulary, scorable).tolist())
-        for i, word in words:
-            unknown = [ch for ch in word if ch not in known]
+        for (i, word), form in zip(words, forms, strict=True):
+            unknown = [ch for ch in form if ch not in known]
             score = float("nan") if unknown else next(log_likelihood)
-            if i not in part:
+            if i not in part or not form:
                 continue
-            yield f"{word}\t{score:.4f}\t{score / (len(word) + 1):.4f}"
+            yield f"{word}\t{score:.4f}\t{score / (len(form) + 1):.4f}"
             if unknown:
                 num_unknown += 1
                 if num_unknown <= MAX_REPORTED:
-                    print(
-                        f"{file.name}, line {i + 1}: {unknown[0]!r} is not in the vocabulary",
-                        file=sys.stderr,
-                    )
+                    say(f"{file.name}, line {i + 1}: {why_unknown(unknown[0])}", sys.stderr)
         start += SCORED_LINES
     if num_unknown > MAX_REPORTED:
-        print(f"{file.name}: {num_unknown:,} words have unknown characters", file=sys.stderr)
+        say(f"{file.name}: {num_unknown:,} words have unknown characters", sys.stderr)
+
+
+def why_unknown(ch: str) -> str:
+    """Why a word with this character is not scored."""
+    if ch == UNDECODABLE:
+        return "it is not utf-8 text"
+    return f"{quote(ch)} is not in the vocabulary"

@@ -13,6 +13,7 @@ from tqdm import tqdm
 
 from makemore.core.atomic_write import atomic_write
 from makemore.core.errors import UsageError
+from makemore.core.text import show_controls
 from makemore.data.reading import is_compressed
 
 STDOUT = "-"
@@ -50,7 +51,8 @@ def open_output(path: str) -> Iterator[BinaryIO]:
 def write_lines(lines: Iterable[str], total: int | None, file: BinaryIO) -> None:
     """Write lines, with a progress bar unless they are shown on a terminal.
 
-    ``total`` is their number if it is known. If ``lines`` raises an error, the lines before it are written.
+    ``total`` is their number if it is known. If ``lines`` raises an error, the lines before it are written. A
+    terminal gets control characters as escapes.
     """
     collected: list[str] = []
 
@@ -58,12 +60,13 @@ def write_lines(lines: Iterable[str], total: int | None, file: BinaryIO) -> None
         file.write("".join(collected).encode("utf-8", "backslashreplace"))
         collected.clear()
 
-    hidden = (file is sys.stdout.buffer and sys.stdout.isatty()) or None  # None: unless stderr is a terminal
+    on_terminal = file is sys.stdout.buffer and sys.stdout.isatty()
+    hidden = True if on_terminal else None  # None: unless stderr is a terminal
     try:
         for line in tqdm(
             lines, total=total, unit="word", unit_scale=True, delay=2.0, disable=hidden, leave=False
         ):
-            collected.append(f"{line}\n")
+            collected.append((show_controls(line) if on_terminal else line) + "\n")
             if len(collected) == LINES_AT_ONCE:
                 write()
     finally:

@@ -13,6 +13,7 @@ from typing import Any
 
 from makemore.core.device import resolve_device
 from makemore.core.errors import DivergedError, Interrupted, TrainingError, UsageError, WriteError
+from makemore.core.terminal import say
 from makemore.data.reading import STDIN
 from makemore.parallel.processes import connected, number_of_processes
 from makemore.run.callbacks import callbacks_for, check_installed
@@ -124,14 +125,13 @@ def carry_out(run: TrainingRun, signals: Signals, started: float) -> None:
     ``started`` is the value of ``time.perf_counter()`` at the start of the command.
     """
     try:
-        print(describe(run.settings, run.words, run.trainer, run.out_dir, run.processes))
-        print(network_summary(run.trainer.network, run.settings.recipe.batch_size), flush=True)
-        print()
+        say(describe(run.settings, run.words, run.trainer, run.out_dir, run.processes))
+        say(network_summary(run.trainer.network, run.settings.recipe.batch_size) + "\n")
         run.train(signals)
         if run.processes.is_first:
             run.save()
             run.finish()
-            print(f"\n{time.perf_counter() - started:.1f} s", flush=True)
+            say(f"\n{time.perf_counter() - started:.1f} s")
     except DivergedError as error:
         raise run.diverged(error) from error
     except Interrupted as stop:

@@ -5,6 +5,7 @@ import re
 import torch
 
 from makemore.core.errors import UsageError
+from makemore.core.text import plural
 
 
 def resolve_device(name: str) -> torch.device:
@@ -15,5 +16,5 @@ def resolve_device(name: str) -> torch.device:
         raise UsageError(f"unknown device {name!r}: choose auto, cpu, cuda or cuda:n")
     device, count = torch.device(name), torch.cuda.device_count() if torch.cuda.is_available() else 0
     if device.type == "cuda" and (device.index or 0) >= count:
-        raise UsageError(f"device {name} does not exist: torch finds {count} CUDA devices; use cpu")
+        raise UsageError(f"device {name} does not exist: torch finds {plural(count, 'CUDA device')}; use cpu")
     return device

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from makemore.core.errors import UsageError
 from makemore.core.layer import Layer, declared, keeps_positions, window_of
+from makemore.core.text import plural
 
 INPUT = -1
 """The index that stands for the input of the network."""
@@ -150,7 +151,7 @@ def geometry(nodes: Sequence[Node]) -> Geometry:
         for j in inputs:
             if lengths.setdefault(j, length) != length:
                 raise ValueError(
-                    f"the layers disagree: one needs {lengths[j]} positions from a node,"
+                    f"the layers disagree: one needs {plural(lengths[j], 'position')} from a node,"
                     f" {layer} needs {length}"
                 )
     steps: dict[int, int] = {INPUT: 1}

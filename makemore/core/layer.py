@@ -223,13 +223,26 @@ def nested_repr(name: str, layers: Sequence[object]) -> str:
     return f"{name}([\n" + "".join(textwrap.indent(f"{layer},\n", "    ") for layer in layers) + "])"
 
 
+def require_indices(layer: Layer, IX: object) -> None:
+    """Raise TypeError unless the input is a tensor of indices, int32 or int64."""
+    if not isinstance(IX, Tensor):
+        kind = type(IX)
+        name = kind.__name__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__name__}"
+        raise TypeError(f"{layer} needs a tensor of indices, got a {name}: pass torch.tensor(...) of it")
+    if IX.dtype not in (torch.int32, torch.int64):
+        raise TypeError(f"{layer} needs int64 indices, got {IX.dtype}")
+
+
 def require_positions(layer: Layer, x: Tensor) -> None:
     """Raise ValueError unless the input has a dimension of positions, (B, T, C)."""
-    if x.ndim != 3:
+    if x.ndim == 2:  # which dimension is missing, that of the batch or of the positions, is not known here
         raise ValueError(
-            f"{layer} needs (B, T, C), got {tuple(x.shape)}"
-            + (": only one position is left, there is nothing to concatenate" if x.ndim == 2 else "")
+            f"{layer} needs (B, T, C), got {tuple(x.shape)}: the network's input needs a batch dimension,"
+            " (B, T), as x.unsqueeze(0) has; if it has one, only one position is left and there is nothing to"
+            " concatenate"
         )
+    if x.ndim != 3:
+        raise ValueError(f"{layer} needs (B, T, C), got {tuple(x.shape)}")
 
 
 def drop_single_position(x: Tensor) -> Tensor:

@@ -7,6 +7,8 @@ from typing import Any
 
 from tqdm import tqdm
 
+from makemore.core.text import show_controls
+
 DELAY = 0.3
 """Seconds before a bar is shown. Up to five steps with a bar follow one another before training starts."""
 
@@ -19,7 +21,7 @@ def progress_bar(total: int | None, unit: str, doing: str) -> tqdm[Any]:
         unit=unit,
         unit_scale=True,
         unit_divisor=1024 if unit == "B" else 1000,
-        desc=doing,
+        desc=show_controls(doing),
         delay=DELAY,
         disable=hidden,
         leave=False,

@@ -44,8 +44,11 @@ class Knob:
             return self.default_text
         return f"{self.default:,}" if self.type is int and self.default >= 10_000 else f"{self.default}"
 
-    def check(self, value: Any) -> None:
-        """Raise UsageError unless the value has the right type and range."""
+    def check(self, value: Any, called: str = "") -> None:
+        """Raise UsageError unless the value has the right type and range.
+
+        ``called`` is what the message calls the setting, by default its name.
+        """
         if value is None and self.default is None:
             return
         types, needed = (int, float) if self.type is float else (self.type,), "text"
@@ -55,7 +58,7 @@ class Knob:
         elif self.choices:
             fits, needed = fits and value in self.choices, f"one of {', '.join(self.choices)}"
         if not fits:
-            raise UsageError(f"{self.name} must be {needed}, got {value!r}")
+            raise UsageError(f"{called or self.name} must be {needed}, got {value!r}")
 
 
 def knob(default: Any, help: str, low: float = -math.inf, high: float = math.inf, **more: Any) -> Any:

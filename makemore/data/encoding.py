@@ -11,6 +11,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from makemore.core.text import require_words
 from makemore.lecture.words import STOP, Vocabulary
 
 SLAB = 2**25
@@ -26,6 +27,7 @@ def encode_words(vocabulary: Vocabulary, words: Sequence[str]) -> Tensor:
     >>> encode_words(Vocabulary("emma"), ["em", "ma"])
     tensor([2, 3, 0, 3, 1, 0], dtype=torch.uint8)
     """
+    require_words(words, "encode_words")
     text = "\n".join([*words, ""])
     known, points = _symbol_code_points(vocabulary), code_points(text)
     table = torch.full((int(torch.cat([known, points]).max()) + 1,), -1, dtype=torch.int32)

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from makemore.core.progress import progress_bar
+from makemore.core.text import known_form
 from makemore.data.shuffle import CHUNK_SYMBOLS, word_chunks
 from makemore.lecture.words import STOP
 
@@ -83,7 +84,7 @@ class WordSet:
     def __contains__(self, word: object) -> bool:
         assert isinstance(word, str)
         try:
-            symbols = [*(self._stoi[ch] for ch in word), STOP]
+            symbols = [*(self._stoi[ch] for ch in known_form(word, self._stoi)), STOP]
         except KeyError:
             return False
         word_hash = _as_int64(sum(_symbol_hash(symbol, i) for i, symbol in enumerate(symbols)))

@@ -18,6 +18,8 @@ from typing import BinaryIO, cast
 
 from makemore.core.errors import DataError
 from makemore.core.progress import progress_bar
+from makemore.core.text import quote
+from makemore.data.file_kinds import START, file_kind, why_not_opened
 
 STDIN = "-"
 """The path that means stdin."""
@@ -45,8 +47,8 @@ class WordFile:
     Each method reads from the start of the file, or from where stdin was. A pipe can be read only once; what
     has arrived is returned without waiting for more. No more than about two blocks are kept in memory.
 
-    All methods raise DataError if the file cannot be read or decompressed, if it changes while it is read, or
-    if a line has more than ``LONGEST_LINE`` bytes.
+    All methods raise DataError if the file cannot be read or decompressed, if it is of another kind (see
+    ``file_kind``), if it changes while it is read, or if a line has more than ``LONGEST_LINE`` bytes.
     """
 
     def __init__(self, path: str) -> None:
@@ -73,16 +75,18 @@ class WordFile:
         """
         num_lines = 0
         for block in self._with_progress(self.blocks()):
+            if b"\0" in block:
+                raise DataError(f"{self.name} is a binary file, not a word list")
             try:
                 text = block.decode()
             except UnicodeDecodeError as error:
                 line = num_lines + block.count(b"\n", 0, error.start) + 1
+                byte = block[error.start]
+                in_latin_1 = f", which is {quote(chr(byte))} in latin-1" if byte > 0xA0 else ""
                 raise DataError(
                     f"{self.name} is not a utf-8 word list: line {line:,} has the byte"
-                    f" 0x{block[error.start]:02x}; save it as utf-8, one word a line"
+                    f" 0x{byte:02x}{in_latin_1}; save it as utf-8, one word a line"
                 ) from error
-            if "\0" in text:
-                raise DataError(f"{self.name} is a binary file, not a word list")
             yield text
             num_lines += block.count(b"\n")
 
@@ -104,7 +108,9 @@ class WordFile:
         """The decompressed bytes in blocks of whole lines that end in ``\\n``; the last line may lack it."""
         num_lines, begun, after_return = 0, bytearray(), False
         mark = codecs.BOM_UTF8
-        for block in self._read():
+        for number, block in enumerate(self._read()):
+            if number == 0:
+                self._check_kind(block)
             if after_return:
                 block = block.removeprefix(b"\n")  # the second half of "\r\n"
             after_return = block.endswith(b"\r")
@@ -123,6 +129,16 @@ class WordFile:
             begun += block[end:]
         if begun:
             yield bytes(begun.removeprefix(mark))
+
+    def _check_kind(self, start: bytes) -> None:
+        """Raise DataError if the bytes at the beginning show that the file is not a word list."""
+        kind = file_kind(start[:START])
+        if kind is None:
+            return
+        content = f"the content of {self.name}" if is_compressed(self.path) else self.name
+        in_place = content is self.name and self.path != STDIN
+        advice = kind.advice.format(path=self.path) if in_place else kind.model_advice or kind.advice
+        raise DataError(f"{content} is {kind.what}: {advice}")
 
     def _read(self) -> Iterator[bytes]:
         """The decompressed bytes, up to ``BLOCK`` at a time."""
@@ -154,7 +170,8 @@ class WordFile:
         except DataError:
             raise
         except OSError as error:
-            raise DataError(f"cannot read the word list {self.name}: {error.strerror}") from error
+            reason = why_not_opened(self.path, error)
+            raise DataError(f"cannot read the word list {self.name}: {reason}") from error
         except ValueError as error:  # for example a NUL character in the path
             raise DataError(f"cannot read the word list {self.path!r}: {error}") from error
 

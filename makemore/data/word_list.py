@@ -7,12 +7,14 @@ Departures from the lecture (cells 2 to 6), without effect on the examples of it
 * The list is any utf-8 text, one word a line, in any alphabet, compressed or on stdin. A byte-order mark,
   line ends of any system, blanks around a word and blank lines are left out; duplicates are kept. A ``.``
   inside a word is a character like any other.
+* All words are brought into the form of ``core.text.normalize``; ``WordList.changes`` says what that changed.
 """
 
 from __future__ import annotations
 
 import hashlib
 import os
+import unicodedata
 import urllib.request
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -24,6 +26,7 @@ from torch import Tensor
 
 from makemore.core.atomic_write import atomic_write
 from makemore.core.errors import DataError, WriteError
+from makemore.core.text import DROPPED, drop_invisible, known_form, plural, quote_all, require_words
 from makemore.data.encoding import SLAB, StreamEncoder, decode_words, encode_words, symbol_dtype
 from makemore.data.membership import WordSet, isin, select, word_hashes
 from makemore.data.reading import WordFile
@@ -41,6 +44,9 @@ LECTURE_VARIABLE = "MAKEMORE_LECTURE_NAMES"
 
 SHUFFLE_SEED = 42
 """The seed of the lecture's split."""
+
+LEAST_WORDS = 6
+"""The least number of words of a list: train, val and test have one each."""
 
 
 class Data(NamedTuple):
@@ -61,13 +67,35 @@ class Data(NamedTuple):
         return Data(self.vocabulary, *(examples.to(device) for examples in self[1:]))
 
 
+class Changes(NamedTuple):
+    """What ``normalize`` changed in a list: words brought into NFC, characters dropped, and which ones."""
+
+    words: int = 0
+    dropped: int = 0
+    characters: str = ""
+
+    def describe(self) -> list[str]:
+        """The changes, each in a line of text."""
+        texts = []
+        if self.words:
+            texts.append(f"{plural(self.words, 'word')} brought into Unicode's composed form (NFC)")
+        if self.dropped:
+            texts.append(
+                f"{plural(self.dropped, 'invisible character')} dropped: {quote_all(self.characters)}"
+            )
+        return texts
+
+
+UNCHANGED = Changes()
+
+
 @dataclass(frozen=True)
 class WordList:
     """The words of a list, shuffled as in the lecture.
 
     ``symbols``, (N,), are the symbols of all words, each word followed by its stop. ``cuts`` are the numbers
-    of symbols before the val and before the test split, ``source`` is the name of the list, and
-    ``fingerprint`` is the sha256 of its words joined by newlines.
+    of symbols before the val and before the test split, ``source`` is the name of the list,
+    ``fingerprint`` is the sha256 of its words joined by newlines, and ``changes`` are those of ``normalize``.
     """
 
     vocabulary: Vocabulary
@@ -76,10 +104,15 @@ class WordList:
     num_words: int
     source: str
     fingerprint: str
+    changes: Changes = UNCHANGED
 
     @classmethod
     def of(cls, words: Sequence[str], source: str = "words") -> WordList:
-        """The word list of a file with these lines. Raises DataError if there are fewer than 6 words."""
+        """The word list of a file with these lines.
+
+        Raises DataError if there are fewer than 6 words, and TypeError on one text in place of words.
+        """
+        require_words(words, "WordList.of")
         return _word_list(["\n".join(words).replace("\r\n", "\n").replace("\r", "\n")], source)
 
     def __len__(self) -> int:
@@ -139,7 +172,10 @@ class WordList:
 
     def number_in_training(self, words: Iterable[str]) -> int:
         """The number of different words among ``words`` that are in the training split."""
-        symbols = encode_words(self.vocabulary, [*dict.fromkeys(words)])
+        require_words(words, "number_in_training")
+        stoi = self.vocabulary.stoi
+        forms = dict.fromkeys(known_form(word, stoi) for word in words)
+        symbols = encode_words(self.vocabulary, [word for word in forms if all(ch in stoi for ch in word)])
         hashes = torch.cat([*word_hashes(symbols, "hashing words"), torch.empty(0, dtype=torch.int64)])
         return int(isin(hashes, self._splits()[0]).sum())
 
@@ -150,21 +186,51 @@ class WordList:
 def _word_list(texts: Iterable[str], source: str) -> WordList:
     """The word list of a text, given in blocks of whole lines."""
     encoder, digest, number = StreamEncoder(), hashlib.sha256(), 0
+    changed, dropped, characters = 0, 0, set[str]()
+    first: list[str] = []
     for block in texts:
-        words = [word for line in block.split("\n") if (word := line.strip())]
+        clean = drop_invisible(block)
+        if len(clean) < len(block):
+            dropped += len(block) - len(clean)
+            characters |= DROPPED.intersection(block)
+        composed = unicodedata.normalize("NFC", clean)
+        words = _words_of(composed)
+        if composed != clean:
+            changed += sum(new != old for new, old in zip(words, _words_of(clean), strict=True))
         if words:
             text = "\n".join(words)
             digest.update(("\n" * (number > 0) + text).encode())
             encoder.append(text + "\n")
             number += len(words)
-    if number < 6:
-        raise DataError(
-            f"{source} has {number} word{'s' * (number != 1)}; at least 6 are needed for train, val and test"
-        )
+            first += words[: LEAST_WORDS - len(first)]
+    if number < LEAST_WORDS:
+        raise DataError(f"{source} has {_why_too_few(first)}")
     slabs, vocabulary, table = encoder.end()
     n1, n2 = int(0.8 * number), int(0.9 * number)
     symbols, (cut1, cut2) = shuffled(slabs, number, SHUFFLE_SEED, table, (n1, n2))
-    return WordList(vocabulary, symbols, (cut1, cut2), number, source, digest.hexdigest())
+    changes = Changes(changed, dropped, "".join(sorted(characters)))
+    return WordList(vocabulary, symbols, (cut1, cut2), number, source, digest.hexdigest(), changes)
+
+
+def _words_of(text: str) -> list[str]:
+    """The words of a text: its lines without blanks around them, without blank lines."""
+    return [word for line in text.split("\n") if (word := line.strip())]
+
+
+SEPARATORS = {",": "comma", ";": "semicolon", "\t": "tab", " ": "blank"}
+"""What separates the words of a list that has them all in one line."""
+
+
+def _why_too_few(words: Sequence[str]) -> str:
+    """Why a list with no other words than these cannot be used, to follow "the list has"."""
+    counts = {ch: sum(word.count(ch) for word in words) for ch in SEPARATORS if ch != " " or len(words) == 1}
+    most = max(counts, key=counts.__getitem__)  # of equal ones the first, and commas have blanks after them
+    if len(words) and counts[most] + len(words) >= LEAST_WORDS:
+        separators = plural(counts[most], SEPARATORS[most])
+        lines = "one line" if len(words) == 1 else plural(len(words), "line")
+        return f"{lines} with {separators}: put each word on a line of its own"
+    empty = "" if words else ": it is empty"
+    return f"{plural(len(words), 'word')}; at least {LEAST_WORDS} are needed for train, val and test{empty}"
 
 
 def read_words(path: str | Path) -> WordList:

@@ -39,6 +39,7 @@ from makemore.core.graph import (
     use_counts,
 )
 from makemore.core.layer import Layer, Window, declared, window_of
+from makemore.core.text import plural
 from makemore.core.unique_rows import unique_rows
 from makemore.data.examples import word_offsets
 from makemore.lecture.layers import Embedding, Sequential
@@ -422,7 +423,7 @@ def _multiplied_out(layers: Sequence[Layer], channels: int) -> tuple[Tensor, Ten
             raise NotAConvolution(str(error)) from error
         if len(scale) != len(bias):
             raise FalseDeclaration(
-                f"{layer} takes {len(scale)} channels, but the layers before it declare {len(bias)}"
+                f"{layer} takes {plural(len(scale), 'channel')}, but the layers before it declare {len(bias)}"
             )
         if scale.ndim == 1:  # a factor for each channel
             weight, bias = weight * scale, bias * scale + shift

@@ -25,6 +25,7 @@ import torch.nn.functional as F
 from torch import Generator, Tensor
 
 from makemore.core.errors import MakemoreError
+from makemore.core.text import known_form, plural
 from makemore.data.encoding import decode_words
 from makemore.inference.decoder import Decoder
 from makemore.inference.predictor import Predictable, as_predictor
@@ -78,9 +79,11 @@ class Filters:
 
     def encode(self, prefix: str, vocabulary: Vocabulary) -> list[int]:
         """The symbols of a prefix. Raises ValueError if it is too long."""
+        prefix = known_form(prefix, vocabulary.stoi)
         if len(prefix) > self.max_length:
             raise ValueError(
-                f"the prefix {prefix!r} has {len(prefix)} characters, more than max_length {self.max_length}"
+                f"the prefix {prefix!r} has {plural(len(prefix), 'character')},"
+                f" more than max_length {self.max_length}"
             )
         return vocabulary.encode(prefix)
 

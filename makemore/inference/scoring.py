@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from makemore.core.progress import progress_bar
+from makemore.core.text import known_form, require_words
 from makemore.data.encoding import encode_words
 from makemore.data.examples import shards
 from makemore.data.shuffle import reorder_words, word_lengths
@@ -60,13 +61,14 @@ def in_order(examples: Examples) -> Examples:
 def log_likelihoods(network: Predictable, vocabulary: Vocabulary, words: Iterable[str]) -> Tensor:
     """The log-likelihood of each word, its stop included, in nats: float64, (words,), on the CPU.
 
-    Raises DataError that names a character missing from the vocabulary, or if the vocabulary is not the
-    network's, and ValueError if the length of the network's context is not known.
+    A word is scored in the form that the vocabulary knows, see ``known_form``. Raises DataError that names a
+    character missing from the vocabulary, and ValueError if the length of the network's context is not known.
     """
+    require_words(words, "log_likelihoods")
     predictor = as_predictor(network)
     predictor.check_data(vocabulary.characters)
     scores = [torch.empty(0, dtype=torch.float64)]
-    for chunk in _chunks(words):
+    for chunk in _chunks(known_form(word, vocabulary.stoi) for word in words):
         # Sorted words with a common beginning share nodes, which is 1.5 times as fast.
         order = sorted(range(len(chunk)), key=chunk.__getitem__)
         symbols = encode_words(vocabulary, [chunk[i] for i in order])

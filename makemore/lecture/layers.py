@@ -24,6 +24,7 @@ from makemore.core.layer import (
     drop_single_position,
     index_outside,
     nested_repr,
+    require_indices,
     require_positions,
 )
 
@@ -182,8 +183,8 @@ class Embedding(Layer):
     """The row of a table for each index: (...) -> (..., embedding_dim).
 
     ``weight``, (num_embeddings, embedding_dim), is drawn from a standard normal distribution. Raises
-    TypeError unless the indices are int32 or int64, and IndexError on an index outside the table, negative
-    ones included. On CUDA, where no kernel is waited for, the latter is a device-side assertion.
+    TypeError unless the indices are a tensor of int32 or int64, and IndexError on an index outside the table,
+    negative ones included. On CUDA, where no kernel is waited for, the latter is a device-side assertion.
     """
 
     PARAMETERS = ("weight",)
@@ -193,8 +194,7 @@ class Embedding(Layer):
         self.weight = torch.randn((num_embeddings, embedding_dim))
 
     def __call__(self, IX: Tensor) -> Tensor:
-        if IX.dtype not in (torch.int32, torch.int64):
-            raise TypeError(f"{self} needs int64 indices, got {IX.dtype}")
+        require_indices(self, IX)
         try:
             rows = self.weight.index_select(0, IX.flatten())  # as weight[IX], but refuses negative indices
         except IndexError as error:

@@ -13,6 +13,7 @@ from torch import Generator, Tensor
 from makemore.core.fit import check_data
 from makemore.core.graph import context_length
 from makemore.core.layer import Layer
+from makemore.core.text import known_form
 from makemore.lecture.words import STOP, Vocabulary
 
 MAX_LENGTH = 100
@@ -36,7 +37,7 @@ def sample_word(
     the network's context is not known.
     """
     check_data(network, vocabulary.characters)
-    out = vocabulary.encode(prefix)
+    out = vocabulary.encode(known_form(prefix, vocabulary.stoi))
     device = network.parameters()[0].device
     block_size = context_length(network)
     context = ([STOP] * block_size + out)[-block_size:]

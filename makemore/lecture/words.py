@@ -15,6 +15,8 @@ import torch
 from torch import Tensor
 
 from makemore.core.errors import DataError
+from makemore.core.indexing import as_positions
+from makemore.core.text import quote, quote_all, require_words
 
 STOP = 0
 """The symbol that starts and stops every word."""
@@ -41,7 +43,9 @@ class Vocabulary:
         """The symbols of a word. Raises DataError that names a character missing from the vocabulary."""
         for ch in word:
             if ch not in self.stoi:
-                raise DataError(f"the character {ch!r} is not in the vocabulary {self.characters[:80]!r}")
+                raise DataError(
+                    f"the character {quote(ch)} is not in the vocabulary {quote_all(self.characters)}"
+                )
         return [self.stoi[ch] for ch in word]
 
     def decode(self, symbols: Iterable[int]) -> str:
@@ -51,6 +55,7 @@ class Vocabulary:
 
 def split_words(words: Sequence[str]) -> tuple[list[str], list[str], list[str]]:
     """Training, validation and test words: shuffled by seed 42, cut at 80 and 90 percent (cells 4 and 6)."""
+    require_words(words, "split_words")
     words = list(words)
     random.Random(42).shuffle(words)
     n1, n2 = int(0.8 * len(words)), int(0.9 * len(words))
@@ -66,6 +71,7 @@ def build_dataset(words: Iterable[str], vocabulary: Vocabulary, block_size: int 
             [0, 0, 2],
             [0, 2, 3]]), tensor([2, 3, 3]))
     """
+    require_words(words, "build_dataset")
     X, Y = [], []
     for word in words:
         context = [STOP] * block_size
@@ -96,23 +102,21 @@ class Examples:
         """Contexts and targets, int64: for an index (...), (..., block_size) and (...).
 
         The index is what a tensor of one dimension takes: numbers, also from the end, a slice or a mask.
+        Raises IndexError on a number out of range and on a mask of another length.
 
         >>> Examples(torch.tensor([2, 3, 3, 1, 0]), block_size=3)[:3]
         (tensor([[0, 0, 0],
                 [0, 0, 2],
                 [0, 2, 3]]), tensor([2, 3, 3]))
         """
-        if isinstance(index, slice):
-            index = torch.arange(*index.indices(len(self)), device=self.symbols.device)
-        index = torch.as_tensor(index, device=self.symbols.device)
-        if index.dtype == torch.bool:
-            index = index.nonzero().squeeze(1)
+        index = as_positions(index, len(self), self.symbols.device)
+        Y = self.symbols[index].long()  # raises IndexError out of range
         back = torch.arange(-self.block_size, 0, device=index.device)
         window = (index % len(self)).unsqueeze(-1) + back  # (...) -> (..., block_size)
         X = self.symbols[window.clamp(min=0)].long()
         inside = (X != STOP) & (window >= 0)
         X *= inside.flip(-1).cumprod(-1).flip(-1)  # zeros before the start of the word
-        return X, self.symbols[index].long()
+        return X, Y
 
     def to(self, device: torch.device | str) -> Examples:
         """The same examples on another device."""

@@ -9,6 +9,7 @@ from tqdm import tqdm
 
 from makemore.core.errors import DivergedError
 from makemore.core.layer import Layer
+from makemore.core.terminal import say
 from makemore.modern.recipe import ModernRecipe
 from makemore.training.processes import Processes
 from makemore.training.trainer import RunContext, Trainer
@@ -45,8 +46,8 @@ def trained_teachers(
             if processes.is_first:
                 files.write(i, whole)
     for i in numbers:
-        print(f"teacher {i} of {student.teachers}: val {teachers[i][1]:.4f}", flush=True)
-    print()
+        say(f"teacher {i} of {student.teachers}: val {teachers[i][1]:.4f}")
+    say()
     return [teachers[i][0] for i in numbers]
 
 

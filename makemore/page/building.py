@@ -31,6 +31,7 @@ import makemore
 from makemore.core.errors import UsageError
 from makemore.core.fit import check_data
 from makemore.core.layer import Layer
+from makemore.core.text import normalize, require_words
 from makemore.inference.convolution import Convolution
 from makemore.lecture.layers import Sequential, Tanh
 from makemore.paper.layers import GatedActivation, LayerNorm, ReLU, RMSNorm
@@ -56,9 +57,10 @@ def page_html(model: Model, words: Iterable[str] = (), source: str = "") -> str:
     cannot compute.
     """
     check_data(model.network, model.vocabulary.characters)
+    require_words(words, "page_html")
     members = [describe(network) for network in members_of(model.network)]
     values = torch.cat([tensor.flatten() for _, tensors in members for tensor in tensors])
-    known = sorted(set(words))
+    known = sorted({normalize(word) for word in words})
     packed = pack_words(known)
     content = {
         "characters": model.vocabulary.characters,

@@ -3,6 +3,12 @@
 
 const STOP = 0; // the symbol that starts and stops every word
 
+const codeOf = (ch) => "U+" + ch.codePointAt(0).toString(16).toUpperCase().padStart(4, "0");
+
+// Format characters that have no use in a word and are dropped, as in core/text.py.
+const DROPPED =
+  /[\u00ad\u061c\u200b\u200e\u200f\u202a-\u202e\u2060-\u2064\u2066-\u206f\ufeff\ufff9-\ufffb\u{1d173}-\u{1d17a}\u{e0001}]/u;
+
 class Member {
   // One network: an embedding, then stages. A stage is an affine map of n nodes of one earlier value, plus
   // nodes of other earlier values, then activations. Value 0 is the embeddings, value i + 1 the output of
@@ -141,10 +147,16 @@ class Network {
     this.blockSize = this.members[0].blockSize;
   }
 
-  // The symbols of a word. Throws an error that names a character the network does not know.
+  // The symbols of a word, in the Unicode form that the network knows: NFC, NFD, or as given. Throws an error
+  // that names a character the network does not know.
   encode(word) {
-    return [...word].map((ch) => {
-      if (!this.symbolOf.has(ch)) throw new Error(`the network does not know ${JSON.stringify(ch)}`);
+    const forms = [word.normalize("NFC"), word.normalize("NFD"), word];
+    const known = forms.find((form) => [...form].every((ch) => this.symbolOf.has(ch)));
+    return [...(known ?? forms[0])].map((ch) => {
+      if (!this.symbolOf.has(ch)) {
+        const plain = /[\p{L}\p{N}\p{P}\p{S} ]/u.test(ch);
+        throw new Error(`the network does not know ${plain ? JSON.stringify(ch) : codeOf(ch)}`);
+      }
       return this.symbolOf.get(ch);
     });
   }

@@ -3,6 +3,7 @@
 const by = (id) => document.getElementById(id);
 const calm = () => matchMedia("(prefers-reduced-motion: reduce)").matches;
 const count = (number) => number.toLocaleString("en");
+const plural = (number, noun) => `${count(number)} ${noun}${number === 1 ? "" : "s"}`;
 
 function element(name, className, text) {
   const made = document.createElement(name);
@@ -19,7 +20,6 @@ function svgElement(name, attributes) {
 
 // Characters and numbers as text ----------------------------------------------------------------------
 
-const codeOf = (ch) => "U+" + ch.codePointAt(0).toString(16).toUpperCase().padStart(4, "0");
 const invisible = (ch) => /[\p{C}\p{Z}\p{Default_Ignorable_Code_Point}]/u.test(ch);
 
 function charOf(symbol) {
@@ -53,11 +53,14 @@ function labelOf(face, symbol, p) {
   return `${face.textContent} ${percent(p)}${name === face.textContent ? "" : `, ${name}`}`;
 }
 
-// A word as an element that isolates its writing direction.
+// A word as an element that isolates its writing direction. What stands for a word that cannot be seen has the
+// style of a label: the text alone might be another word.
 function wordElement(word) {
-  const seen = [...word].some((ch) => !invisible(ch));
-  return element("bdi", "", seen ? word : word ? [...word].map(codeOf).join(" ") : "(empty)");
+  if ([...word].some((ch) => !invisible(ch))) return element("bdi", "", word);
+  return element("bdi", "label", word ? [...word].map(codeOf).join(" ") : EMPTY);
 }
+
+const EMPTY = "empty word";
 
 function percent(p) {
   if (p < 0.000005) return "<0.001 %";

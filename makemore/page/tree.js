@@ -120,10 +120,10 @@ function rowName(member, r) {
   const { channels } = member.rows[r];
   const cut =
     member.blockSize > MOST_LEAVES ? `; the newest ${MOST_LEAVES} of ${count(member.blockSize)}` : "";
-  if (r === 0) return `embedding, ${channels} numbers a character${cut}`;
+  if (r === 0) return `embedding, ${plural(channels, "number")} a character${cut}`;
   if (r === member.stages.length) return `one output for each symbol, ${count(channels)}`;
   const { added } = member.stages[r - 1];
-  return `layer ${r}, ${channels} numbers a node${added.length ? ", others added" : ""}`;
+  return `layer ${r}, ${plural(channels, "number")} a node${added.length ? ", others added" : ""}`;
 }
 
 let colors = {};
@@ -212,7 +212,7 @@ function choose(node) {
   text.replaceChildren(
     `${node.text} has seen `,
     ...symbols.slice(-MOST_LEAVES).map((symbol) => glyph(symbol, "inline")),
-    `: ${count(node.values.length)} numbers from ${least.toFixed(2)} to ${most.toFixed(2)}.`,
+    `: ${plural(node.values.length, "number")} from ${least.toFixed(2)} to ${most.toFixed(2)}.`,
   );
 }
 

@@ -5,6 +5,7 @@ const DRAWN = 12;
 const FRUITLESS = 2000; // words that are drawn in a row without a new one before the page gives up
 const ALL_SHOWN = 64; // up to this number of symbols each has a bar, else the likeliest MOST_BARS
 const MOST_BARS = 40;
+const MOST_BESIDE = 32; // more bars than these are higher than the tree: they go below it, in more columns
 const MOST_LEAVES = 64; // characters of the context that the tree shows, the newest ones
 const MOST_CENTRED = 16; // in a wider tree a node is above its newest character, to keep the last in sight
 
@@ -26,9 +27,11 @@ function logProbs(symbols) {
   return cache.get(key);
 }
 
+// An input for top k that is empty or refused stands for all characters, see showSettings.
 function settings() {
-  const topK = Math.floor(by("top-k").valueAsNumber);
-  return { temperature: by("temperature").valueAsNumber, topK: topK >= 1 ? topK : Infinity };
+  const { validity, valueAsNumber } = by("top-k");
+  const topK = validity.valid && valueAsNumber >= 1 ? valueAsNumber : Infinity;
+  return { temperature: by("temperature").valueAsNumber, topK };
 }
 
 // The symbols of the word, with the stop if it is finished. `state.at` is an index into them, or one after.
@@ -215,18 +218,18 @@ function type(symbol) {
   say(summary());
 }
 
-// The characters of a text that the network knows, in another case or Unicode form if necessary, and those
-// that it does not know.
+// The characters of a text that the network knows, in another case or Unicode form if necessary, and the others,
+// without those that have no use in a word.
 function understood(text) {
-  const tries = ["", "NFC", "NFD"].map((form) => {
+  const tries = [text.normalize("NFC"), text.normalize("NFD"), text].map((form) => {
     const symbols = [],
       strange = [];
-    for (const ch of form ? text.normalize(form) : text) {
+    for (const ch of form) {
       const own = [ch, ch.toLowerCase(), ch.toUpperCase()].find((c) =>
         [...c].every((x) => network.symbolOf.has(x)),
       );
-      if (own) symbols.push(...network.encode(own));
-      else strange.push(ch);
+      if (own) symbols.push(...[...own].map((x) => network.symbolOf.get(x)));
+      else if (!DROPPED.test(ch)) strange.push(ch);
     }
     return { symbols, strange };
   });
@@ -249,8 +252,8 @@ function typed() {
   const note = strange.length
     ? `The network does not know ${[...new Set(strange)]
         .slice(0, 5)
-        .map((ch) => (invisible(ch) ? codeOf(ch) : ch))
-        .join(" ")}: it has ${count(network.size - 1)} characters.`
+        .map((ch) => (invisible(ch) || /\p{M}/u.test(ch) ? codeOf(ch) : ch))
+        .join(" ")}: it has ${plural(network.size - 1, "character")}.`
     : symbols.length > LONGEST
       ? `A word has ${LONGEST} characters at most.`
       : "";
@@ -269,6 +272,12 @@ function stopPlaying() {
 
 function play() {
   if (playing !== null) return stopPlaying();
+  if (!state.symbols.length) {
+    const note = "There is no character to go through yet: type a beginning, or press “Finish it”.";
+    by("note").textContent = note;
+    return say(note, 100);
+  }
+  by("note").textContent = "";
   by("play").setAttribute("aria-pressed", "true");
   by("play").textContent = "Stop";
   goTo(0);
@@ -281,6 +290,9 @@ function play() {
 // Drawing words -----------------------------------------------------------------------------------------
 
 let drawing = 0;
+
+// The words of the list are in NFC.
+const isInList = (word) => known !== null && known.has(word.normalize("NFC"));
 
 async function drawWords() {
   const mine = ++drawing;
@@ -296,7 +308,7 @@ async function drawWords() {
     pause = performance.now() + 20;
   while (found < DRAWN && fruitless < FRUITLESS) {
     const symbols = network.draw(beginning, { ...settings(), longest: LONGEST });
-    const isKnown = known !== null && known.has(network.decode(symbols));
+    const isKnown = isInList(network.decode(symbols));
     if (novel && isKnown) fruitless++;
     else {
       found++;
@@ -314,7 +326,7 @@ async function drawWords() {
     note.textContent = `${found} of ${DRAWN}: none of the last ${count(FRUITLESS)} drawn was new.`;
   else if (known !== null && !novel)
     note.textContent = `${inList || "None"} of them ${inList > 1 ? "are" : "is"} in the list the network was trained on.`;
-  say(`${found} words drawn. ${note.textContent}`, 100);
+  say(`${plural(found, "word")} drawn. ${note.textContent}`, 100);
 }
 
 function drawnItem(symbols, isKnown) {
@@ -362,14 +374,14 @@ function showTexts() {
   lead.append(`${several} that ${verb} up words, one character at a time`);
   if (words)
     lead.append(
-      `, after ${count(words.number)} words`,
+      `, after ${plural(words.number, "word")}`,
       ...(source ? [" of ", element("bdi", "", source)] : []),
     );
   lead.append(`. All ${count(parameters)} numbers are in this page: look at them work.`);
   if (!words) cannotTellNew("The words the network was trained on are not in this page");
   else if (!words.packed)
-    cannotTellNew(`The ${count(words.number)} words the network was trained on are too many for this page`);
-  else by("novel-is").textContent = `none of the ${count(words.number)} it was trained on`;
+    cannotTellNew(`The ${plural(words.number, "word")} the network was trained on are too many for this page`);
+  else by("novel-is").textContent = `not among the ${plural(words.number, "word")} it was trained on`;
   by("top-k").max = network.size;
   members.forEach((_, i) => by("member").append(new Option(`${i + 1} of ${members.length}`, i)));
   by("which").hidden = members.length === 1;
@@ -383,12 +395,18 @@ function cannotTellNew(reason) {
 function showSettings() {
   const { temperature } = settings();
   by("temperature-value").textContent = temperature.toFixed(2);
+  const { valid } = by("top-k").validity;
+  by("top-k").setAttribute("aria-invalid", !valid);
+  by("top-k-is").textContent = valid
+    ? "characters at each step (top k)"
+    : `must be a whole number from 1 to ${count(network.size)}`;
   showNext();
 }
 
 async function begin() {
   showMark();
   showTexts();
+  by("pair").classList.toggle("stacked", Math.min(network.size, MOST_BARS) > MOST_BESIDE);
   readColors();
   roving(by("steps"), along);
   roving(by("next"), along);
@@ -405,7 +423,7 @@ async function begin() {
     stopPlaying();
     const before = state.symbols.slice(0, state.finished ? state.at : undefined);
     setWord(network.draw(before, { ...settings(), longest: LONGEST }), before.length, true);
-    say(`${network.decode(state.symbols)}`, 100);
+    say(network.decode(state.symbols) || EMPTY, 100);
   });
   by("clear").addEventListener("click", () => {
     stopPlaying();
@@ -443,7 +461,7 @@ async function begin() {
     unpackWords,
     filtered,
     pick,
-    isKnown: (word) => known !== null && known.has(word),
+    isKnown: isInList,
     logProbs: logsOf,
     probabilities: (word) =>
       Object.fromEntries(logsOf(word).map((x, i) => [i === STOP ? "the end" : charOf(i), Math.exp(x)])),

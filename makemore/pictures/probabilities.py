@@ -9,6 +9,7 @@ from makemore.core.figure import Figure
 from makemore.core.fit import check_data
 from makemore.core.graph import context_length
 from makemore.core.layer import Layer
+from makemore.core.text import known_form
 from makemore.lecture.words import STOP, Examples, Vocabulary
 from makemore.pictures.figures import (
     DEFAULT_WORD,
@@ -41,6 +42,7 @@ def draw_probabilities(network: Layer, vocabulary: Vocabulary, word: str = DEFAU
     character that is not in the vocabulary.
     """
     check_data(network, vocabulary.characters)
+    word = known_form(word, vocabulary.stoi)
     check_length(word)
     targets = [*vocabulary.encode(word), STOP]
     X, Y = Examples(torch.tensor(targets), context_length(network))[:]

@@ -14,6 +14,7 @@ from makemore.core.figure import Figure
 from makemore.core.fit import check_data
 from makemore.core.graph import context_length
 from makemore.core.layer import Layer
+from makemore.core.text import known_form
 from makemore.lecture.words import STOP, Vocabulary
 from makemore.pictures.figures import (
     DEFAULT_WORD,
@@ -60,6 +61,7 @@ def draw_tree(network: Layer, vocabulary: Vocabulary, word: str = DEFAULT_WORD) 
     check_data(network, vocabulary.characters)
     members = members_of(network)
     network, size = members[0], context_length(members[0])
+    word = known_form(word, vocabulary.stoi)
     context = ([STOP] * size + vocabulary.encode(word))[-size:]
     X = torch.tensor([context])
     probs = F.softmax(logits_of(network, X)[0], dim=-1)

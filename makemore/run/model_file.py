@@ -15,6 +15,7 @@ when it is saved, so that what is written can be read.
 
 from __future__ import annotations
 
+import codecs
 import hashlib
 import json
 import math
@@ -34,6 +35,8 @@ from makemore.core.graph import context_length
 from makemore.core.layer import Layer
 from makemore.core.random import default_generator
 from makemore.core.shapes import shapes_only
+from makemore.core.text import CONTROLS
+from makemore.data.file_kinds import OLD_MODEL, SAFETENSORS, START, file_kind, why_not_opened
 from makemore.lecture.layers import BatchNorm1d
 from makemore.lecture.words import Vocabulary
 from makemore.run.architecture import (
@@ -61,9 +64,6 @@ BUNDLED_NAME = "bundled"
 
 VERSION = 5
 """The version of the format. Earlier ones were written by pre-releases; version 1 was a pickled file."""
-
-ZIP = b"PK\3\4"
-"""How a file of version 1 begins. (b"PK" alone could also be the length of a safetensors header.)"""
 
 NO_DIGEST = "0" * 64
 """In the place of the sha256 while it is computed."""
@@ -216,14 +216,13 @@ def read_bytes(path: Path) -> bytes:
     try:
         return path.read_bytes()
     except OSError as error:
-        raise ModelFileError(f"cannot read {path}: {error.strerror or error}") from error
+        raise ModelFileError(f"cannot read {path}: {why_not_opened(str(path), error)}") from error
 
 
 def read_model(whole: bytes, name: str) -> Model:
     """The model in the bytes of a file. Raises ModelFileError, whose message begins with the file's name."""
     try:
-        if whole.startswith(ZIP):
-            raise ModelFileError("was written by a pre-release of makemore; train it again")
+        _check_kind(whole)
         content = _content_of(whole)
         # Tensors made in inference mode could not be trained.
         with torch.inference_mode(False), torch.device("cpu"):
@@ -233,6 +232,32 @@ def read_model(whole: bytes, name: str) -> Model:
         raise ModelFileError(f"{name} {error}") from error
     except Exception as error:  # json, safetensors and torch raise all kinds on foreign bytes
         raise ModelFileError(f"{name} is not a makemore model file, or it is damaged") from error
+
+
+def _check_kind(whole: bytes) -> None:
+    """Raise ModelFileError, which says what the file is, if it is of another kind than model files are."""
+    kind = file_kind(whole[:START])
+    if kind == OLD_MODEL:
+        raise ModelFileError("was written by a pre-release of makemore; train it again")
+    if kind == SAFETENSORS:
+        return
+    if kind is not None:
+        what = f"{kind.what}; {kind.model_advice}" if kind.model_advice else kind.what
+    elif not whole:
+        what = "empty"
+    elif _is_text(whole[:START]):
+        what = "a text file"
+    else:
+        return
+    raise ModelFileError(f"is not a makemore model file: it is {what}")
+
+
+def _is_text(start: bytes) -> bool:
+    try:
+        text = codecs.getincrementaldecoder("utf-8")().decode(start)  # the last character may be cut
+    except UnicodeDecodeError:
+        return False
+    return not set(text) & set(CONTROLS)
 
 
 def _content_of(whole: bytes) -> dict[str, Any]:

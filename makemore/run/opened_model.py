@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from makemore.core.errors import UsageError
+from makemore.core.terminal import say
 from makemore.data.reading import STDIN
 from makemore.data.word_list import WordList, load_words
 from makemore.run.model_file import BUNDLED_NAME, MODEL_FILE, Model, load_model, model_path
@@ -32,10 +33,10 @@ def open_model(path: Path | None, command: str) -> Opened:
     ``bundled`` names the bundled one. A line on stderr says if it is taken by default. Raises ModelFileError.
     """
     if path is None and not (DEFAULT_RUN / MODEL_FILE).exists():
-        print(
+        say(
             f"{command}: there is no run in {DEFAULT_RUN}/, so this is the bundled network"
             " (makemore-train trains a new one)",
-            file=sys.stderr,
+            sys.stderr,
         )
         return Opened(load_model(), is_bundled=True, directory=DEFAULT_RUN)
     if path is not None and str(path) == BUNDLED_NAME:

@@ -10,6 +10,7 @@ from pkgutil import resolve_name
 from torch import Generator, Tensor
 
 from makemore.core.figure import Figure
+from makemore.core.text import known_form
 from makemore.data.encoding import encode_words
 from makemore.inference.generation import generate
 from makemore.lecture.words import Examples
@@ -51,7 +52,7 @@ class Subject:
     def word_to_draw(self) -> str:
         """The given word, else the default one, else a word sampled in the network's own alphabet."""
         if self.word is not None:
-            return self.word
+            return known_form(self.word, self.model.vocabulary.stoi)
         if self.model.vocabulary.stoi.keys() >= set(DEFAULT_WORD):
             return DEFAULT_WORD
         return self.sample(1)[0]

@@ -8,6 +8,7 @@ from pathlib import Path
 from torch import Tensor
 
 from makemore.core.layer import Layer
+from makemore.core.text import plural
 from makemore.data.word_list import WordList
 from makemore.pictures.summary import summary
 from makemore.run.settings import Settings
@@ -37,13 +38,15 @@ def describe(
     # Lines are broken between settings only, not between the name and the value of one.
     knobs = recipe.describe().replace(" ", "\xa0").replace(",\xa0", ", ")
     rows = {
-        "data": f"{source}: {len(words):,} words, {len(data.vocabulary)} symbols",
+        "data": "\n".join(
+            [f"{source}: {len(words):,} words, {len(data.vocabulary):,} symbols", *words.changes.describe()]
+        ),
         "examples": shapes,
         "network": f"{run.network}, block size {run.block_size}, n_embd {run.n_embd},"
         f" n_hidden {run.n_hidden}"
         + (f", stacks {run.stacks}" if run.stacks > 1 else "")
         + (f", {run.ensemble} members" if run.ensemble > 1 else ""),
-        "training": f"{run.recipe} recipe, {recipe.steps:,} steps of {recipe.batch_size:,} examples\n"
+        "training": f"{run.recipe} recipe, {plural(recipe.steps, 'step')} of {recipe.batch_size:,} examples\n"
         + textwrap.fill(knobs, 90).replace("\xa0", " "),
         "engine": f"{run.engine} on {data.train.symbols.device}, CPU threads {run.threads}"
         + (f", {processes.world_size} processes ({processes.backend})" if processes.world_size > 1 else "")

@@ -207,13 +207,17 @@ class Settings(NamedTuple):
 def checked(given: Mapping[str, Any]) -> RunSettings:
     """The settings of the run among those given, which can be checked before the words are read.
 
-    Raises UsageError on a value out of range, and on a setting that the recipe does not have.
+    Raises UsageError, which names the flag, on a value out of range and on a setting that the recipe does not
+    have.
     """
-    run = RunSettings(**{name: value for name, value in given.items() if name in RUN})
+    own = {name: value for name, value in given.items() if name in RUN}
+    for name, value in own.items():
+        RUN[name].check(value, flag(name))
+    run = RunSettings(**own)
     known = RECIPES[run.recipe][0].knobs()
     for name, value in given.items():
         if name in known:
-            known[name].check(value)
+            known[name].check(value, flag(name))
         elif name not in RUN:
             raise UsageError(f"the {run.recipe} recipe has no {flag(name)}")
     return run

@@ -36,6 +36,8 @@ from makemore.core.errors import (
 )
 from makemore.core.layer import Layer
 from makemore.core.shell import quoted
+from makemore.core.terminal import say
+from makemore.core.text import plural
 from makemore.data.reading import STDIN, display_name
 from makemore.data.word_list import Data, WordList, load_words
 from makemore.inference.scoring import loss
@@ -185,12 +187,11 @@ class TrainingRun:
         """
         ending = self.trainer.finish()
         losses = self.trainer.evaluate(*SPLITS)
-        print("\n" + (f"{ending}\n\n" if ending else "") + report(losses, self.trainer))
+        say("\n" + (f"{ending}\n\n" if ending else "") + report(losses, self.trainer))
         written = self._write_results(losses)
         self._print_new_words()
-        sys.stdout.flush()
         self.save(finished=True)
-        print(f"\nwrote {', '.join(map(str, written))}")
+        say(f"\nwrote {', '.join(map(str, written))}")
 
     def _write_results(self, losses: Evaluation) -> list[Path]:
         """Write the losses, their picture and the files of the callbacks; returns what was written."""
@@ -208,7 +209,7 @@ class TrainingRun:
             except Exception as error:  # whatever a picture fails on, the run is not lost
                 reason = " ".join(str(error).split()) or type(error).__name__
                 message = reason if isinstance(error, WriteError) else f"cannot write {path}: {reason}"
-                print(f"makemore-train: {message}", file=sys.stderr)
+                say(f"makemore-train: {message}", sys.stderr)
         return written
 
     def _draw_losses(self, path: Path) -> None:
@@ -229,9 +230,10 @@ class TrainingRun:
             return
         network, generator = self.trainer.network, self.trainer.generator.clone_state()
         words = [sample_word(network, self.model.vocabulary, generator) for _ in range(number)]
-        print(f"\n{number} new words:")
-        print("\n".join(words))
-        print(f"({self.words.number_in_training(words)} of them are in the training split)")
+        known = self.words.number_in_training(words)
+        say(f"\n{plural(number, 'new word')}:")
+        say("\n".join(words))
+        say(f"({known:,} of them {'is' if known == 1 else 'are'} in the training split)")
 
 
 def resume_command(out_dir: Path) -> str:

@@ -20,6 +20,7 @@ from torch import Tensor
 from makemore.core.fit import require_characters, symbol_count
 from makemore.core.graph import context_length
 from makemore.core.layer import Layer
+from makemore.core.text import plural
 from makemore.core.trained import enter_training, require_gradients
 from makemore.lecture.layers import Sequential
 from makemore.training.engine import MakeEngine
@@ -65,7 +66,7 @@ class Ensemble(Layer):
             yield str(i), member
 
     def __repr__(self) -> str:
-        return f"Ensemble({len(self.members)} networks)"
+        return f"Ensemble({plural(len(self.members), 'network')})"
 
 
 def mean_log_probs(logits: Sequence[Tensor]) -> Tensor:

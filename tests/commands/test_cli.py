@@ -8,15 +8,17 @@ import random
 import re
 import subprocess
 import sys
+import unicodedata
 from pathlib import Path
 
 import pytest
 import torch
-from bad_lists import BAD_LISTS
+from bad_lists import BAD_LISTS, OTHER_FILES, PAGE, POINTER, saved
 
 import makemore.pictures.figures
 from makemore.commands.cli import draw_main, sample_main, train_main
 from makemore.data.word_list import read_words
+from makemore.inference.generation import Sample
 from makemore.lecture.evaluation import split_loss
 from makemore.lecture.sampling import sample_word
 from makemore.modern import recipe as modern_recipe
@@ -179,6 +181,121 @@ def test_every_filter_and_score(
     for (word, nats, mean), (_, drawn) in zip(scored, rows, strict=True):
         assert float(nats) == pytest.approx(float(drawn), abs=2e-4)
         assert float(mean) == pytest.approx(float(nats) / (len(word) + 1), abs=1e-4)
+
+
+NFC = ["Zoé", "Noël", "Anaïs", "Chloé", "Léa", "Inès", "Éloïse", "Maëlys", "Renée", "Théo", "Désirée", "Loïc"]
+
+
+def decomposed(text: str) -> str:
+    return unicodedata.normalize("NFD", text)
+
+
+@pytest.fixture(scope="module")
+def french(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The directory of a run on names in NFD, like file names of a Mac, from two files joined by cat."""
+    path = tmp_path_factory.mktemp("french")
+    lines = ["\ufeff" + decomposed("\n".join(NFC[:6])), "\ufeff" + decomposed("\n".join(NFC[6:]))]
+    (path / "names.txt").write_text("\n".join(lines), encoding="utf-8")
+    argv = [
+        *SMALL,
+        "--data",
+        path / "names.txt",
+        "--steps",
+        "30",
+        "--samples",
+        "1",
+        "--out-dir",
+        path / "out",
+    ]
+    assert train(argv) == 0
+    return path / "out"
+
+
+def test_words_meet_in_any_unicode_form(
+    french: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = french / "model.safetensors"
+    assert "é" in load_model(model).vocabulary.characters
+    assert "\u0301" not in load_model(model).vocabulary.characters
+    for prefix in ("Zoé", "Zoe\u0301", "Zo\u200bé"):
+        assert sample([model, "--prefix", prefix, "-n", "3", "--seed", "1"]) == 0
+        out, err = capsys.readouterr()
+        assert (out.count("Zoé"), err) == (3, "")
+    # A prefix has the length of its composed form.
+    assert sample([model, "--prefix", decomposed("Zoé"), "-n", "1", "--max-length", "3"]) == 0
+    capsys.readouterr()
+
+    scores = {}
+    for form, words in {"NFC": NFC, "NFD": [*map(decomposed, NFC)]}.items():
+        (tmp_path / form).write_text("\n".join(words), encoding="utf-8")
+        assert sample([model, "--score", tmp_path / form]) == 0
+        out, err = capsys.readouterr()
+        rows = [line.split("\t") for line in out.splitlines()]
+        assert ([row[0] for row in rows], err) == (words, ""), "words are written as they are in the file"
+        scores[form] = [row[1:] for row in rows]
+    assert scores["NFC"] == scores["NFD"]
+    assert draw(["probabilities", tmp_path / "a.png", "--model", model, "--word", decomposed("Zoé")]) == 0
+
+
+def test_known_words_are_known_in_any_unicode_form(
+    french: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Words that a network might sample in another form: --novel and --unique compare in one form."""
+    words = ["Zoe\u0301", "Zoé", "neu", "Nee\u0308", "Neë", "neu", "le"]
+    monkeypatch.setattr(
+        "makemore.commands.sample.generate_scored", lambda *_, **__: (Sample(word, -1.0) for word in words)
+    )
+    assert sample([french / "model.safetensors", "--novel", "--unique", "-n", "3", "--seed", "1"]) == 0
+    assert capsys.readouterr().out.splitlines() == ["neu", "Nee\u0308", "le"]
+
+
+def test_the_header_says_what_was_changed_in_the_list(
+    french: Path, word_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert train(["--resume", "--steps", "40", "--out-dir", french]) == 0
+    data = f"data      {french.parent / 'names.txt'}: 12 words, 27 symbols\n"
+    changes = (
+        "          12 words brought into Unicode's composed form (NFC)\n"
+        "          1 invisible character dropped: U+FEFF ZERO WIDTH NO-BREAK SPACE\n"
+    )
+    assert data + changes + "examples" in capsys.readouterr().out
+    assert train([*SMALL, "--data", word_file, "--steps", "1", "--samples", "1", "--out-dir", tmp_path]) == 0
+    out = capsys.readouterr().out
+    assert "400 words, 27 symbols\nexamples" in out
+    assert "lecture recipe, 1 step of 32 examples" in out
+    assert "\n1 new word:\n" in out
+    assert re.search(r"\n\((0 of them are|1 of them is) in the training split\)\n", out)
+
+
+def test_characters_that_cannot_be_seen_are_named(
+    finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = finished / "model.safetensors"
+    refused(
+        capsys, sample([model, "--prefix", "x\u0302"]), 2, "character U\\+0302 COMBINING CIRCUMFLEX ACCENT is"
+    )
+    refused(
+        capsys, sample([model, "--prefix", "a\u200db"]), 2, "the character U\\+200D ZERO WIDTH JOINER is not"
+    )
+    (tmp_path / "words").write_bytes("ab\u200d\na\u0302\n\u200b\n".encode() + b"b\xff\nab\n")
+    assert sample([model, "--score", tmp_path / "words"]) == 0
+    out, err = capsys.readouterr()
+    assert [line.split("\t")[1] == "nan" for line in out.splitlines()] == [True, True, True, False]
+    assert err.splitlines() == [
+        f"{tmp_path / 'words'}, line 1: U+200D ZERO WIDTH JOINER is not in the vocabulary",
+        f"{tmp_path / 'words'}, line 2: 'â' is not in the vocabulary",
+        f"{tmp_path / 'words'}, line 4: it is not utf-8 text",
+    ]
+
+
+@pytest.mark.parametrize("kind", ["gzip", "utf-16-le", "xlsx", "html", "safetensors"])
+def test_files_to_score_that_are_not_lists(
+    kind: str, finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    content, what = OTHER_FILES[kind]
+    (tmp_path / "words.txt").write_bytes(content)
+    argv = [finished / "model.safetensors", "--score", tmp_path / "words.txt"]
+    refused(capsys, sample(argv), 2, rf"words\.txt {what}")
 
 
 def test_too_few_words_to_be_unique(
@@ -392,8 +509,8 @@ def test_train_refuses_a_directory_it_cannot_write(
         (["--max-length", "0"], "--max-length: must be"),
         (["--prefix", "aé"], "the character 'é' is not in the vocabulary"),
         (["--prefix", "abcde", "--max-length", "4"], "--prefix 'abcde' is longer than --max-length 4"),
-        (["--min-length", "5", "--max-length", "4"], "min_length must be from 0 to max_length 4, got 5"),
-        (["--top-p", "0"], "top_p must be above 0"),
+        (["--min-length", "5", "--max-length", "4"], "--min-length must be from 0 to --max-length 4, got 5"),
+        (["--top-p", "0"], "--top-p must be above 0"),
         (["--top-p", "1.5"], "--top-p: must be"),
         (["--score", "/nowhere/words.txt"], "cannot read the word list /nowhere/words.txt: No such file"),
         (["--score", "words.txt", "--novel"], "--score samples no words: leave out --novel"),
@@ -409,22 +526,26 @@ def test_sample_refuses_bad_flags(
 
 
 @pytest.mark.parametrize(
-    "content", [None, b"", b"PK\x03\x04", b"emma\nava\n", random.Random(2).randbytes(999)]
+    ("content", "message"),
+    [
+        (None, "cannot read .*model\\.safetensors: No such file"),
+        (b"", "is not a makemore model file: it is empty"),
+        (b"PK\x03\x04", "is not a makemore model file: it is a zip file; unpack it"),
+        (b"emma\nava\n", "is not a makemore model file: it is a text file"),
+        (random.Random(2).randbytes(999), "is not a makemore model file, or it is damaged"),
+        (POINTER, "is not a makemore model file: it is a Git LFS pointer; get the file with git lfs pull"),
+        (saved({"format": "makemore model"}), "was written by a pre-release of makemore; train it again"),
+        (saved({"weight": torch.ones(3)}), "is not a makemore model file: it is a PyTorch file"),
+        (PAGE.encode(), "is not a makemore model file: it is an HTML page; download the file itself"),
+    ],
 )
 def test_sample_refuses_files_that_are_not_models(
-    content: bytes | None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    content: bytes | None, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = tmp_path / "model.safetensors"
     if content is not None:
         path.write_bytes(content)
-    code = sample([path])
-    refused(
-        capsys,
-        code,
-        2,
-        r"cannot read .*model\.safetensors: No such file"
-        r"|model\.safetensors (is not a makemore model file|was written by a pre-release of makemore)",
-    )
+    refused(capsys, sample([path]), 2, f"model\\.safetensors.* {message}" if content is not None else message)
 
 
 def test_divergence_is_noticed(word_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

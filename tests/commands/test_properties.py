@@ -20,6 +20,7 @@ import signal
 import sys
 import tempfile
 import time
+import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import redirect_stderr, redirect_stdout
@@ -30,6 +31,7 @@ from typing import Any, BinaryIO
 
 import pytest
 import torch
+from bad_lists import OTHER_FILES
 from forged_files import content_of, forged, signed
 from hypothesis import HealthCheck, Phase, event, example, given, settings
 from hypothesis import strategies as st
@@ -41,7 +43,9 @@ import makemore.commands.draw
 import makemore.pictures.figures
 import makemore.run.callbacks
 from makemore.commands.cli import sample_main, sample_parser, train_main, train_parser
+from makemore.core.text import DROPPED, SEPARATORS
 from makemore.data.word_list import LECTURE_VARIABLE
+from makemore.run.model_file import load_model
 
 TESTS = 6
 FUZZ_CASES = int(os.environ.get("MAKEMORE_FUZZ_CASES", "0"))
@@ -233,26 +237,54 @@ def joined(words: list[str], repeat: int, separator: str, mark: str) -> str:
     return mark + separator.join(words * repeat)
 
 
-plain_lists = st.builds(
-    joined,
-    st.lists(letters, min_size=6, max_size=20),
-    st.integers(1, 3),
-    st.sampled_from(["\n", "\r\n", "\n\n"]),
-    st.sampled_from(["", "\ufeff"]),
+def in_form(text: str, form: Any, places: list[tuple[int, str]]) -> str:
+    """The text in a Unicode form, with characters inserted; places count modulo the length."""
+    for place, ch in places:
+        place %= len(text) + 1
+        text = text[:place] + ch + text[place:]
+    return unicodedata.normalize(form, text) if form else text
+
+
+def in_any_form(texts: SearchStrategy[str]) -> SearchStrategy[str]:
+    """Half of the texts as they are, the others in another Unicode form or with invisible characters."""
+    invisible = st.sampled_from(sorted(DROPPED | {*SEPARATORS, *"\u200c\u200d\ufe0f\u0301\u0308"}))
+    places = st.lists(st.tuples(st.integers(0, 2**16), invisible), max_size=4)
+    return texts | st.builds(in_form, texts, st.sampled_from(["", "NFC", "NFD", "NFD", "NFKD"]), places)
+
+
+accented = st.text("aeiouyäëïéèàâêôçñåİỹ한가", min_size=1, max_size=8)
+plain_lists = in_any_form(
+    st.builds(
+        joined,
+        st.lists(letters | accented, min_size=6, max_size=20),
+        st.integers(1, 3),
+        st.sampled_from(["\n", "\r\n", "\n\n"]),
+        st.sampled_from(["", "\ufeff"]),
+    )
 ).map(str.encode)
 odd_lists = st.builds(
     lambda text, codec: text.encode(codec, "replace"),
-    st.builds(
-        joined,
-        st.lists(any_word, max_size=20),
-        st.integers(1, 6),
-        st.sampled_from(["\n", "\n", "\r\n", "\r", "\n\r", " \n\t", "\x85", "\u2028", "\0", ",", ""]),
-        st.sampled_from(["", "\ufeff", "\n", "\ufeff\ufeff"]),
+    in_any_form(
+        st.builds(
+            joined,
+            st.lists(any_word, max_size=20),
+            st.integers(1, 6),
+            st.sampled_from(["\n", "\n", "\r\n", "\r", "\n\r", " \n\t", "\x85", "\u2028", "\0", ",", ""]),
+            st.sampled_from(["", "\ufeff", "\n", "\ufeff\ufeff"]),
+        )
     ),
-    st.sampled_from(["utf-8", "utf-8", "utf-8", "utf-16", "utf-32-le", "latin-1", "cp037"]),
+    st.sampled_from(["utf-8"] * 4 + ["utf-16", "utf-16-le", "utf-16-be", "utf-32-le", "latin-1", "cp037"]),
 )
 mixed_lists = st.builds(lambda a, b, c: a + b + c, plain_lists, st.binary(max_size=6), odd_lists)
-word_lists = st.one_of(plain_lists, odd_lists, odd_lists, mixed_lists, st.binary(max_size=200))
+other_kinds = st.sampled_from([content for content, _ in OTHER_FILES.values()])
+other_files = st.one_of(
+    other_kinds,
+    st.builds(lambda whole, n: whole[: n % len(whole)], other_kinds, st.integers(0, 2**16)),
+    st.builds(lambda start, rest: start[:12] + rest, other_kinds, st.binary(max_size=300)),
+)
+"""Files of other kinds, whole, cut, and only their beginnings."""
+
+word_lists = st.one_of(plain_lists, odd_lists, odd_lists, mixed_lists, st.binary(max_size=200), other_files)
 
 
 Bend = tuple[str, int, int, Any]
@@ -306,6 +338,9 @@ def test_any_word_list(content: bytes, name: str, packing: str, changes: list[Be
         assert code != 0 or (out / "loss.png").read_bytes().startswith(b"\x89PNG")
         if code == 0:
             assert call(sample_main, [str(out / "model.safetensors"), *SHORT])[0] == 0
+            assert not DROPPED.union(SEPARATORS) & set(
+                load_model(out / "model.safetensors").vocabulary.characters
+            )
 
 
 @cases
@@ -405,19 +440,24 @@ def changed(whole: bytes, changes: Sequence[Forgery]) -> bytes:
     return forged(content)
 
 
-def model_bytes(recipe: str) -> SearchStrategy[tuple[str, str, list[Bend], list[Forgery]]]:
+def model_bytes(recipe: str) -> SearchStrategy[tuple[str, str, list[Bend], list[Forgery], bytes]]:
     """The arguments of ``made`` for a model file."""
     return st.tuples(
         st.just(recipe),
-        st.sampled_from(["bent", "bent and signed", "forged", "forged", "forged", "foreign"]),
+        st.sampled_from(["bent", "bent and signed", "forged", "forged", "forged", "foreign", "other"]),
         st.lists(bends, max_size=4),
         st.lists(forgeries(recipe), max_size=2),
+        other_files,
     )
 
 
-def made(recipe: str, how: str, bends: Sequence[Bend], forgeries: Sequence[Forgery]) -> bytes:
-    """The bytes of a stopped run's model file, changed in some way."""
+def made(
+    recipe: str, how: str, bends: Sequence[Bend], forgeries: Sequence[Forgery], other: bytes = b""
+) -> bytes:
+    """The bytes of a stopped run's model file, changed in some way, or of another file."""
     whole = runs(recipe)[0]
+    if how == "other":
+        return other
     if how == "bent":
         return bent(whole, bends)
     if how == "bent and signed":

@@ -7,20 +7,23 @@ import itertools
 import random
 import subprocess
 import sys
+import unicodedata
 import urllib.request
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
+import numpy
 import pytest
 import torch
 from bad_lists import BAD_LISTS
 
 from makemore.core.errors import DataError
-from makemore.data import word_list
+from makemore.data import reading, word_list
 from makemore.data.encoding import decode_words, encode_words
 from makemore.data.examples import shards, word_offsets
 from makemore.data.word_list import LECTURE_VARIABLE, WordList, bundled_path, load_words, read_words
-from makemore.lecture.words import Examples, Vocabulary
+from makemore.lecture.words import Examples, Vocabulary, build_dataset, split_words
 
 
 def lecture_dataset(words: list[str], stoi: dict[str, int], block_size: int) -> tuple[list, list]:
@@ -57,17 +60,109 @@ def test_contexts_are_the_lectures(block_size: int) -> None:
     assert ys.tolist() == [[Y[i] for i in row] for row in index.tolist()]
 
 
-def test_examples_are_indexed_like_a_tensor() -> None:
-    vocabulary = Vocabulary("abc")
-    examples = Examples(encode_words(vocabulary, ["abc", "", "cab", "b"]), 3)
+def indices(n: int) -> list[Any]:
+    """What a tensor of n elements can be indexed with, and much that it cannot."""
+    numbers = torch.arange(n)
+    starts, stops, steps = (None, 0, 2, -2, n + 5), (None, 1, -1, n, n + 5), (None, 2, 3, 0)
+    return [
+        *(0, 1, -1, n - 1, -n, n, -n - 1),
+        *map(numpy.int64, (0, -1, n)),
+        torch.tensor(1),
+        torch.tensor([-1, 0, -n]),
+        torch.tensor([1, 0], dtype=torch.int32),
+        torch.tensor([[0, 1], [-1, 0]]),
+        torch.tensor([0, -n - 1]),
+        [0, -1],
+        [0, n],
+        [],
+        range(1, n),
+        (0, 1),
+        numpy.array([0, -1]),
+        numpy.array([0, 1], dtype=numpy.int32),
+        numpy.array([]),
+        torch.tensor([], dtype=torch.int64),
+        torch.tensor([]),
+        torch.tensor([1.0]),
+        1.0,
+        *(slice(*parts) for parts in itertools.product(starts, stops, steps)),
+        slice(0.5, 2),
+        numbers % 2 == 0,
+        numbers < 0,
+        [bool(i % 3) for i in range(n)],
+        numpy.arange(n) % 2 == 0,
+        torch.ones(n - 1, dtype=torch.bool),
+        torch.ones(n + 1, dtype=torch.bool),
+        torch.ones(1, dtype=torch.bool),
+        torch.ones((n, 1), dtype=torch.bool),
+        [True, False],
+        numpy.ones(n - 1, dtype=bool),
+    ]
+
+
+@pytest.mark.parametrize("words", [["abc", "", "cab", "b"], ["a"], [""]])
+def test_examples_are_indexed_like_a_tensor(words: list[str]) -> None:
+    """The same elements, or an error of the same class."""
+    examples = Examples(encode_words(Vocabulary("abc"), words), 3)
     xs, ys = examples[:]
-    last = torch.tensor([-1, 2, -len(examples)])
-    for index in (3, -1, [0, -2], slice(None, None, 2), last, ys == 0, torch.tensor(5)):
+    for index in indices(len(examples)):
+        try:
+            expected = xs[index], ys[index]
+        except (IndexError, TypeError, ValueError) as error:
+            with pytest.raises(type(error)):
+                print(index, examples[index])
+            continue
+        got = examples[index]
+        assert all(value.dtype == torch.int64 for value in got)
+        assert all(map(torch.equal, got, expected)), index
+
+
+def test_a_mask_of_another_length_is_refused_by_both_lengths() -> None:
+    examples = Examples(torch.arange(7) % 3, 3)
+    masks: list[Any] = [torch.ones(5, dtype=torch.bool), [True] * 5, numpy.ones(5, dtype=bool)]
+    for mask in masks:
+        with pytest.raises(IndexError, match=r"a mask of shape \(5,\) does not fit 7 elements"):
+            examples[mask]
+    others: list[Any] = [
+        None,
+        ...,
+        True,
+        (0, 1),
+        [0.5],
+        numpy.array([0.5]),
+        numpy.array([1], numpy.uint8),
+        "a",
+    ]
+    for other in others:
+        with pytest.raises(IndexError, match=r"an index (is a number, numbers, a slice|needs integers) or "):
+            examples[other]
+
+
+def test_examples_are_indexed_backwards_and_by_lists_in_lists() -> None:
+    """Which a tensor is not."""
+    examples = Examples(encode_words(Vocabulary("abc"), ["abc", "cab", "b"]), 3)
+    xs, ys = examples[:]
+    rows: Any = [[0, 1], [2, -1]]
+    X, Y = examples[rows]
+    assert torch.equal(X, xs[torch.tensor(rows)])
+    assert torch.equal(Y, ys[torch.tensor(rows)])
+    X, Y = examples[::-2]
+    assert torch.equal(X, xs.flip(0)[::2])
+    assert torch.equal(Y, ys.flip(0)[::2])
+
+
+def test_no_examples_can_be_indexed_too() -> None:
+    examples = Examples(torch.empty(0, dtype=torch.uint8), 3)
+    everything: list[Any] = [slice(None), [], torch.ones(0, dtype=torch.bool)]
+    for index in everything:
         X, Y = examples[index]
-        assert torch.equal(X, xs[index]), index
-        assert torch.equal(Y, ys[index]), index
+        assert (X.shape, Y.shape, X.dtype, Y.dtype) == ((0, 3), (0,), torch.int64, torch.int64)
     with pytest.raises(IndexError):
-        examples[len(examples)]
+        examples[0]
+
+
+def test_a_data_loader_takes_examples() -> None:
+    examples = Examples(encode_words(Vocabulary("abc"), ["abc", "", "cab", "b"]), 3)
+    xs, _ = examples[:]
     batches = list(torch.utils.data.DataLoader(examples, batch_size=4))
     assert torch.equal(torch.cat([X for X, _ in batches]), xs)
 
@@ -115,7 +210,7 @@ def test_a_vocabulary_of_text_or_of_words(given: Iterable[str]) -> None:
 
 @pytest.mark.parametrize("words", [["ab", "xb"], ["a\nb"]])
 def test_unknown_characters_are_named(words: list[str]) -> None:
-    with pytest.raises(DataError, match=r"character '(x|\\n)' is not in the vocabulary 'ab'"):
+    with pytest.raises(DataError, match=r"character ('x'|U\+000A LINE FEED) is not in the vocabulary 'ab'"):
         encode_words(Vocabulary("ab"), words)
 
 
@@ -124,6 +219,83 @@ def test_reading_keeps_words_as_they_are(tmp_path: Path) -> None:
     words = read_words(write(tmp_path / "words.txt", content))
     assert words.words == ["anna", "anna", "bob", "de la cruz", "j.r.", "Жанна", "王"]
     assert words.fingerprint == hashlib.sha256("\n".join(words.words).encode()).hexdigest()
+
+
+NFC = ["Zoé", "Noël", "Anaïs", "Chloé", "Léa", "Inès", "Éloïse", "anna", "x\u0302y"]
+NFD = [unicodedata.normalize("NFD", word) for word in NFC]
+
+
+def test_words_have_one_form(tmp_path: Path) -> None:
+    """A list in NFD, as of a Mac's file names, gives what the same list in NFC gives."""
+    composed, decomposed = (
+        read_words(write(tmp_path / name, "\n".join(words))) for name, words in (("c", NFC), ("d", NFD))
+    )
+    assert decomposed.words == composed.words == WordList.of(NFD).words == NFC
+    assert decomposed.vocabulary.characters == composed.vocabulary.characters
+    assert (
+        decomposed.fingerprint == composed.fingerprint == hashlib.sha256("\n".join(NFC).encode()).hexdigest()
+    )
+    assert torch.equal(decomposed.symbols, composed.symbols)
+    assert composed.changes == (0, 0, "")
+    assert decomposed.changes == (7, 0, "")
+    assert composed.changes.describe() == []
+    assert decomposed.changes.describe() == ["7 words brought into Unicode's composed form (NFC)"]
+    for word in NFC + NFD:
+        assert word in decomposed.word_set()
+    assert "Zo\u200be" not in decomposed.word_set()
+    train = composed.split()[0]
+    assert composed.number_in_training([unicodedata.normalize("NFD", word) for word in train]) == len(train)
+    assert composed.number_in_training(["Zoe", "王", *train[:1] * 2]) == 1
+
+
+def test_invisible_characters_are_dropped_and_counted(tmp_path: Path) -> None:
+    """Such as the byte-order marks of files that were joined by cat."""
+    lines = [
+        "\ufeffanna",
+        "\ufeffberta",
+        "cla\u00adra",
+        "do\u200bra",
+        "\u200e\u200f",
+        "em\x1bma\x7f",
+        "a\x0cb",
+        "frida",
+    ]
+    words = read_words(write(tmp_path / "words.txt", "\n".join(lines)))
+    assert words.words == ["anna", "berta", "clara", "dora", "emma", "a b", "frida"]
+    assert words.vocabulary.characters == " abcdefilmnort"
+    assert words.changes == (0, 7, "\x1b\x7f\xad\u200b\u200e\u200f\ufeff"), "the first mark is no character"
+    assert words.changes.describe() == [
+        "7 invisible characters dropped: U+001B ESCAPE, U+007F, U+00AD SOFT HYPHEN, U+200B ZERO WIDTH SPACE,"
+        " U+200E LEFT-TO-RIGHT MARK, ..."
+    ]
+    assert words.fingerprint == hashlib.sha256("\n".join(words.words).encode()).hexdigest()
+    assert WordList.of([line.removeprefix("\ufeff") for line in lines]).words == words.words
+
+
+def test_the_form_does_not_depend_on_the_blocks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write(tmp_path / "words.txt", "\n".join([*NFD, "so\u00adfa", "\ufeffx"] * 20))
+    whole = read_words(path)
+    monkeypatch.setattr(reading, "BLOCK", 7)
+    monkeypatch.setattr(reading, "LONGEST_LINE", 100)
+    in_blocks = read_words(path)
+    assert (in_blocks.fingerprint, in_blocks.changes) == (whole.fingerprint, whole.changes)
+    assert whole.changes == (7 * 20, 40, "\xad\ufeff")
+
+
+@pytest.mark.parametrize("words", ["emma olivia", b"emma"])
+def test_one_text_in_place_of_words_is_refused(words: Any) -> None:
+    data = WordList.of(["emma"] * 6)
+    for take in (
+        WordList.of,
+        lambda words: encode_words(data.vocabulary, words),
+        data.number_in_training,
+        split_words,
+        lambda words: build_dataset(words, data.vocabulary),
+    ):
+        with pytest.raises(
+            TypeError, match=r"needs a list of words, not one text: give it text\.split\(\) or \["
+        ):
+            take(words)
 
 
 @pytest.mark.parametrize("count", [6, 7, 9, 10, 11, 100])

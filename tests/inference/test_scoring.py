@@ -105,7 +105,12 @@ def test_log_likelihoods_are_the_plain_ones_in_order(
     )  # an iterator, as from generate
 
 
-def test_log_likelihoods_of_no_words_and_of_an_unknown_character() -> None:
+def test_one_text_in_place_of_words_is_not_scored_letter_by_letter() -> None:
+    with pytest.raises(TypeError, match="log_likelihoods needs a list of words, not one text"):
+        log_likelihoods(shaken(plan(2), 1, torch.float32), VOCABULARY, "ann")
+
+
+def test_log_likelihoods_of_nothing_and_of_the_unknown() -> None:
     converted = Convolution.from_network(shaken(plan(4), 0, torch.float32))
     assert log_likelihoods(converted, VOCABULARY, []).shape == (0,)
     with pytest.raises(DataError, match="'z' is not in the vocabulary"):

@@ -6,10 +6,11 @@ import copy
 import pickle
 from collections.abc import Callable
 
+import numpy
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Generator, Tensor, nn
 
 from makemore.core.layer import Layer, Window, declared
 from makemore.core.random import default_generator
@@ -32,6 +33,7 @@ from makemore.paper.layers import (
     TakeLast,
 )
 from makemore.parallel.batchnorm import combine_statistics
+from makemore.run.catalog import NETWORKS, network_plan
 
 EXACT = {"rtol": 1e-12, "atol": 1e-12}
 
@@ -360,11 +362,32 @@ def test_load_copies_by_name_and_refuses_the_rest() -> None:
         (Embedding(5, 2), torch.tensor([4, -1]), IndexError, "rows 0 to 4, got index -1"),
         (Embedding(5, 2), torch.tensor([1.0]), TypeError, "int64"),
         (Embedding(5, 2), torch.tensor([True]), TypeError, "int64"),
+        (
+            Embedding(5, 2),
+            [[0] * 8],
+            TypeError,
+            r"needs a tensor of indices, got a list: pass torch\.tensor\(",
+        ),
+        (Embedding(5, 2), 3, TypeError, "got a int: pass"),
+        (Embedding(5, 2), numpy.zeros((1, 8), dtype=numpy.int64), TypeError, r"got a numpy\.ndarray: pass"),
     ],
 )
 def test_what_cannot_work_says_so(layer: object, x: Tensor, error: type, message: str) -> None:
     with pytest.raises(error, match=message):
         layer(x)
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_one_context_needs_a_batch_dimension(name: str) -> None:
+    plan = network_plan(name, n_embd=2, n_hidden=4)
+    network = plan.build(5, Generator()).eval()
+    context = torch.zeros(plan.block_size, dtype=torch.int64)
+    assert network(context.unsqueeze(0)).shape == (1, 5)
+    got = rf"got \({plan.block_size}, 2\): the network's input needs a batch dimension, \(B, T\), as x\.unsq"
+    with pytest.raises(ValueError, match=got):
+        network(context)
+    with pytest.raises(TypeError, match="needs a tensor of indices, got a list"):
+        network([context.tolist()])  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
+import numpy
 import pytest
 import torch
 from matplotlib.figure import Figure
@@ -50,3 +52,14 @@ def test_losses_may_be_a_list_of_floats_or_on_an_autograd_graph() -> None:
     assert curve(plot_losses([1.0, 10.0, 100.0])).tolist() == [0.0, 1.0, 2.0]
     assert curve(plot_losses(torch.ones(3, requires_grad=True))).tolist() == [0.0] * 3
     assert curve(plot_losses([])).tolist() == []
+    array: Any = numpy.array([1.0, 10.0])
+    assert curve(plot_losses(array)).tolist() == [0.0, 1.0]
+
+
+def test_losses_may_be_a_list_of_tensors() -> None:
+    """As of a loop that appends each loss: without dimensions, and on an autograd graph."""
+    losses = [torch.tensor(10.0**i, requires_grad=i % 2 == 0) for i in range(3)]
+    assert curve(plot_losses(losses)).tolist() == [0.0, 1.0, 2.0]
+    assert curve(plot_losses([losses[1], 100.0, torch.tensor([10.0])])).tolist() == [1.0, 2.0, 1.0]
+    third = 1 / 3  # in float64
+    assert curve(plot_losses([third])).tolist() == pytest.approx([math.log10(third)], rel=1e-14)

@@ -7,7 +7,11 @@ import torch
 import torch.nn.functional as F
 
 from makemore.core.errors import DataError
+from makemore.inference.generation import generate
+from makemore.inference.scoring import log_likelihoods
 from makemore.lecture.sampling import next_symbol_probs, sample_word
+from makemore.lecture.words import Vocabulary
+from makemore.run.catalog import network_plan
 from makemore.run.model_file import Model
 
 
@@ -50,6 +54,18 @@ def test_prefix_and_max_length(small_model: Model) -> None:
     assert max(map(len, draw(small_model, max_length=4))) == 4
     with pytest.raises(DataError, match="character 'é' is not in the vocabulary"):
         draw(small_model, prefix="é")
+
+
+def test_a_prefix_in_any_unicode_form() -> None:
+    """The vocabulary of a list has characters in NFC; one that is made from letters may have others."""
+    for characters, begun in (("Zoé", "Zoé"), ("Zoe\u0301", "Zoe\u0301")):
+        vocabulary = Vocabulary(characters)
+        network = network_plan("mlp", 2, 2, 4).build(len(vocabulary), seeded())
+        for prefix in ("Zoé", "Zoe\u0301", "\ufeffZo\u200bé"):
+            assert sample_word(network, vocabulary, seeded(), prefix=prefix).startswith(begun)
+            assert next(generate(network, vocabulary, seeded(), 1, prefix=prefix)).startswith(begun)
+            (score,) = log_likelihoods(network, vocabulary, [prefix]).tolist()
+            assert score == log_likelihoods(network, vocabulary, [begun]).item()
 
 
 def test_temperature(small_model: Model) -> None:

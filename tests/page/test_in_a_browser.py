@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import re
 from pathlib import Path
+from string import ascii_letters, ascii_lowercase
 from typing import Any
 
 import pytest
@@ -322,23 +324,119 @@ def test_everything_works_by_keyboard(open_page: Any, bundled_page: Path) -> Non
 
 def test_settings_change_the_drawn_words(open_page: Any, bundled_page: Path) -> None:
     page = open_page(bundled_page)
-    set_ = (
-        "const field = document.getElementById(arguments[0]); field.value = arguments[1];"
-        "field.dispatchEvent(new Event('input', {bubbles: true}))"
-    )
-    page.execute_script(set_, "temperature", "0")
+    page.execute_script(SET, "temperature", "0")
     assert texts(page, "#temperature-value") == ["0.00"]
     always = [likeliest(load_model())] * 12
     assert draw_again(page) == always
-    page.execute_script(set_, "temperature", "1")
-    page.execute_script(set_, "top-k", "1")
+    page.execute_script(SET, "temperature", "1")
+    page.execute_script(SET, "top-k", "1")
     assert draw_again(page) == always
-    page.execute_script(set_, "top-k", "")
+    page.execute_script(SET, "top-k", "")
     page.execute_script("document.getElementById('begin').click(); document.getElementById('novel').click()")
-    page.execute_script(set_, "word", "mar")
+    page.execute_script(SET, "word", "mar")
     words = draw_again(page)
     assert all(word.startswith("mar") for word in words)
     assert not set(words) & set(load_words().words)
+
+
+SET = (
+    "const field = document.getElementById(arguments[0]); field.value = arguments[1];"
+    "field.dispatchEvent(new Event('input', {bubbles: true}))"
+)
+"""A script that changes an input as a person does."""
+
+
+@pytest.mark.parametrize("refused", ["-4", "0", "2.5", "28"])
+def test_a_top_k_that_cannot_be_is_refused(refused: str, open_page: Any, bundled_page: Path) -> None:
+    page = open_page(bundled_page)
+    before = texts(page, "#drawn bdi")
+    page.execute_script(SET, "top-k", refused)
+    assert texts(page, "#top-k-is") == ["must be a whole number from 1 to 27"]
+    assert page.execute_script("return document.getElementById('top-k').ariaInvalid") == "true"
+    assert texts(page, "#others") == [""], "the probabilities are those of all characters"
+    page.execute_script("document.getElementById('draw').click()")
+    assert texts(page, "#drawn bdi") == before
+    page.execute_script(SET, "top-k", "3")
+    assert texts(page, "#top-k-is") == ["characters at each step (top k)"]
+    assert page.execute_script("return document.getElementById('top-k').ariaInvalid") == "false"
+    assert draw_again(page) != before
+
+
+def test_playing_an_empty_word_says_why_nothing_happens(open_page: Any, bundled_page: Path) -> None:
+    page = open_page(bundled_page)
+    for empty in ("clear", "finish"):
+        page.execute_script("document.getElementById('clear').click()")
+        if empty == "finish":  # the empty word itself
+            page.execute_script("document.querySelector('#next button:last-child').click()")
+            assert texts(page, "#steps .char") == ["end"]
+        page.execute_script("document.getElementById('play').click()")
+        assert texts(page, "#note") == [
+            "There is no character to go through yet: type a beginning, or press “Finish it”."
+        ]
+        assert page.execute_script("return document.getElementById('play').ariaPressed") == "false"
+    write(page, "em")
+    assert texts(page, "#note") == [""]
+    page.execute_script("document.getElementById('play').click()")
+    assert texts(page, "#play") == ["Stop"]
+    assert page.execute_script("return makemore.state.at") == 0
+
+
+def test_what_stands_for_a_word_that_cannot_be_seen_looks_like_no_word(
+    open_page: Any, tmp_path: Path
+) -> None:
+    """Words "empty word" and "U+200D" can be drawn, too: only the style tells them apart."""
+    model = model_of("empty word+U20D\u200d", "mlp", block_size=1)
+    with torch.no_grad():
+        weights = model.network.layers[-1].state_dict()
+        weights["weight"].zero_()
+        weights["bias"].fill_(-50.0)
+        weights["bias"][[0, *model.vocabulary.encode("\u200d")]] = 0.0  # the end, or that one character
+    page = open_page(written(tmp_path / "page.html", model))
+    for word, seen in zip(page.execute_script(DRAWN_WORDS), texts(page, "#drawn bdi"), strict=True):
+        assert seen == (" ".join(["U+200D"] * len(word)) if word else "empty word")
+    styles = "return [...document.querySelectorAll('#drawn bdi')].map((e) => getComputedStyle(e).fontStyle)"
+    assert page.execute_script(styles) == ["italic"] * 12
+    with torch.no_grad():
+        weights["bias"].fill_(-50.0)
+        weights["bias"][model.vocabulary.encode("e")] = 0.0
+    page = open_page(written(tmp_path / "page.html", model))
+    assert page.execute_script(styles) == ["normal"] * 12
+
+
+DRAWN_WORDS = (
+    "return [...document.querySelectorAll('#drawn button')].map((b) =>"
+    " makemore.network.decode(b.dataset.symbols.split(',').filter(Boolean).map(Number)))"
+)
+"""A script that returns the drawn words as they are."""
+
+
+def test_words_are_understood_in_any_unicode_form(open_page: Any, tmp_path: Path) -> None:
+    model = model_of("Zoénl\u0302")
+    page = open_page(written(tmp_path / "page.html", model, ["Zoe\u0301", "x"]))
+    for typed in ("Zoé", "Zoe\u0301", "\ufeffZo\u200bé\u2066"):
+        write(page, typed)
+        assert page.execute_script("return document.getElementById('word').value") == "Zoé"
+        assert texts(page, "#note") == [""]
+        assert page.execute_script("return makemore.isKnown(arguments[0])", typed[:4]) == (typed[0] == "Z")
+    told = page.execute_script("return ['Zoé', 'Zoe\u0301'].map(makemore.logProbs)")
+    assert told[0] == told[1]
+    write(page, "Z\u0304\u200d")
+    assert texts(page, "#note") == ["The network does not know U+0304 U+200D: it has 6 characters."]
+    page = open_page(written(tmp_path / "page.html", model_of("e\u0301")))
+    write(page, "é")
+    assert page.execute_script("return document.getElementById('word').value") == "e\u0301"
+
+
+def test_one_of_anything_is_not_several(open_page: Any, tmp_path: Path) -> None:
+    model = model_of("a", "mlp", n_embd=1, n_hidden=1)
+    page = open_page(written(tmp_path / "page.html", model, ["a"]))
+    write(page, "b")
+    shown = page.execute_script("return document.body.innerText")
+    assert "after 1 word." in shown
+    assert "not among the 1 word it was trained on" in shown
+    assert "The network does not know b: it has 1 character." in shown
+    assert "embedding, 1 number a character" in shown
+    assert not re.search(r"\b1 (words|numbers|characters)\b", shown)
 
 
 def test_a_network_without_new_words_says_so(open_page: Any, tmp_path: Path) -> None:
@@ -423,6 +521,43 @@ return [...document.querySelectorAll("button, input, canvas, p, h2, .char")].fil
 def brightness(color: str) -> int:
     """The sum of the three numbers of "rgb(r, g, b)", from 0 to 765."""
     return sum(map(int, color.removeprefix("rgb(").removesuffix(")").split(",")))
+
+
+LAYOUT = """
+const height = (e) => e.getBoundingClientRect().height, all = (s) => [...document.querySelectorAll(s)];
+const lines = all("#next .how").map((e) => {
+  const text = document.createRange();
+  text.selectNodeContents(e);
+  return text.getClientRects().length === 1 && e.scrollWidth <= e.clientWidth;
+});
+const widths = new Set(all("#next .bar").map((e) => Math.round(e.getBoundingClientRect().width)));
+const [tree, next] = all(".pair > section").map((e) => e.getBoundingClientRect());
+const blank = tree.bottom - document.getElementById("node").getBoundingClientRect().bottom;
+return [lines.every(Boolean), widths.size, next.top >= tree.bottom || blank < 0.4 * tree.height];
+"""
+"""Whether each probability is in one line, how many lengths bars have, whether the tree fills its panel."""
+
+
+@pytest.mark.parametrize(
+    "characters", [ascii_lowercase, ascii_letters, "".join(map(chr, range(0x4E00, 0x4E80)))]
+)
+def test_the_probabilities_of_few_and_many_characters_fill_their_panel(
+    characters: str, open_page: Any, tmp_path: Path
+) -> None:
+    model = model_of(characters)
+    with torch.no_grad():
+        model.network.layers[-1].state_dict()["bias"][1:24:2] -= 10  # unlikely ones
+    page = open_page(written(tmp_path / "page.html", model), WIDTHS[0])
+    for width in [*WIDTHS, 1000]:
+        resize(page, width)
+        for word in ("", characters[:2]):
+            write(page, word)
+            assert len(characters) > 64 or "0.0" in "".join(texts(page, "#next .how")), "such as 0.017 %"
+            assert page.execute_script(LAYOUT) == [True, 1, True], (width, word)
+            page.execute_script("document.querySelector('.next:not(.likely) .how').textContent = '<0.001 %'")
+            assert page.execute_script(LAYOUT) == [True, 1, True], (width, word)
+        assert page.execute_script("return document.documentElement.scrollWidth") == width
+        assert page.execute_script(STICKS_OUT) == []
 
 
 @pytest.mark.parametrize("dark", [False, True])

@@ -469,7 +469,7 @@ def test_a_list_given_again_is_found_from_another_directory(
 def test_resume_needs_a_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     code = train_main(["--resume", "--out-dir", str(tmp_path)])
     assert_matches("2: .*no run to resume in", error_of(capsys, code))
-    (tmp_path / "model.pt").write_bytes(b"PK\x03\x04")
+    torch.save({"format": "makemore model", "version": 1}, tmp_path / "model.pt")
     code = train_main(["--resume", "--out-dir", str(tmp_path)])
     assert_matches(
         r"2: .*model\.pt was written by a pre-release of makemore; train it again$", error_of(capsys, code)
