@@ -47,7 +47,7 @@ def draw(what: str, picture: Path, network: str | None, model: Path | None, word
     opened = open_model(model, COMMAND)
     subject = Subject(opened.model, word, opened.directory)
     for hint in hints(what, subject):
-        print(f"{COMMAND}: {hint}", file=sys.stderr)
+        say(f"{COMMAND}: {hint}", sys.stderr)
     if what != "all":
         write_picture(draw_picture(what, subject), picture)
         return
