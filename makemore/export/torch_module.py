@@ -97,14 +97,22 @@ class TorchModule(nn.Module):
 
 
 def to_module(layer: Layer) -> TorchModule:
-    """The module that computes what a layer or network computes, with copies of its values, in its mode."""
-    return TorchModule(layer)
+    """The module that computes what a layer or network computes, with copies of its values, in its mode.
+
+    Frozen parameters stay frozen, unless all are: a network built by hand is one to be trained.
+    """
+    module = TorchModule(layer)
+    if any(p.requires_grad for p in layer.parameters()):
+        for name, p in layer.named_parameters():
+            module.get_parameter(name).requires_grad = p.requires_grad
+    return module
 
 
 def from_module(module: nn.Module) -> Layer:
     """The layer that ``to_module`` made a module from, with copies of the module's values, in its mode.
 
-    Its parameters require gradients. Raises ValueError on a module that ``to_module`` did not make.
+    Its parameters require gradients if the module's do. Raises ValueError on a module that ``to_module`` did
+    not make.
     """
     return _layer_of(module, {})
 
@@ -122,7 +130,7 @@ def _layer_of(module: nn.Module, made: dict[Any, Any]) -> Layer:
             if isinstance(own, nn.Module):
                 made[own] = _layer_of(own, made)
             else:
-                made[own] = _copied(own).requires_grad_(value.name in layer.PARAMETERS)
+                made[own] = _copied(own).requires_grad_(own.requires_grad)
         return made[own]
 
     layer = module._layer

@@ -513,3 +513,15 @@ def test_quantized_by_onnxruntime(tmp_path: Path) -> None:
     (logits,) = session.run(None, {session.get_inputs()[0].name: X.numpy()})
     expected = network(X)
     assert (torch.tensor(logits) - expected).abs().max() < 0.1 * expected.abs().max()
+
+
+def test_frozen_parameters_stay_frozen_there_and_back() -> None:
+    network = network_plan("hierarchical", 8, 4, 6).build(27, Generator().manual_seed(1))
+    network.layers[0].weight.requires_grad = False  # type: ignore[attr-defined]
+    module = to_module(network)
+    assert [name for name, p in module.named_parameters() if not p.requires_grad] == ["0.weight"]
+    back = from_module(module)
+    assert [name for name, p in back.named_parameters() if not p.requires_grad] == ["0.weight"]
+    for p in network.parameters():
+        p.requires_grad = False
+    assert all(p.requires_grad for p in to_module(network).parameters())
