@@ -30,7 +30,7 @@ def model(tmp_path: Path) -> Path:
     vocabulary = Vocabulary("\x1b[31m]0;\x07\x7f\x9b\r\x00\té")
     plan = network_plan("mlp", 2, 2, 4)
     network = plan.build(len(vocabulary), Generator().manual_seed(1)).eval()
-    save_model(Model(plan, vocabulary, network), tmp_path / "model.safetensors")
+    save_model(Model(network, vocabulary, plan), tmp_path / "model.safetensors")
     return tmp_path / "model.safetensors"
 
 

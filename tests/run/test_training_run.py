@@ -218,10 +218,10 @@ def test_an_extended_run_ends_as_one_of_all_steps(network: str, word_file: Path,
     ("recipe", "engine", "members"),
     [
         ("lecture", "backprop", 1),
-        ("modern", "backprop", 1),
-        ("lecture", "autograd", 1),
-        ("modern", "autograd", 1),
-        ("lecture", "windows", 2),
+        pytest.param("modern", "backprop", 1, marks=pytest.mark.full),
+        pytest.param("lecture", "autograd", 1, marks=pytest.mark.full),
+        pytest.param("modern", "autograd", 1, marks=pytest.mark.full),
+        pytest.param("lecture", "windows", 2, marks=pytest.mark.full),
         ("modern", "windows", 3),
     ],
 )
@@ -241,10 +241,10 @@ def test_every_recipe_and_engine_resumes_bit_for_bit(
 @pytest.mark.parametrize(
     ("network", "engine", "members"),
     [
-        ("hierarchical", "windows", 1),
-        ("hierarchical", "windows", 2),
+        pytest.param("hierarchical", "windows", 1, marks=pytest.mark.full),
+        pytest.param("hierarchical", "windows", 2, marks=pytest.mark.full),
         ("dropout", "windows", 2),
-        ("dropout", "autograd", 1),
+        pytest.param("dropout", "autograd", 1, marks=pytest.mark.full),
     ],
 )
 def test_a_run_with_teachers_resumes_bit_for_bit(
@@ -313,8 +313,10 @@ def test_a_network_that_only_autograd_can_train(
     assert len(re.findall(r"\t-\d", capsys.readouterr().out)) == 3
 
 
-@pytest.mark.parametrize("members", [1, 2])
-@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("members", [1, pytest.param(2, marks=pytest.mark.full)])
+@pytest.mark.parametrize(
+    "engine", ["windows", *(pytest.param(e, marks=pytest.mark.full) for e in ENGINES if e != "windows")]
+)
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_layers_that_draw_random_numbers_resume_bit_for_bit(
     recipe: str,

@@ -39,7 +39,7 @@ def test_ensembles_that_cannot_be_are_refused() -> None:
         Ensemble(networks(4, 8))
     with pytest.raises(
         ValueError,
-        match=r"no hand-derived gradient for Ensemble\(1 networks\): train with the autograd engine",
+        match=r"no hand-derived gradient for Ensemble\(1 network\): train with the autograd engine",
     ):
         BackpropEngine(Ensemble(networks(4)))
 
