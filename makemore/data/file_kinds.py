@@ -16,6 +16,8 @@ from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
+from makemore.core.text import CONTROLS
+
 START = 2**16
 """The number of bytes at the beginning of a file that its kind is read from."""
 
@@ -144,6 +146,15 @@ def _kind_of_text(text: bytes) -> FileKind | None:
     if beginning.startswith(b"<?xml"):
         return HTML if b"<html" in beginning else XML
     return JSON if re.match(rb'(\[\s*)?\{\s*"|\[\s*"', text) else None
+
+
+def is_text(start: bytes) -> bool:
+    """Whether the bytes at the beginning of a file are text in utf-8, without control characters."""
+    try:
+        text = codecs.getincrementaldecoder("utf-8")().decode(start)  # the last character may be cut
+    except UnicodeDecodeError:
+        return False
+    return not set(text) & set(CONTROLS)
 
 
 def encoding_of(start: bytes) -> str | None:

@@ -19,7 +19,7 @@ from typing import BinaryIO, cast
 from makemore.core.errors import DataError
 from makemore.core.progress import progress_bar
 from makemore.core.text import quote
-from makemore.data.file_kinds import START, file_kind, why_not_opened
+from makemore.data.file_kinds import START, FileKind, file_kind, is_text, why_not_opened
 
 STDIN = "-"
 """The path that means stdin."""
@@ -131,14 +131,26 @@ class WordFile:
             yield bytes(begun.removeprefix(mark))
 
     def _check_kind(self, start: bytes) -> None:
-        """Raise DataError if the bytes at the beginning show that the file is not a word list."""
-        kind = file_kind(start[:START])
-        if kind is None:
+        """Raise DataError if the bytes at the beginning of the text show that it is not a word list."""
+        if (kind := file_kind(start[:START])) is None:
             return
-        content = f"the content of {self.name}" if is_compressed(self.path) else self.name
-        in_place = content is self.name and self.path != STDIN
-        advice = kind.advice.format(path=self.path) if in_place else kind.model_advice or kind.advice
-        raise DataError(f"{content} is {kind.what}: {advice}")
+        if is_compressed(self.path):
+            raise DataError(f"the content of {self.name} is {kind.what}: {kind.model_advice or kind.advice}")
+        raise DataError(f"{self.name} is {kind.what}: {self._advice(kind)}")
+
+    def _check_compressed(self, start: bytes) -> None:
+        """Raise DataError if a file with the suffix of a compressed file is of another kind."""
+        suffix, kind = Path(self.path).suffix, file_kind(start)
+        if kind is None and start and is_text(start):
+            raise DataError(f"{self.name} is not compressed: name it {self.path.removesuffix(suffix)}")
+        if kind is not None and not kind.advice.endswith(suffix.lower()):
+            raise DataError(f"{self.name} is {kind.what}: {self._advice(kind)}")
+
+    def _advice(self, kind: FileKind) -> str:
+        """What to do with a file of that kind; stdin cannot be renamed."""
+        return (
+            (kind.model_advice or kind.advice) if self.path == STDIN else kind.advice.format(path=self.path)
+        )
 
     def _read(self) -> Iterator[bytes]:
         """The decompressed bytes, up to ``BLOCK`` at a time."""
@@ -146,6 +158,8 @@ class WordFile:
         with self._data_errors():
             if self._start is not None:
                 file.seek(self._start)
+            if is_compressed(self.path):
+                self._check_compressed(file.peek(START)[:START])
             # read1 returns what a pipe holds, read waits for a whole block.
             read = _Decompressed(file, self.path).read if is_compressed(self.path) else file.read1
             while block := read(BLOCK):

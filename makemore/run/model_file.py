@@ -15,7 +15,6 @@ when it is saved, so that what is written can be read.
 
 from __future__ import annotations
 
-import codecs
 import hashlib
 import json
 import math
@@ -35,8 +34,7 @@ from makemore.core.graph import context_length
 from makemore.core.layer import Layer
 from makemore.core.random import default_generator
 from makemore.core.shapes import shapes_only
-from makemore.core.text import CONTROLS
-from makemore.data.file_kinds import OLD_MODEL, SAFETENSORS, START, file_kind, why_not_opened
+from makemore.data.file_kinds import OLD_MODEL, SAFETENSORS, START, file_kind, is_text, why_not_opened
 from makemore.lecture.layers import BatchNorm1d
 from makemore.lecture.words import Vocabulary
 from makemore.run.architecture import (
@@ -245,19 +243,11 @@ def _check_kind(whole: bytes) -> None:
         what = f"{kind.what}; {kind.model_advice}" if kind.model_advice else kind.what
     elif not whole:
         what = "empty"
-    elif _is_text(whole[:START]):
+    elif is_text(whole[:START]):
         what = "a text file"
     else:
         return
     raise ModelFileError(f"is not a makemore model file: it is {what}")
-
-
-def _is_text(start: bytes) -> bool:
-    try:
-        text = codecs.getincrementaldecoder("utf-8")().decode(start)  # the last character may be cut
-    except UnicodeDecodeError:
-        return False
-    return not set(text) & set(CONTROLS)
 
 
 def _content_of(whole: bytes) -> dict[str, Any]:
