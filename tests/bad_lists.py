@@ -13,6 +13,7 @@ import sqlite3
 import tarfile
 import zipfile
 
+import pytest
 import safetensors.torch
 import torch
 
@@ -21,13 +22,13 @@ LINES = "\n".join(NAMES)
 
 
 def zipped(*names: str, start: str = "") -> bytes:
-    """A zip file with files of these names."""
+    """A zip file with files of these names, and the same bytes each time."""
     file = io.BytesIO()
-    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
+    with zipfile.ZipFile(file, "w") as archive:
         if start:
-            archive.writestr("mimetype", start, zipfile.ZIP_STORED)
+            archive.writestr(zipfile.ZipInfo("mimetype"), start, zipfile.ZIP_STORED)
         for name in names:
-            archive.writestr(name, LINES)
+            archive.writestr(zipfile.ZipInfo(name), LINES, zipfile.ZIP_DEFLATED)
     return file.getvalue()
 
 
@@ -57,7 +58,7 @@ POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:" + b"0" * 64
 PAGE = "\n\n<!DOCTYPE html>\n<html><body>\n" + "<br>\n".join(NAMES)
 
 OTHER_FILES: dict[str, tuple[bytes, str]] = {
-    "gzip": (gzip.compress(LINES.encode()), "is a gzip file"),
+    "gzip": (gzip.compress(LINES.encode(), mtime=0), "is a gzip file"),
     "bzip2": (bz2.compress(LINES.encode()), "is a bzip2 file"),
     "xz": (lzma.compress(LINES.encode()), "is an xz file"),
     "zstd": (b"\x28\xb5\x2f\xfd" + bytes(20), "is a zstd file"),
@@ -93,7 +94,7 @@ OTHER_FILES: dict[str, tuple[bytes, str]] = {
 }
 """The content of files of other kinds, and what a message says they are."""
 
-BAD_LISTS = [
+TEXTS = [
     (b"", "has 0 words; at least 6 are needed for train, val and test: it is empty"),
     (b"\n \n\r\n", "has 0 words"),
     ("\ufeff\u200b\n\u2060\n".encode(), "has 0 words"),
@@ -113,5 +114,11 @@ BAD_LISTS = [
     (b"\xff\xfe\0e\0m\0m\0a", "is UTF-16 text: save it as utf-8"),
     (b"a\0b\nc\nd\ne\nf\ng\n", "binary file"),
     (random.Random(0).randbytes(1000), "utf-8|binary"),
-    *OTHER_FILES.values(),
 ]
+"""Contents that are text or next to it, each with a part of the error message."""
+
+BAD_LISTS = [
+    *(pytest.param(*case, id=case[1]) for case in TEXTS),
+    *(pytest.param(*case, id=name) for name, case in OTHER_FILES.items()),
+]
+"""All of them, as cases of a test. Their names are short, and the same in all processes of pytest-xdist."""
