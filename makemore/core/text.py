@@ -56,9 +56,12 @@ def normalize(text: str) -> str:
 
 def drop_invisible(text: str) -> str:
     """The text without ``DROPPED``, with blanks in place of ``SEPARATORS``."""
+    # The search is slow, so the common cases come first. None of the characters is printable.
+    if text.isprintable():
+        return text
     if text.isascii():
-        return text.translate(_TABLE)  # faster than a search, for ASCII alone
-    if text.replace("\n", " ").isprintable():  # neither are printable, nor are a few others
+        return text.translate(_TABLE)
+    if text.replace("\n", " ").isprintable():
         return text
     return _IN_TABLE.sub(lambda match: _TABLE[ord(match[0])] or "", text)
 
@@ -71,6 +74,8 @@ def known_form(word: str, known: Container[str]) -> str:
     >>> known_form("Zoe\\u0301", "Zoé"), known_form("Zoé\\u200b", "Zoe\\u0301") == "Zoe\\u0301"
     ('Zoé', True)
     """
+    if word.isascii() and word.isprintable():
+        return word  # it has no other form
     if all(ch in known for ch in word) and unicodedata.is_normalized("NFC", word):
         return word
     kept = "".join(ch if ch in known else drop_invisible(ch) for ch in word)
