@@ -12,6 +12,7 @@ from makemore.core.errors import UsageError
 from makemore.core.figure import Figure
 from makemore.core.fit import check_data
 from makemore.core.layer import Layer
+from makemore.core.text import plural
 from makemore.lecture.layers import Embedding
 from makemore.lecture.words import STOP, Vocabulary
 from makemore.pictures.figures import MISSING, drawable_symbols, figure_of
@@ -55,7 +56,7 @@ def draw_embedding(network: Layer, vocabulary: Vocabulary) -> Figure:
     if table is None:
         raise UsageError("the network has no Embedding to draw")
     points, shares = principal_components(table.weight.detach().cpu())
-    title = f"Embedding of {len(points):,} symbols, {table.weight.shape[1]} channels"
+    title = f"Embedding of {plural(len(points), 'symbol')}, {plural(table.weight.shape[1], 'channel')}"
     symbols = drawable_symbols(vocabulary, "bold")
     labeled = rows_with_room(points, [i for i, text in enumerate(symbols) if text != MISSING and i != STOP])
     all_labeled = len(labeled) == len(points) - 1  # the stop is a dot that the legend explains
