@@ -24,7 +24,6 @@ look();
 """
 """A script that waits until the page has unpacked its list and drawn its first words."""
 
-
 SEEDED = """
 let seed = 1;
 Math.random = () => (seed = (48271 * seed) % 2147483647) / 2147483647;

@@ -11,6 +11,7 @@ from typing import Any
 from makemore.core.errors import DataError, UsageError
 from makemore.core.graph import context_length, trace
 from makemore.core.layer import Layer, declared
+from makemore.core.text import quote
 
 
 def check_data(network: Layer, characters: str | None, block_size: int | None = None) -> None:
@@ -44,9 +45,9 @@ def require_characters(characters: str, own: str | None, num_symbols: int | None
         missing = [ch for ch in own if ch not in characters]
         others = [ch for ch in characters if ch not in own]
         if missing:
-            reason = f"{missing[0]!r} is missing from it"
+            reason = f"{quote(missing[0])} is missing from it"
         elif others:
-            reason = f"the network does not know its {others[0]!r}"
+            reason = f"the network does not know its {quote(others[0])}"
     elif num_symbols is not None and num_symbols != len(characters) + 1:
         reason = f"it has {len(characters) + 1:,} symbols, the network {num_symbols:,}"
     if reason:

@@ -22,7 +22,7 @@ from makemore.core.layer import Layer, declared, keeps_positions, window_of
 from makemore.core.text import plural
 
 INPUT = -1
-"""The index that stands for the input of the network."""
+"""The index of the network's input."""
 
 MAX_POSITIONS = 2**40
 """The largest number of positions of a context: without a limit, a few layers could ask for huge numbers."""
@@ -36,13 +36,13 @@ class Node(NamedTuple):
 
 
 class FalseDeclaration(UsageError):
-    """A layer computes something else than it declares."""
+    """A layer computes something other than it declares."""
 
 
 def trace(network: Layer) -> list[Node]:
     """The nodes of a network in an order in which each follows those it reads. The last gives the output.
 
-    Nodes whose output nobody reads are left out. Raises FalseDeclaration on a layer that declares
+    Nodes whose output is not read are left out. Raises FalseDeclaration on a layer that declares
     ``composite`` but does more than call layers and add.
     """
     nodes: list[Node] = []

@@ -34,8 +34,7 @@ def as_positions(
             raise IndexError(f"a mask of shape {tuple(positions.shape)} does not fit {length} elements")
         return positions.nonzero().squeeze(1)
     numbers = positions.dtype in (torch.int64, torch.int32, torch.int16, torch.int8)
-    if not numbers and (
-        positions.numel() or isinstance(index, Tensor)
-    ):  # an empty list becomes a float tensor
+    empty_list = positions.numel() == 0 and not isinstance(index, Tensor)  # which becomes a float tensor
+    if not numbers and not empty_list:
         raise IndexError(f"an index needs integers or bools, got {positions.dtype}")
     return positions.long()

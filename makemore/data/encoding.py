@@ -61,6 +61,12 @@ def symbol_dtype(num_symbols: int) -> torch.dtype:
     return torch.uint8 if num_symbols <= 2**8 else torch.int16 if num_symbols <= 2**15 else torch.int32
 
 
+def recoding_table(characters: str, vocabulary: Vocabulary) -> Tensor:
+    """The symbols in a vocabulary of characters that are numbered from 1 on, with the stop in front."""
+    symbols = [STOP, *vocabulary.encode(characters)]
+    return torch.tensor(symbols, dtype=symbol_dtype(len(vocabulary)))
+
+
 class StreamEncoder:
     """Encode text while it is read, before its vocabulary is known.
 
@@ -100,5 +106,4 @@ class StreamEncoder:
         """The slabs, the vocabulary, and a table from the codes in the slabs to the vocabulary's symbols."""
         self._end_slab()
         vocabulary = Vocabulary(self.characters)
-        symbols = [STOP, *vocabulary.encode(self.characters)]
-        return self.slabs, vocabulary, torch.tensor(symbols, dtype=symbol_dtype(len(symbols)))
+        return self.slabs, vocabulary, recoding_table(self.characters, vocabulary)

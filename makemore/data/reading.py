@@ -24,10 +24,8 @@ from makemore.data.file_kinds import START, FileKind, file_kind, is_text, why_no
 STDIN = "-"
 """The path that means stdin."""
 
-
 BLOCK = LONGEST_LINE = 2**20
 """Bytes that are read at a time, and the largest number of bytes in a line."""
-
 
 COMPRESSION = {
     ".gz": ["gzip"],

@@ -21,14 +21,11 @@ from makemore.lecture.words import STOP
 CHUNK_SYMBOLS = 2**18
 """Symbols that are processed at a time."""
 
-
 BUCKET_WORDS = 2**17
 """Words in a bucket, which are ordered at a time, unless that makes more than ``MAX_BUCKETS`` buckets."""
 
-
 MAX_BUCKETS = 64
 """The largest number of buckets."""
-
 
 CHUNK_SWAPS = 2**20
 """Swaps of a shuffle that are computed at a time."""

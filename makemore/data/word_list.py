@@ -26,8 +26,8 @@ from torch import Tensor
 
 from makemore.core.atomic_write import atomic_write
 from makemore.core.errors import DataError, WriteError
-from makemore.core.text import DROPPED, drop_invisible, known_form, plural, quote_all, require_words
-from makemore.data.encoding import SLAB, StreamEncoder, decode_words, encode_words, symbol_dtype
+from makemore.core.text import DROPPED, drop_invisible, known_form, plural, quote, quote_all, require_words
+from makemore.data.encoding import SLAB, StreamEncoder, decode_words, encode_words, recoding_table
 from makemore.data.membership import WordSet, isin, select, word_hashes
 from makemore.data.reading import WordFile
 from makemore.data.shuffle import shuffle_positions, shuffled
@@ -37,10 +37,8 @@ LECTURE_URL = "https://raw.githubusercontent.com/karpathy/makemore/master/names.
 LECTURE_SHA256 = "0a30b5557f192f32ab962680889aac5f6fda0f4cecf40a6d0b5694f58ea8cc4d"
 """Where the lecture's list is downloaded from, and its checksum."""
 
-
 LECTURE_VARIABLE = "MAKEMORE_LECTURE_NAMES"
 """The environment variable with the path of the lecture's list, if it need not be downloaded."""
-
 
 SHUFFLE_SEED = 42
 """The seed of the lecture's split."""
@@ -138,14 +136,13 @@ class WordList:
             return self
         missing = [ch for ch in self.vocabulary.characters if ch not in vocabulary.stoi]
         if missing:
-            names = ", ".join(map(repr, missing[:10])) + (", ..." if len(missing) > 10 else "")
+            names = ", ".join(map(quote, missing[:10])) + (", ..." if len(missing) > 10 else "")
             raise DataError(
                 f"{self.source} has characters that are missing from the vocabulary"
-                f" {vocabulary.characters[:80]!r}: {names}"
+                f" {quote_all(vocabulary.characters)}: {names}"
             )
-        dtype = symbol_dtype(len(vocabulary))
-        table = torch.tensor([STOP, *vocabulary.encode(self.vocabulary.characters)], dtype=dtype)
-        symbols = torch.empty(len(self.symbols), dtype=dtype)
+        table = recoding_table(self.vocabulary.characters, vocabulary)
+        symbols = torch.empty(len(self.symbols), dtype=table.dtype)
         for old, new in zip(torch.split(self.symbols, SLAB), torch.split(symbols, SLAB), strict=True):
             torch.index_select(table, 0, old.int(), out=new)
         return replace(self, vocabulary=vocabulary, symbols=symbols)

@@ -53,8 +53,8 @@ function labelOf(face, symbol, p) {
   return `${face.textContent} ${percent(p)}${name === face.textContent ? "" : `, ${name}`}`;
 }
 
-// A word as an element that isolates its writing direction. What stands for a word that cannot be seen has the
-// style of a label: the text alone might be another word.
+// A word as an element that isolates its writing direction. A word that cannot be seen is replaced by its code
+// points in the style of a label, as the text alone might be another word.
 function wordElement(word) {
   if ([...word].some((ch) => !invisible(ch))) return element("bdi", "", word);
   return element("bdi", "label", word ? [...word].map(codeOf).join(" ") : EMPTY);

@@ -27,7 +27,7 @@ function logProbs(symbols) {
   return cache.get(key);
 }
 
-// An input for top k that is empty or refused stands for all characters, see showSettings.
+// If the input for top k is empty or refused, all characters are used, see showSettings.
 function settings() {
   const { validity, valueAsNumber } = by("top-k");
   const topK = validity.valid && valueAsNumber >= 1 ? valueAsNumber : Infinity;

@@ -215,8 +215,8 @@ class ResidualBlock(Layer):
     A node that fuses two has two inputs, so which one is the residual? In the paper's causal convolution the
     output at time t is added to the input at time t. The time of a node is that of the last character it
     depends on, and of the two nodes it fuses the right one has the same time; so that one is the residual.
-    The left one arrives through ``z`` alone. A block whose output nobody reads has no projection: its output
-    is ``z``.
+    The left one arrives through ``z`` alone. A block whose output is not read has no projection: its
+    output is ``z``.
     """
 
     composite = True

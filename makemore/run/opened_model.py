@@ -14,7 +14,6 @@ from makemore.run.model_file import BUNDLED_NAME, MODEL_FILE, Model, load_model,
 DEFAULT_RUN = Path("out")
 """The default directory of ``makemore-train``."""
 
-
 LECTURE = "lecture"
 """The name of the lecture's word list."""
 

@@ -286,7 +286,6 @@ other_files = st.one_of(
 
 word_lists = st.one_of(plain_lists, odd_lists, odd_lists, mixed_lists, st.binary(max_size=200), other_files)
 
-
 Bend = tuple[str, int, int, Any]
 
 bends: SearchStrategy[Bend] = st.tuples(
