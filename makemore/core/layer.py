@@ -34,6 +34,20 @@ class Window(NamedTuple):
         return self.stride * (output_length - 1) + self.offsets[-1] + 1
 
 
+class LabelColumn(NamedTuple):
+    """A kind of label that words have, such as "country", and its labels in sorted order.
+
+    Label i is ``values[i - 1]``; label 0 means that a word has none.
+    """
+
+    name: str
+    values: tuple[str, ...]
+
+    def text(self, label: int) -> str:
+        """The text of a label; "" for none."""
+        return self.values[label - 1] if label else ""
+
+
 class Layer:
     """The base class of all layers. Methods are named as in ``torch.nn.Module``.
 
@@ -71,6 +85,9 @@ class Layer:
 
     A trainer and ``load_model`` set them. Data with other characters is refused, see ``core.fit``.
     """
+
+    labels: tuple[LabelColumn, ...] | None = None
+    """Of a whole network: the labels it was trained with; () if there are none, None if that is not known."""
 
     num_symbols: int | None = None
     """Of a whole network: the number of symbols it has logits for. None if it follows from the layers."""

@@ -16,7 +16,7 @@ import hashlib
 import os
 import unicodedata
 import urllib.request
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
@@ -27,7 +27,16 @@ from torch import Tensor
 from makemore.core.atomic_write import atomic_write
 from makemore.core.errors import DataError, WriteError
 from makemore.core.text import DROPPED, drop_invisible, known_form, plural, quote, quote_all, require_words
-from makemore.data.encoding import SLAB, StreamEncoder, decode_words, encode_words, recoding_table
+from makemore.data.encoding import (
+    SLAB,
+    StreamEncoder,
+    decode_words,
+    encode_words,
+    recoding_table,
+    symbol_dtype,
+)
+from makemore.data.examples import LabelledExamples, row_of_examples
+from makemore.data.labels import Labels, number_labels
 from makemore.data.membership import WordSet, isin, select, word_hashes
 from makemore.data.reading import WordFile
 from makemore.data.shuffle import shuffle_positions, shuffled
@@ -51,6 +60,7 @@ class Data(NamedTuple):
     """A word list ready for training: its vocabulary and the examples of the splits.
 
     ``unseen_val`` and ``unseen_test`` are the examples of the words that are not also in the training split.
+    The examples of a list with ``labels`` are ``LabelledExamples``.
     """
 
     vocabulary: Vocabulary
@@ -59,10 +69,13 @@ class Data(NamedTuple):
     test: Examples
     unseen_val: Examples
     unseen_test: Examples
+    labels: Labels | None = None
 
     def to(self, device: torch.device | str) -> Data:
         """The same data with the examples on another device."""
-        return Data(self.vocabulary, *(examples.to(device) for examples in self[1:]))
+        splits = (self.train, self.val, self.test, self.unseen_val, self.unseen_test)
+        moved = [examples.to(device) for examples in splits]
+        return Data(self.vocabulary, *moved, self.labels)  # type: ignore[arg-type]
 
 
 class Changes(NamedTuple):
@@ -94,6 +107,8 @@ class WordList:
     ``symbols``, (N,), are the symbols of all words, each word followed by its stop. ``cuts`` are the numbers
     of symbols before the val and before the test split, ``source`` is the name of the list,
     ``fingerprint`` is the sha256 of its words joined by newlines, and ``changes`` are those of ``normalize``.
+    Of a list with ``labels``, ``row``, (num_words,), is the combination of labels of each word, an index into
+    ``labels.rows``, in the order of ``symbols``.
     """
 
     vocabulary: Vocabulary
@@ -103,15 +118,39 @@ class WordList:
     source: str
     fingerprint: str
     changes: Changes = UNCHANGED
+    labels: Labels | None = None
+    row: Tensor | None = None
 
     @classmethod
-    def of(cls, words: Sequence[str], source: str = "words") -> WordList:
+    def of(
+        cls,
+        words: Sequence[str],
+        source: str = "words",
+        labels: Mapping[str, Sequence[str | None]] | None = None,
+    ) -> WordList:
         """The word list of a file with these lines.
 
-        Raises DataError if there are fewer than 6 words, and TypeError on one text in place of words.
+        ``labels`` has a label for each word, or None, by the name of the column, such as "country". Raises
+        DataError if there are fewer than 6 words, and on labels that do not fit the words, and TypeError on
+        one text in place of words.
         """
         require_words(words, "WordList.of")
-        return _word_list(["\n".join(words).replace("\r\n", "\n").replace("\r", "\n")], source)
+        plain = _word_list(["\n".join(words).replace("\r\n", "\n").replace("\r", "\n")], source)
+        if labels is None:
+            return plain
+        if len(plain) != len(words):
+            raise DataError(f"labels need words of one line each without blank ones: {source} has others")
+        numbered, row_of = number_labels(labels, len(words))
+        return plain.labelled(numbered, row_of)
+
+    def labelled(self, labels: Labels, row_of: Tensor) -> WordList:
+        """The same words with labels; ``row_of``, (num_words,), is in the order of the list."""
+        row = torch.empty_like(row_of, dtype=symbol_dtype(len(labels)))
+        row[shuffle_positions(self.num_words, SHUFFLE_SEED).long()] = row_of.to(row.dtype)
+        digest = hashlib.sha256(self.fingerprint.encode())
+        digest.update(repr(labels.columns).encode())
+        digest.update(labels.rows[row_of].numpy().tobytes())
+        return replace(self, labels=labels, row=row, fingerprint=digest.hexdigest())
 
     def __len__(self) -> int:
         return self.num_words
@@ -158,10 +197,21 @@ class WordList:
         train, val, test = self._splits()
         hashes = torch.cat([*word_hashes(self.symbols[self.cuts[0] :], "hashing val and test words")])
         in_train = isin(hashes, train).tensor_split([int((val == STOP).sum())])
-        unseen = (select(symbols, ~mask) for symbols, mask in zip((val, test), in_train, strict=True))
+        unseen = [select(symbols, ~mask) for symbols, mask in zip((val, test), in_train, strict=True)]
         splits = (train, val, test, *unseen)
         characters = self.vocabulary.characters
-        return Data(self.vocabulary, *(Examples(symbols, block_size, characters) for symbols in splits))
+        if self.labels is None:
+            plain = [Examples(symbols, block_size, characters) for symbols in splits]
+            return Data(self.vocabulary, *plain)  # type: ignore[arg-type]
+        assert self.row is not None
+        sizes = [int((symbols == STOP).sum()) for symbols in (train, val, test)]
+        rows = list(torch.split(self.row, sizes))
+        rows += [row[~mask] for row, mask in zip(rows[1:], in_train, strict=True)]
+        labelled = [
+            LabelledExamples(symbols, block_size, characters, self.labels, row_of_examples(symbols, row))
+            for symbols, row in zip(splits, rows, strict=True)
+        ]
+        return Data(self.vocabulary, *labelled, self.labels)  # type: ignore[arg-type]
 
     def word_set(self) -> WordSet:
         """The words as a set, for membership tests."""
