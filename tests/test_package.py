@@ -96,7 +96,7 @@ ARROWS = {
     "lecture": "core",
     "paper": "lecture",
     "data": "lecture",
-    "training": "data",
+    "training": "data paper",
     "export": "core",
     "backprop": "paper training",
     "inference": "data training",

@@ -39,6 +39,7 @@ from makemore.paper.layers import (
     Dropout,
     FlattenDilated,
     GatedActivation,
+    LabelledEmbedding,
     LayerNorm,
     ReLU,
     RMSNorm,
@@ -474,13 +475,13 @@ class SumDerivative:
 
 
 class EmbeddingDerivative(Derivative):
-    """(rows,) -> (rows, C). The indices ``x`` are replaced in each step."""
+    """(B, T) -> (B*T, C). The indices ``x``, flattened to (B*T,), are replaced in each step."""
 
     needs_output = False
 
     def __init__(self, layer: Embedding, x: Tensor, grad_buffer: GradBuffer, inplace_ok: bool) -> None:
-        E, rows = layer.weight, len(x)
-        self.x = x
+        E, rows = layer.weight, x.numel()
+        self.x = self.symbols = x.flatten()
         self.y = E.new_empty(rows, E.shape[1])
         self.E, self.E_buffer = E, grad_buffer(E)
         self.keep_mask: Tensor | None = None
@@ -493,30 +494,70 @@ class EmbeddingDerivative(Derivative):
 
     def add_keep_mask(self) -> Tensor:
         """Multiply the rows of y by a mask from now on; returns the mask, (rows, 1), initially ones."""
-        self.keep_mask = self.E.new_ones(len(self.x), 1)
-        self.forward.append(partial(self.y.mul_, self.keep_mask))
+        self.keep_mask = self.E.new_ones(len(self.y), 1)
+        self.forward.insert(1, partial(self.y.mul_, self.keep_mask))
         return self.keep_mask
 
     def look_up(self) -> None:
-        torch.index_select(self.E, 0, self.x, out=self.y)  # (B*T,) -> (B*T, C)
+        self.symbols = self.x
+        torch.index_select(self.E, 0, self.symbols, out=self.y)  # (B*T,) -> (B*T, C)
 
     # y = E[x] = onehot(x) E:   dE = onehot(x)' dy: each row of dy is added to row x of dE
     def backward(self, dy: Tensor) -> Tensor:
         if self.keep_mask is not None:
             dy.mul_(self.keep_mask)
         if self.onehot is None:
-            self.E_buffer.index_add_(0, self.x, dy)
+            self.E_buffer.index_add_(0, self.symbols, dy)
         else:
             if self.identity is None:
-                self.onehot.zero_().scatter_(1, self.x.long().unsqueeze(1), 1.0)
+                self.onehot.zero_().scatter_(1, self.symbols.long().unsqueeze(1), 1.0)
             else:
-                torch.index_select(self.identity, 0, self.x, out=self.onehot)  # (B*T,) -> (B*T, V)
+                torch.index_select(self.identity, 0, self.symbols, out=self.onehot)  # (B*T,) -> (B*T, V)
             self.E_buffer.addmm_(self.onehot.t(), dy)
         return dy  # there is no derivative with respect to indices
 
 
+class LabelledEmbeddingDerivative(EmbeddingDerivative):
+    """(B, K + T) -> (B*T, C). The rows of a context's labels are added at all its positions."""
+
+    def __init__(
+        self, layer: LabelledEmbedding, x: Tensor, grad_buffer: GradBuffer, inplace_ok: bool
+    ) -> None:
+        B, K = len(x), len(layer.label_sizes)
+        super().__init__(layer, x[:, K:], grad_buffer, inplace_ok)
+        self.layer, self.x, self.shape = layer, x.flatten(), x.shape
+        self.L_buffer = grad_buffer(layer.label_weight)
+        # See above: on CUDA the order in which index_add_ adds is not fixed.
+        rows, C = layer.label_weight.shape
+        self.labels_onehot = layer.label_weight.new_empty(B, rows) if x.is_cuda else None
+        self.forward.append(self.add_condition)
+        self.y_contexts = self.y.view(B, -1, C)
+
+    def look_up(self) -> None:
+        self.rows, symbols = self.layer.split(self.x.view(self.shape))
+        self.symbols = symbols.flatten()  # (B, T) -> (B*T,)
+        torch.index_select(self.E, 0, self.symbols, out=self.y)
+
+    def add_condition(self) -> None:
+        self.y_contexts.add_(self.layer.condition(self.rows))  # (B, T, C) + (B, 1, C)
+
+    # y = E[x] + the sum of L[label] over the labels of the context:
+    #   dL: the sum of dy over the positions of a context is added to the row of each of its labels
+    def backward(self, dy: Tensor) -> Tensor:
+        dcondition = dy.view_as(self.y_contexts).sum(1)  # (B*T, C) -> (B, C)
+        if self.labels_onehot is None:
+            for rows in self.rows.unbind(1):
+                self.L_buffer.index_add_(0, rows, dcondition)
+        else:
+            self.L_buffer.addmm_(
+                self.labels_onehot.zero_().scatter_(1, self.rows.long(), 1.0).t(), dcondition
+            )
+        return super().backward(dy)
+
+
 DERIVATIVES: dict[type[Layer], type[Derivative]] = {
     Embedding: EmbeddingDerivative,
+    LabelledEmbedding: LabelledEmbeddingDerivative,
     Linear: LinearDerivative,
     BatchNorm1d: BatchNormDerivative,
     HistoricBatchNorm1d: BatchNormDerivative,

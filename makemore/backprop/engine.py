@@ -25,16 +25,23 @@ from torch import Generator, Tensor
 
 from makemore.backprop.derivatives import (
     DERIVATIVES,
-    EmbeddingDerivative,
     FullShapeDerivative,
     GradBuffer,
     Kernel,
     SumDerivative,
     derivative_class,
 )
-from makemore.core.fit import check_data
+from makemore.core.fit import check_batch
 from makemore.core.graph import INPUT, Node, check_declarations, node_values, trace, use_counts
-from makemore.core.layer import Layer, declared, index_outside, keeps_positions, stochastic_layers, window_of
+from makemore.core.layer import (
+    Layer,
+    declared,
+    index_outside,
+    keeps_positions,
+    label_sizes,
+    stochastic_layers,
+    window_of,
+)
 from makemore.core.trained import enter_training, require_gradients
 from makemore.lecture.layers import Embedding
 
@@ -63,7 +70,8 @@ class Step:
         embedding = nodes[0].layer
         assert isinstance(embedding, Embedding)
         check_declarations(network, nodes, probe_contexts(embedding, X))
-        self.embedding = EmbeddingDerivative(embedding, X.flatten(), grad_buffer, inplace_ok=False)
+        make_embedding: Any = derivative_class(embedding)
+        self.embedding = make_embedding(embedding, X, grad_buffer, inplace_ok=False)
         self.keep_mask = self.embedding.add_keep_mask() if drops else None
         counts = use_counts(nodes)
         parts: list[Any] = [self.embedding]
@@ -191,7 +199,7 @@ def values_of(network: Layer, nodes: Sequence[Node], X: Tensor, Y: Tensor) -> li
     if len({p.untyped_storage().data_ptr() for p in parameters}) < len(parameters):
         raise ValueError("hand-derived gradients need a network in which no parameter is used twice")
     if X.ndim == 2:
-        check_data(network, None, X.shape[1])
+        check_batch(network, X.shape[1])
     if is_collective(network):  # other processes do not take part
         with network.evaluating():
             return node_values(nodes, X)
@@ -201,11 +209,21 @@ def values_of(network: Layer, nodes: Sequence[Node], X: Tensor, Y: Tensor) -> li
     return values
 
 
+def require_known(embedding: Embedding, X: Tensor) -> None:
+    """Raise IndexError on symbols or labels of X (..., T) or (..., K + T) that an Embedding does not have."""
+    K = len(label_sizes(embedding))
+    outside = index_outside(X[..., K:], len(embedding.weight)) is not None
+    if outside or K:
+        embedding(X.flatten(0, -2) if K else X)  # raises
+
+
 def probe_contexts(embedding: Embedding, X: Tensor) -> Tensor:
     """Contexts of random symbols, as long as those of X. A batch's own may consist of equal symbols."""
     generator = Generator().manual_seed(0)
-    shape = (PROBE_CONTEXTS, *X.shape[1:])
-    return torch.randint(len(embedding.weight), shape, generator=generator).to(X.device)
+    K = len(label_sizes(embedding))
+    shape = (PROBE_CONTEXTS, X.shape[1] - K, *X.shape[2:])
+    symbols = torch.randint(len(embedding.weight), shape, generator=generator)
+    return F.pad(symbols, (K, 0)).to(X.device)  # without labels
 
 
 @contextmanager
@@ -326,8 +344,9 @@ class BackpropEngine:
 
     def gradients(self, X: Tensor, Y: Tensor, keep_mask: Tensor | None = None) -> Tensor:
         """Gradients of a batch, X (B, T): see ``training.Engine``. ``p.grad`` stays the same tensors."""
-        if keep_mask is not None and keep_mask.shape != X.shape:
-            raise ValueError(f"keep_mask has the shape {tuple(keep_mask.shape)}, the batch {tuple(X.shape)}")
+        symbols = X.shape[0], X.shape[1] - len(label_sizes(self.network)), *X.shape[2:]
+        if keep_mask is not None and keep_mask.shape != symbols:
+            raise ValueError(f"keep_mask has the shape {tuple(keep_mask.shape)}, the batch {symbols}")
         with torch.inference_mode(False), torch.no_grad():
             self._prepare(X)
             step, run = self._step(X, Y, drops=keep_mask is not None, gradients=True)
@@ -376,8 +395,8 @@ class BackpropEngine:
             self._dropped = {p: torch.zeros_like(p) for p in self._frozen if p in read}
             self._built_for = built_for
         first = self._first
-        if isinstance(first, Embedding) and not X.is_cuda and index_outside(X, len(first.weight)) is not None:
-            first(X)  # raises
+        if isinstance(first, Embedding) and not X.is_cuda:
+            require_known(first, X)
 
     def _step(
         self, X: Tensor, Y: Tensor, drops: bool = False, gradients: bool = False

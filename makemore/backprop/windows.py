@@ -14,6 +14,8 @@ multiplied by all rows of the weight.
 Departures from the lecture, besides those of the other derivatives:
 
 * A dropped symbol is one more symbol, whose embedding is 0.
+* With labels, a symbol is counted together with the labels of its context: windows are equal if their symbols
+  and labels are.
 * A layer that draws random numbers, such as Dropout, draws them once for each distinct window, where the
   plain step draws them once for each window of each context.
 """
@@ -55,10 +57,11 @@ from makemore.core.graph import (
     geometry,
     use_counts,
 )
-from makemore.core.layer import Layer, Window, declared, stochastic_layers, window_of
+from makemore.core.layer import Layer, Window, declared, label_sizes, stochastic_layers, window_of
 from makemore.core.text import plural
 from makemore.core.unique_rows import unique_rows
 from makemore.lecture.layers import BatchNorm1d, Embedding, Linear
+from makemore.paper.layers import LabelledEmbedding
 
 MIN_WORK = 6_000_000
 """Multiplications of a plain forward pass, per level of windows, from which distinct windows are faster."""
@@ -184,12 +187,24 @@ class SymbolDerivative(WindowDerivative):
 
     needs_output = False
 
-    def __init__(self, layer: Embedding, level: Level, grad_buffer: GradBuffer) -> None:
+    def __init__(self, layer: Embedding, level: Level, drops: bool, grad_buffer: GradBuffer) -> None:
         self.E, self.E_buffer, self.level = layer.weight, grad_buffer(layer.weight), level
+        self.drops = drops
+
+    def number_symbols(self, X: Tensor, kept: Tensor | None) -> tuple[Tensor, int]:
+        """The symbols of a batch X (B, T), flattened to (B*T,), and how many different ones there can be.
+
+        ``kept``, (B*T,) bool, is False where a symbol is dropped.
+        """
+        symbols, V = X.reshape(-1), len(self.E)
+        return (symbols if kept is None else symbols.masked_fill(~kept, V)), V + self.drops
 
     def forward(self, x: Tensor) -> Tensor:
         """Look up the symbols of the level; ``x`` is not used."""
-        symbols = self.level.below.squeeze(1)
+        return self.look_up(self.level.below.squeeze(1))
+
+    def look_up(self, symbols: Tensor) -> Tensor:
+        """The rows of symbols, (D,) -> (D, C)."""
         self.keep_mask = (symbols < len(self.E)).to(self.E.dtype).unsqueeze(1)
         self.symbols = symbols.clamp(max=len(self.E) - 1)
         return self.E.index_select(0, self.symbols).mul_(self.keep_mask)  # (D,) -> (D, C)
@@ -198,6 +213,43 @@ class SymbolDerivative(WindowDerivative):
     def backward(self, dy: Tensor) -> Tensor:
         self.E_buffer.index_add_(0, self.symbols, dy.mul_(self.keep_mask))
         return dy  # there is no derivative with respect to symbols
+
+
+class LabelledSymbolDerivative(SymbolDerivative):
+    """A LabelledEmbedding: the rows of the distinct pairs of a symbol and a combination of labels.
+
+    Combination c of a batch and symbol s have the number V c + s, for V symbols with the dropped one.
+    """
+
+    def __init__(self, layer: LabelledEmbedding, level: Level, drops: bool, grad_buffer: GradBuffer) -> None:
+        super().__init__(layer, level, drops, grad_buffer)
+        self.layer, self.L_buffer = layer, grad_buffer(layer.label_weight)
+
+    def number_symbols(self, X: Tensor, kept: Tensor | None) -> tuple[Tensor, int]:
+        rows, symbols = self.layer.split(X)
+        index, combination, counts = unique_rows(rows.unbind(1), [len(self.L_buffer)] * rows.shape[1])
+        self.rows = rows.index_select(0, index)  # of the distinct combinations, (M, K)
+        numbers, self.V = super().number_symbols(symbols, kept)
+        pairs = numbers.view(symbols.shape) + (self.V * combination).unsqueeze(1)
+        return pairs.flatten(), self.V * len(counts)
+
+    def look_up(self, symbols: Tensor) -> Tensor:
+        combination, symbols = symbols // self.V, symbols % self.V
+        self.rows_of_pairs = self.rows.index_select(0, combination)  # (D, K)
+        return super().look_up(symbols) + self.layer.condition(self.rows_of_pairs).squeeze(1)
+
+    # y = E[symbol] + the sum of L[label]:   dL: each row of dy is added to the rows of its labels
+    def backward(self, dy: Tensor) -> Tensor:
+        for rows in self.rows_of_pairs.unbind(1):
+            self.L_buffer.index_add_(0, rows, dy)
+        return super().backward(dy)
+
+
+SYMBOL_DERIVATIVES: dict[type[Layer], Any] = {
+    Embedding: SymbolDerivative,
+    LabelledEmbedding: LabelledSymbolDerivative,
+}
+"""The derivatives of the layers that a network can begin with, by the exact class."""
 
 
 class FuseDerivative(WindowDerivative):
@@ -418,15 +470,17 @@ class WindowsStep(Step):
         assert isinstance(embedding, Embedding)
         check_declarations(network, all_nodes, probe_contexts(embedding, X))
         self.logits = self.dlogits = logits.new_empty(len(X), logits.shape[1])
-        self.keep_mask = logits.new_ones(X.numel(), 1) if drops else None
+        dropped = len(X) * where.block_size
+        self.keep_mask = logits.new_ones(dropped, 1) if drops else None
         self.make_plain_step = partial(Step, network, X, Y, drops, grad_buffer)
         self.plain_step: Step | None = None
         levels = levels_of(nodes, where)
         assert levels is not None
-        self.vocab_size, dtype = len(embedding.weight) + drops, embedding.weight.dtype
+        self.shape, dtype = X.shape, embedding.weight.dtype
         below_contexts = [Level(len(X), positions, window, dtype) for positions, window in levels.items()]
         self.levels = [*below_contexts, ContextLevel(len(X), dtype)]
-        self.parts: list[Any] = [SymbolDerivative(embedding, self.levels[0], grad_buffer)]
+        symbols = SYMBOL_DERIVATIVES[type(embedding)](embedding, self.levels[0], drops, grad_buffer)
+        self.parts: list[Any] = [symbols]
         self.nodes = [Node(embedding, (INPUT,))]
         self._append_parts(nodes, where, grad_buffer)
         self.back = Backward(self.nodes, self.parts)
@@ -478,23 +532,23 @@ class WindowsStep(Step):
 
     def find_windows(self, X: Tensor) -> bool:
         """Find the rows of all levels for the indices X, (B*T,). Returns whether they are few enough."""
-        symbols = X.long()
+        kept = None
         if self.keep_mask is not None:
-            kept = self.keep_mask != 0
-            if not torch.equal(kept.to(self.keep_mask.dtype), self.keep_mask):
+            kept = (self.keep_mask != 0).view(-1)
+            if not torch.equal(kept.unsqueeze(1).to(self.keep_mask.dtype), self.keep_mask):
                 return False  # embeddings are multiplied by values other than 0 and 1
-            symbols = symbols.masked_fill(~kept.view(-1), self.vocab_size - 1)
+        symbols, num_symbols = self.parts[0].number_symbols(X.long().view(self.shape), kept)
         lowest, *between, contexts = self.levels
-        windows, rows_below = lowest.windows_above(symbols), self.vocab_size
+        windows, rows_below = lowest.windows_above(symbols), num_symbols
         if lowest.overlaps:
-            lowest.find(symbols.unsqueeze(1), self.vocab_size)
+            lowest.find(symbols.unsqueeze(1), num_symbols)
             windows, rows_below = lowest.windows_above(lowest.ids), len(lowest)
         for level in between:
             level.find(windows, rows_below)
             windows, rows_below = level.windows_above(level.ids), len(level)
         contexts.below = windows
         if not lowest.overlaps:
-            lowest.find_symbols(self.levels[1], self.vocab_size)
+            lowest.find_symbols(self.levels[1], num_symbols)
         fusing = [part for part in self.parts if isinstance(part, FuseDerivative)]
         plain_work = sum(part.upper.total * part.W.numel() for part in fusing)
         work = sum(part.lower.products()[1] * part.W[0].numel() for part in fusing)
@@ -513,7 +567,8 @@ class WindowsEngine(BackpropEngine):
     """
 
     def _new_step(self, X: Tensor, Y: Tensor, drops: bool, grad_buffer: GradBuffer) -> Step:
-        plain = self._reason_for_plain_steps(len(X), X.shape[1:].numel(), X.is_cuda)
+        symbols = X.shape[1:].numel() - len(label_sizes(self.network))
+        plain = self._reason_for_plain_steps(len(X), symbols, X.is_cuda)
         kind = Step if plain or X.ndim != 2 else WindowsStep
         return kind(self.network, X, Y, drops, grad_buffer)
 
@@ -532,7 +587,9 @@ class WindowsEngine(BackpropEngine):
             return "windows are not counted on CUDA"
         if not {p.dtype for p in self.network.parameters()} <= COUNTING_DTYPES:
             return "windows are counted in float32 or float64 only"
-        unknown = [layer for layer in layers_of(nodes)[1:] if not _knows_windows(layer)]
+        first, *others = layers_of(nodes)
+        unknown = [] if type(first) in SYMBOL_DERIVATIVES else [first]
+        unknown += [layer for layer in others if not _knows_windows(layer)]
         if unknown:
             return f"{layer_text(unknown[0])} does not declare that equal windows give equal outputs"
         try:

@@ -68,6 +68,8 @@ class Layer:
     * ``stochastic = True``: in training the layer draws random numbers from ``generator``; in evaluation it
       returns its input.
     * ``output_range = (low, high)``: the outputs saturate near these bounds.
+    * ``takes_labels = True``: the layer is the first one; its input begins with labels, as many in each
+      column as its attribute ``label_sizes`` says, before the symbols: (B, K + T).
 
     A declaration holds for the class that makes it and is not inherited, see ``declared``.
     """
@@ -224,6 +226,14 @@ def keeps_positions(layer: Layer) -> bool:
     In evaluation: BatchNorm, which is affine there, takes its statistics over all positions in training.
     """
     return bool(declared(layer, "pointwise")) or declared(layer, "affine") is not None
+
+
+def label_sizes(network: Layer) -> tuple[int, ...]:
+    """How many labels each column has with which a network's contexts begin; () if they begin with none."""
+    for layer in network.modules():
+        if declared(layer, "takes_labels"):
+            return tuple(layer.label_sizes)  # type: ignore[attr-defined]
+    return ()
 
 
 def stochastic_layers(network: Layer) -> dict[str, Layer]:

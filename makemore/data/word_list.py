@@ -75,7 +75,12 @@ class Data(NamedTuple):
         """The same data with the examples on another device."""
         splits = (self.train, self.val, self.test, self.unseen_val, self.unseen_test)
         moved = [examples.to(device) for examples in splits]
-        return Data(self.vocabulary, *moved, self.labels)  # type: ignore[arg-type]
+        return _data_of(self.vocabulary, moved, self.labels)
+
+
+def _data_of(vocabulary: Vocabulary, splits: Sequence[Examples], labels: Labels | None) -> Data:
+    train, val, test, unseen_val, unseen_test = splits
+    return Data(vocabulary, train, val, test, unseen_val, unseen_test, labels)
 
 
 class Changes(NamedTuple):
@@ -202,7 +207,7 @@ class WordList:
         characters = self.vocabulary.characters
         if self.labels is None:
             plain = [Examples(symbols, block_size, characters) for symbols in splits]
-            return Data(self.vocabulary, *plain)  # type: ignore[arg-type]
+            return _data_of(self.vocabulary, plain, None)
         assert self.row is not None
         sizes = [int((symbols == STOP).sum()) for symbols in (train, val, test)]
         rows = list(torch.split(self.row, sizes))
@@ -211,7 +216,7 @@ class WordList:
             LabelledExamples(symbols, block_size, characters, self.labels, row_of_examples(symbols, row))
             for symbols, row in zip(splits, rows, strict=True)
         ]
-        return Data(self.vocabulary, *labelled, self.labels)  # type: ignore[arg-type]
+        return _data_of(self.vocabulary, labelled, self.labels)
 
     def word_set(self) -> WordSet:
         """The words as a set, for membership tests."""

@@ -27,6 +27,7 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor
 
+from makemore.core.fit import require_labels
 from makemore.core.graph import (
     INPUT,
     FalseDeclaration,
@@ -38,12 +39,13 @@ from makemore.core.graph import (
     trace,
     use_counts,
 )
-from makemore.core.layer import Layer, Window, declared, window_of
+from makemore.core.layer import LabelColumn, Layer, Window, declared, label_sizes, window_of
 from makemore.core.text import plural
 from makemore.core.unique_rows import unique_rows
-from makemore.data.examples import word_offsets
+from makemore.data.examples import LabelledExamples, word_offsets
 from makemore.lecture.layers import Embedding, Sequential
 from makemore.lecture.words import STOP, Examples
+from makemore.paper.layers import LabelledEmbedding
 
 TILE = 256
 """Rows of every matrix product, see ``Stage.products``."""
@@ -150,12 +152,15 @@ class Convolution:
 
     ``embedding`` is (vocab_size, C), ``stages`` are the convolutions from the symbols up, and
     ``last_reads[i]`` are the values that stage i is the last to read. Weights and biases are copies: training
-    the network later does not change them. ``characters`` are those of the network's vocabulary, None if
+    the network later does not change them. ``characters`` and ``labels`` are those of the network, None if
     they are not known; ``num_symbols`` is the number of its symbols, and ``network_block_size`` the length of
-    its contexts, of which the convolution may read less.
+    its contexts, of which the convolution may read less. ``labelled`` is a copy of the network's
+    LabelledEmbedding, if it begins with one.
     """
 
     characters: str | None = None
+    labels: tuple[LabelColumn, ...] | None = None
+    labelled: LabelledEmbedding | None = None
     num_symbols: int | None = None
     network_block_size: int | None = None
 
@@ -186,8 +191,9 @@ class Convolution:
         """
         nodes = trace(network)
         embedding = nodes[0].layer if nodes else None
-        if type(embedding) is not Embedding:
+        if type(embedding) not in (Embedding, LabelledEmbedding):
             raise NotAConvolution(f"a convolution begins with an Embedding, got {embedding}")
+        assert isinstance(embedding, Embedding)
         for layer, inputs in nodes[1:]:
             if INPUT in inputs:
                 raise NotAConvolution(
@@ -199,8 +205,10 @@ class Convolution:
             raise NotAConvolution(str(error)) from error
         block_size = context_length(network)
         symbols = _symbols_to_check(len(embedding.weight), block_size).to(embedding.weight.device)
+        contexts = symbols.unfold(0, block_size, 1)[:-1]
+        labels = torch.tensor([[size - 1 for size in label_sizes(network)]], device=symbols.device)
         with network.evaluating():
-            expected = network(symbols.unfold(0, block_size, 1)[:-1])
+            expected = network(torch.cat([labels.long().expand(len(contexts), -1), contexts], dim=1))
         stages, partials = _Stages(embedding.weight), [_Partial(0, embedding.weight.shape[1])]
         counts = use_counts(nodes)
         for i, (layer, inputs) in enumerate(nodes[1:], start=1):
@@ -221,13 +229,18 @@ class Convolution:
         if not result.is_complete or not stages.stages or result.source != len(stages.stages):
             stages.end(result)
         convolution = cls(embedding.weight.detach().clone(), stages.stages)
-        convolution._check(symbols, expected)
-        convolution.characters, convolution.num_symbols = network.characters, expected.shape[-1]
+        if isinstance(embedding, LabelledEmbedding):
+            convolution.labelled = copy.deepcopy(embedding)
+        convolution._check(symbols, labels, expected)
+        convolution.characters, convolution.labels = network.characters, network.labels
+        convolution.num_symbols = expected.shape[-1]
         convolution.network_block_size = block_size
         return convolution
 
-    def _check(self, symbols: Tensor, expected: Tensor) -> None:
-        """Compare the logits for the last contexts of some symbols with the network's, ``expected``.
+    def _check(self, symbols: Tensor, labels: Tensor, expected: Tensor) -> None:
+        """Compare the logits for the last contexts of a word with the network's, ``expected``.
+
+        The word has the labels (1, K), none if K is 0.
 
         They are computed in both ways, which call pointwise layers with inputs of different shapes. Raises
         FalseDeclaration if they differ.
@@ -236,9 +249,10 @@ class Convolution:
         if not largest < DIVERGED_LOGITS:
             return
         before = F.pad(symbols[:-1], (1, 0), value=STOP)
-        distinct, ids = self._distinct_logits(before, torch.arange(len(symbols), device=self.device))
+        offsets = torch.arange(len(symbols), device=self.device)
+        distinct, ids = self._distinct_logits(before, offsets, labels.expand(len(symbols), -1))
         tolerance = CHECK_TOLERANCE.get(expected.dtype, 0.1) * largest + 1e-6
-        for logits in (distinct[ids], self.logits(symbols.unsqueeze(0))[0]):
+        for logits in (distinct[ids], self.logits(symbols.unsqueeze(0), labels)[0]):
             last = logits[-len(expected) :]
             if last.shape != expected.shape or not (last - expected).abs().max() <= tolerance:
                 raise FalseDeclaration(
@@ -247,14 +261,19 @@ class Convolution:
                 )
 
     @torch.no_grad()
-    def logits(self, symbols: Tensor) -> Tensor:
+    def logits(self, symbols: Tensor, labels: Tensor | None = None) -> Tensor:
         """Logits at every position of some words at once: (B, L) -> (B, L, vocab_size).
+
+        ``labels``, (B, K), are those of the words if the network takes labels.
 
         Position t has the logits for the context of the symbols before it, so ``symbols[:, -1]`` is not
         read. Shorter words may be followed by anything after their stop.
         """
         x = F.pad(symbols, (self.block_size, -1))  # (B, L) -> (B, block_size - 1 + L)
-        values = [self.embedding[x].transpose(1, 2)]  # conv1d takes (B, C, L)
+        embedded = self.embedding[x]
+        if self.labelled is not None:
+            embedded = embedded + self.labelled.condition(self._label_rows(labels))
+        values = [embedded.transpose(1, 2)]  # conv1d takes (B, C, L)
         for stage in self.stages:
             weight = stage.weight.permute(2, 1, 0)  # (n, C_in, C_out) -> (C_out, C_in, n)
             x = F.conv1d(values[stage.source], weight, stage.bias, dilation=stage.dilation)
@@ -276,17 +295,43 @@ class Convolution:
             symbols = examples.symbols[begin:end].long()
             before = examples.symbols[max(0, begin - 1) : end - 1].long()
             before = F.pad(before, (int(begin == 0), 0), value=STOP)[: len(symbols)]
-            logits, ids = self._distinct_logits(before, word_offsets(symbols))
+            labels = None
+            if isinstance(examples, LabelledExamples):
+                labels = examples.rows[examples.row[begin:end].long()]
+            logits, ids = self._distinct_logits(before, word_offsets(symbols), labels)
             yield F.log_softmax(logits, dim=1)[ids, symbols][start - begin :]
 
-    def _distinct_logits(self, before: Tensor, offsets: Tensor) -> tuple[Tensor, Tensor]:
+    def embedded(self, symbols: Tensor, labels: Tensor | None) -> Value:
+        """The embedding of N symbols, (N,), of words with labels (N, K).
+
+        With labels there is a node for each distinct pair of a symbol and a combination of labels.
+        """
+        if self.labelled is None:
+            return Value(self.embedding, symbols)
+        rows = self._label_rows(labels)
+        columns, sizes = [*rows.unbind(1), symbols], [len(self.labelled.label_weight)] * rows.shape[1]
+        index, ids, _ = unique_rows(columns, [*sizes, len(self.embedding)])
+        nodes = self.embedding[symbols[index]] + self.labelled.condition(rows[index]).squeeze(1)
+        return Value(nodes, ids, index)
+
+    def _label_rows(self, labels: Tensor | None) -> Tensor:
+        """The rows of the labels' table for labels, (N, K) each. Raises UsageError without labels."""
+        assert self.labelled is not None
+        if labels is None:
+            require_labels((), self.labels, self.labelled.label_sizes)
+        assert labels is not None
+        return self.labelled.label_rows(labels)
+
+    def _distinct_logits(
+        self, before: Tensor, offsets: Tensor, labels: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
         """The logits of the distinct contexts of N examples, (D, vocab_size), and the context of each, (N,).
 
         ``before``, (N,), are the symbols before the targets; ``offsets``, (N,), count the examples of the
-        same word before each.
+        same word before each; ``labels``, (N, K), are those of their words.
         """
         index = torch.arange(len(before), device=before.device)
-        values = [Value(self.embedding, before)]
+        values = [self.embedded(before, labels)]
         for i, stage in enumerate(self.stages):
             # Symbols before the word are 0, as is the whole context of its first example: whatever a window
             # has there is found at the first example.

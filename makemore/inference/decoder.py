@@ -17,7 +17,7 @@ from torch import Tensor
 from makemore.core.graph import context_length
 from makemore.core.layer import Layer
 from makemore.core.unique_rows import unique_rows
-from makemore.inference.convolution import TILE, Convolution, Value
+from makemore.inference.convolution import TILE, Convolution
 from makemore.training.ensemble import mean_log_probs
 
 
@@ -26,8 +26,8 @@ class Decoder(Protocol):
 
     device: torch.device
 
-    def start(self, words: int) -> None:
-        """Begin that many new words."""
+    def start(self, words: int, labels: Tensor | None = None) -> None:
+        """Begin that many new words, with ``labels``, (words, K), if the network takes labels."""
 
     def append(self, symbols: Tensor) -> tuple[Tensor, Tensor]:
         """Append a symbol to every word, (W,). The first symbol is the stop that starts each word.
@@ -48,15 +48,16 @@ class CachedDecoder(Decoder):
     """
 
     def __init__(self, convolution: Convolution) -> None:
-        self.embedding, self.stages = convolution.embedding, convolution.stages
+        self.convolution, self.stages = convolution, convolution.stages
         self.device = convolution.device
 
-    def start(self, words: int) -> None:
+    def start(self, words: int, labels: Tensor | None = None) -> None:
+        self.labels = labels
         self.queues: list[list[tuple[Tensor, list[Tensor]]]] = [[] for _ in self.stages]
 
     @torch.no_grad()
     def append(self, symbols: Tensor) -> tuple[Tensor, Tensor]:
-        values = [Value(self.embedding, symbols)]
+        values = [self.convolution.embedded(symbols, self.labels)]
         for stage, queue in zip(self.stages, self.queues, strict=True):
             source = values[stage.source]
             # At the start all earlier positions are padding, equal to the first.
@@ -68,6 +69,8 @@ class CachedDecoder(Decoder):
         return values[-1].nodes, values[-1].ids
 
     def select(self, index: Tensor) -> None:
+        if self.labels is not None:
+            self.labels = self.labels.index_select(0, index)
         for queue in self.queues:
             queue[:] = [(ids.index_select(0, index), products) for ids, products in queue]
 
@@ -83,11 +86,16 @@ class FullContextDecoder(Decoder):
         self.block_size = context_length(network)
         self.device = network.parameters()[0].device
 
-    def start(self, words: int) -> None:
+    def start(self, words: int, labels: Tensor | None = None) -> None:
         self.contexts = torch.zeros((words, self.block_size), dtype=torch.int64, device=self.device)
+        self.num_labels = 0
+        if labels is not None:
+            self.contexts = torch.cat([labels.to(self.contexts), self.contexts], dim=1)  # (W, K + block_size)
+            self.num_labels = labels.shape[1]
 
     def append(self, symbols: Tensor) -> tuple[Tensor, Tensor]:
-        self.contexts = torch.cat([self.contexts[:, 1:], symbols.unsqueeze(1)], dim=1)  # (W, block_size)
+        labels, before = self.contexts.tensor_split([self.num_labels], dim=1)
+        self.contexts = torch.cat([labels, before[:, 1:], symbols.unsqueeze(1)], dim=1)
         words = len(symbols)
         filled = F.pad(self.contexts, (0, 0, 0, -words % TILE))
         with self.network.evaluating() as network:
@@ -105,9 +113,9 @@ class EnsembleDecoder(Decoder):
         self.members = members
         self.device = members[0].device
 
-    def start(self, words: int) -> None:
+    def start(self, words: int, labels: Tensor | None = None) -> None:
         for member in self.members:
-            member.start(words)
+            member.start(words, labels)
 
     def append(self, symbols: Tensor) -> tuple[Tensor, Tensor]:
         logits, ids = zip(*(member.append(symbols) for member in self.members), strict=True)

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
-from makemore.core.fit import check_data, require_characters, require_length
+from makemore.core.fit import Columns, check_data, require_characters, require_labels, require_length
 from makemore.core.graph import context_length
 from makemore.core.layer import Layer
 from makemore.inference.convolution import Convolution, NotAConvolution
@@ -37,7 +37,9 @@ class Predictor(ABC):
         """Log-probabilities of the targets, in the order of the examples, in pieces: (N,) altogether."""
 
     @abstractmethod
-    def check_data(self, characters: str | None, block_size: int | None = None) -> None:
+    def check_data(
+        self, characters: str | None, block_size: int | None = None, labels: Columns | None = ()
+    ) -> None:
         """Raise UsageError unless data belongs to the network: see ``core.fit.check_data``."""
 
     @abstractmethod
@@ -56,11 +58,17 @@ class ConvolutionPredictor(Predictor):
     def log_probs(self, examples: Examples) -> Iterator[Tensor]:
         return self.convolution.log_probs(examples)
 
-    def check_data(self, characters: str | None, block_size: int | None = None) -> None:
+    def check_data(
+        self, characters: str | None, block_size: int | None = None, labels: Columns | None = ()
+    ) -> None:
+        known = self.convolution
         if characters is not None:
-            require_characters(characters, self.convolution.characters, self.convolution.num_symbols)
+            require_characters(characters, known.characters, known.num_symbols)
+        if labels is not None:
+            sizes = () if known.labelled is None else known.labelled.label_sizes
+            require_labels(labels, known.labels, sizes)
         if block_size is not None:
-            require_length(block_size, self.convolution.network_block_size or self.block_size)
+            require_length(block_size, known.network_block_size or self.block_size)
 
     def decoder(self) -> Decoder:
         return CachedDecoder(self.convolution)
@@ -82,8 +90,10 @@ class NetworkPredictor(Predictor):
     def log_probs(self, examples: Examples) -> Iterator[Tensor]:
         return log_probs(self.network, examples)
 
-    def check_data(self, characters: str | None, block_size: int | None = None) -> None:
-        check_data(self.network, characters, block_size)
+    def check_data(
+        self, characters: str | None, block_size: int | None = None, labels: Columns | None = ()
+    ) -> None:
+        check_data(self.network, characters, block_size, labels)
 
     def decoder(self) -> Decoder:
         return FullContextDecoder(self.network)
@@ -104,9 +114,11 @@ class EnsemblePredictor(Predictor):
             total = torch.logaddexp(total, torch.cat(list(member.log_probs(examples))))
         yield total - math.log(len(self.members))
 
-    def check_data(self, characters: str | None, block_size: int | None = None) -> None:
+    def check_data(
+        self, characters: str | None, block_size: int | None = None, labels: Columns | None = ()
+    ) -> None:
         for member in self.members:
-            member.check_data(characters, block_size)
+            member.check_data(characters, block_size, labels)
 
     def decoder(self) -> Decoder:
         return EnsembleDecoder([member.decoder() for member in self.members])

@@ -7,10 +7,12 @@ from itertools import accumulate, groupby, tee
 import torch
 from torch import Tensor
 
+from makemore.core.fit import columns_of
 from makemore.core.progress import progress_bar
 from makemore.core.text import known_form, require_words
 from makemore.data.encoding import encode_words
-from makemore.data.examples import shards
+from makemore.data.examples import LabelledExamples, row_of_examples, shards
+from makemore.data.labels import Labels
 from makemore.data.shuffle import reorder_words, word_lengths
 from makemore.inference.predictor import Predictable, as_predictor
 from makemore.lecture.words import STOP, Examples, Vocabulary
@@ -33,7 +35,7 @@ def loss(network: Predictable, examples: Examples) -> float:
     if len(examples) == 0:
         return math.nan
     predictor, parts = as_predictor(network), iter([examples])
-    predictor.check_data(examples.characters, examples.block_size)
+    predictor.check_data(examples.characters, examples.block_size, columns_of(examples))
     if len(examples) > SORTED_EXAMPLES and examples.symbols[-1] == STOP:
         parts = map(in_order, shards(examples, 4 * SORTED_EXAMPLES))
     sums = []
@@ -54,19 +56,32 @@ def in_order(examples: Examples) -> Examples:
     key = torch.zeros_like(starts)
     for i in range(int(62 / math.log2(size))):  # as many characters as fit into one number
         key = size * key + symbols[(starts + i).clamp(max=len(symbols) - 1)] * (i < lengths)
-    reorder_words(symbols, lengths, key.argsort())
-    return Examples(symbols, examples.block_size, examples.characters).to(examples.symbols.device)
+    order = key.argsort()
+    reorder_words(symbols, lengths, order)
+    symbols = symbols.to(examples.symbols.device)
+    if isinstance(examples, LabelledExamples):
+        row = examples.row.cpu()[lengths.cumsum(0) - 1]  # of each word
+        row = row_of_examples(symbols.cpu(), row[order]).to(symbols.device)
+        return examples.replaced(symbols, row)
+    return Examples(symbols, examples.block_size, examples.characters)
 
 
-def log_likelihoods(network: Predictable, vocabulary: Vocabulary, words: Iterable[str]) -> Tensor:
+def log_likelihoods(
+    network: Predictable,
+    vocabulary: Vocabulary,
+    words: Iterable[str],
+    labels: Labels | None = None,
+    row: int = 0,
+) -> Tensor:
     """The log-likelihood of each word, its stop included, in nats: float64, (words,), on the CPU.
 
-    A word is scored in the form that the vocabulary knows, see ``known_form``. Raises DataError that names a
+    If the network takes labels, the words are scored with the combination ``labels.rows[row]``. A word is
+    scored in the form that the vocabulary knows, see ``known_form``. Raises DataError that names a
     character missing from the vocabulary, and ValueError if the length of the network's context is not known.
     """
     require_words(words, "log_likelihoods")
     predictor = as_predictor(network)
-    predictor.check_data(vocabulary.characters)
+    predictor.check_data(vocabulary.characters, labels=() if labels is None else labels.columns)
     scores = [torch.empty(0, dtype=torch.float64)]
     for chunk in _chunks(known_form(word, vocabulary.stoi) for word in words):
         # Sorted words with a common beginning share nodes, which is 1.5 times as fast.
@@ -74,7 +89,11 @@ def log_likelihoods(network: Predictable, vocabulary: Vocabulary, words: Iterabl
         symbols = encode_words(vocabulary, [chunk[i] for i in order])
         stops = symbols == STOP
         word_of = stops.cumsum(dim=0) - stops.long()  # the word of each symbol
-        examples = Examples(symbols, predictor.block_size).to(predictor.device)
+        examples = Examples(symbols, predictor.block_size)
+        if labels is not None:
+            rows = torch.full_like(symbols, row, dtype=torch.int64)
+            examples = LabelledExamples(symbols, predictor.block_size, None, labels, rows)
+        examples = examples.to(predictor.device)
         pieces = [piece.cpu() for piece in predictor.log_probs(examples)]
         score = torch.zeros(len(chunk), dtype=torch.float64)
         scores.append(score.index_add_(0, torch.tensor(order)[word_of], torch.cat(pieces).double()))

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 import torch.nn.functional as F
 from torch import Tensor
 
-from makemore.core.fit import check_data
+from makemore.core.fit import check_examples
 from makemore.core.layer import Layer
 from makemore.lecture.words import Examples
 
@@ -26,7 +26,7 @@ def split_loss(network: Layer, examples: Examples) -> float:
     ``examples`` may also be a ``torch.utils.data.TensorDataset`` of contexts and targets. Raises UsageError
     on examples of another vocabulary or context length than the network's.
     """
-    check_data(network, getattr(examples, "characters", None), getattr(examples, "block_size", None))
+    check_examples(network, examples)
     if len(examples) == 0:
         return math.nan
     return -math.fsum(chunk.double().sum().item() for chunk in log_probs(network, examples)) / len(examples)

@@ -5,13 +5,14 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from makemore.core.unique_rows import unique_rows
-from makemore.data.examples import word_offsets
+from makemore.data.examples import LabelledExamples, word_offsets
 from makemore.lecture.words import STOP, Examples
 
 
 class SoftTargets:
     """Rows of a context and the distribution of the symbols that follow it anywhere in the examples.
 
+    With labels, contexts are equal if their labels are, too.
     A context that occurs c times has c / ``examples_per_row`` rows, rounded up. The weight of a row is the
     number of its examples, divided by the mean over all rows. The distributions are stored as distinct
     pairs of context and symbol with their shares: at most one pair for each example.
@@ -27,9 +28,12 @@ class SoftTargets:
             before = examples.symbols[: max(0, len(index) - lag)]
             column = F.pad(before, (len(index) - len(before), 0), value=STOP)
             columns.append(column.masked_fill_(offsets < lag, STOP))
+        sizes = [vocab_size] * len(columns)
+        if isinstance(examples, LabelledExamples):
+            columns, sizes = [examples.row, *columns], [len(examples.labels), *sizes]
         columns[0] = columns[0].long()
         # The distinct context of each example, (N,).
-        _, contexts, _ = unique_rows(columns, [vocab_size] * len(columns))
+        _, contexts, _ = unique_rows(columns, sizes)
         pairs, counts = torch.unique(contexts * vocab_size + examples.symbols, return_counts=True)
         pair_contexts = pairs // vocab_size
         totals = torch.bincount(contexts)

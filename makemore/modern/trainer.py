@@ -148,7 +148,8 @@ class ModernTrainer(Trainer):
             X, Y = self.rows[index]
             keep_mask = None
             if self.recipe.context_dropout > 0:
-                numbers = torch.rand(X.shape, generator=self.generator)
+                symbols = len(X), len(self._drop_probs)  # labels are never dropped
+                numbers = torch.rand(symbols, generator=self.generator)
                 keep_mask = (numbers >= self._drop_probs).float().to(device)
             losses[i] = self.engine.gradients(X, Y, keep_mask)
             share = self.recipe.share_at(self.step + i)

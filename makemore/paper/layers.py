@@ -1,7 +1,8 @@
 """Layers beyond the lecture.
 
 From the paper that the lecture follows, WaveNet (van den Oord et al. 2016, arXiv:1609.03499):
-``GatedActivation``, ``ReLU``, ``FlattenDilated``, ``TakeLast``, ``ResidualBlock`` and ``SkipConnections``.
+``GatedActivation``, ``ReLU``, ``FlattenDilated``, ``TakeLast``, ``ResidualBlock``, ``SkipConnections`` and
+``LabelledEmbedding``.
 Its 1x1 convolution is a ``Linear``. Not in the paper: ``RMSNorm``, ``LayerNorm`` and ``Dropout``.
 """
 
@@ -19,10 +20,72 @@ from makemore.core.layer import (
     Window,
     declared,
     drop_single_position,
+    index_outside,
     nested_repr,
+    require_indices,
     require_positions,
 )
-from makemore.lecture.layers import Sequential
+from makemore.lecture.layers import Embedding, Sequential
+
+
+class LabelledEmbedding(Embedding):
+    """The row of a table for each symbol, plus a row for each label of the word (paper, section 2.5).
+
+    (B, K + T) -> (B, T, embedding_dim): a context is K labels, one of each column, then T symbols. The rows
+    of the labels, which condition the network, are added at every position. As the next layer is a Linear,
+    this is the paper's global conditioning, W x + V h, of the first layer.
+
+    ``label_sizes`` is the number of labels of each column, with label 0, which means none.
+    ``label_weight``, (sum of the sizes, embedding_dim), has the rows of all columns one after another. They
+    are zeros at first, so that an untrained network does not depend on labels. Raises IndexError on a symbol
+    or label outside its table, and ValueError on an input without symbols.
+    """
+
+    PARAMETERS = ("weight", "label_weight")  # type: ignore[assignment]
+    pointwise = True
+    takes_labels = True
+
+    def __init__(self, num_embeddings: int, embedding_dim: int, label_sizes: Sequence[int]) -> None:
+        super().__init__(num_embeddings, embedding_dim)
+        self.label_sizes = tuple(label_sizes)
+        if not self.label_sizes or min(self.label_sizes) < 1:
+            raise ValueError(f"LabelledEmbedding needs columns of 1 or more labels, got {label_sizes}")
+        self.label_weight = torch.zeros(sum(self.label_sizes), embedding_dim)
+
+    def __call__(self, IX: Tensor) -> Tensor:
+        rows, symbols = self.split(IX)
+        self.out = super().__call__(symbols) + self.condition(rows)  # (B, T, C) + (B, 1, C)
+        return self.out
+
+    def split(self, IX: Tensor) -> tuple[Tensor, Tensor]:
+        """The rows of ``label_weight`` for each context, (B, K), and its symbols, (B, T)."""
+        require_indices(self, IX)
+        K = len(self.label_sizes)
+        if IX.ndim != 2 or IX.shape[1] <= K:
+            raise ValueError(f"{self} needs {K} labels, then symbols: (B, {K} + T), got {tuple(IX.shape)}")
+        return self.label_rows(IX[:, :K]), IX[:, K:]
+
+    def label_rows(self, labels: Tensor) -> Tensor:
+        """The rows of ``label_weight`` for labels: (B, K) -> (B, K)."""
+        if not labels.is_cuda:  # reading the indices there would wait for the device
+            for k, size in enumerate(self.label_sizes):
+                if (outside := index_outside(labels[:, k], size)) is not None:
+                    raise IndexError(f"{self} has labels 0 to {size - 1} in column {k}, got label {outside}")
+        starts = [sum(self.label_sizes[:k]) for k in range(len(self.label_sizes))]
+        return labels + torch.tensor(starts, device=labels.device)
+
+    def condition(self, rows: Tensor) -> Tensor:
+        """What is added at every position: the sum of the labels' rows, (B, K) -> (B, 1, C)."""
+        picked: Tensor = self.label_weight[rows]  # (B, K) -> (B, K, C)
+        return picked.sum(1, keepdim=True)
+
+    def with_dropped(self, IX: Tensor, keep_mask: Tensor) -> Tensor:
+        """The output if the rows of the symbols are multiplied by ``keep_mask``, (B, T)."""
+        rows, symbols = self.split(IX)
+        return super().__call__(symbols) * keep_mask.unsqueeze(-1) + self.condition(rows)
+
+    def __repr__(self) -> str:
+        return "LabelledEmbedding({}, {}, {})".format(*self.weight.shape, list(self.label_sizes))
 
 
 class ReLU(Layer):

@@ -6,7 +6,7 @@ lecture's sizes ``flat`` and ``hierarchical`` are the networks of ``lecture/netw
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from makemore.core.errors import UsageError
 from makemore.core.layer import Layer
@@ -23,6 +23,7 @@ from makemore.paper.layers import (
     Dropout,
     FlattenDilated,
     GatedActivation,
+    LabelledEmbedding,
     LayerNorm,
     ReLU,
     ResidualBlock,
@@ -140,6 +141,16 @@ def wavenet_paper(
         SkipConnections(blocks, skips),
         *[ReLU(), Linear(n_hidden, n_hidden), ReLU(), output_layer(n_hidden, vocab_size)],
     ]
+
+
+def with_labels(layers: Sequence[Layer], label_sizes: Sequence[int]) -> list[Layer]:
+    """The layers of a network whose Embedding, the first of them, takes labels too. Its table is kept."""
+    first, *others = layers
+    assert isinstance(first, Embedding)
+    vocab_size, n_embd = first.weight.shape
+    labelled = LabelledEmbedding(vocab_size, n_embd, label_sizes)
+    labelled.weight = first.weight
+    return [labelled, *others]
 
 
 def output_layer(channels: int, vocab_size: int) -> Linear:

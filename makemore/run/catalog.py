@@ -5,7 +5,7 @@ To add one, add a line here. A function or class is given as "module:name" and i
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pkgutil import resolve_name
 from typing import TYPE_CHECKING, Any
@@ -42,15 +42,20 @@ class Plan:
     stacks: int = 1
     has_stacks: bool = False
 
-    def build(self, vocab_size: int, generator: Generator | None = None) -> Sequential:
+    def build(
+        self, vocab_size: int, generator: Generator | None = None, label_sizes: Sequence[int] = ()
+    ) -> Sequential:
         """A new network for ``vocab_size`` symbols: indices (B, block_size) -> logits (B, vocab_size).
 
-        The values are drawn from the generator, or from torch's own. The parameters require gradients. Raises
-        UsageError, which names the network, on sizes that cannot work.
+        With ``label_sizes``, the number of labels of each column, the network begins with a LabelledEmbedding
+        in place of its Embedding, and the indices are (B, columns + block_size). The values are drawn from
+        the generator, or from torch's own. The parameters require gradients. Raises UsageError, which names
+        the network, on sizes that cannot work.
         """
         from makemore.core.graph import context_length
         from makemore.core.random import default_generator
         from makemore.lecture.layers import Sequential
+        from makemore.paper.networks import with_labels
 
         make = resolve_name(self.layers) if isinstance(self.layers, str) else self.layers
         stacks = {"stacks": self.stacks} if self.has_stacks else {}
@@ -58,7 +63,7 @@ class Plan:
             self._check_sizes()
             with default_generator(generator):
                 layers = make(vocab_size, self.block_size, self.n_embd, self.n_hidden, **stacks)
-            network = Sequential(layers)
+            network = Sequential(with_labels(layers, label_sizes) if label_sizes else layers)
             network.block_size = self.block_size
             context_length(network)  # raises ValueError if the layers need another block size
         except ValueError as error:
@@ -132,13 +137,19 @@ def network_plan(
     return plan
 
 
-def build_network(plan: Plan, members: int | None, vocab_size: int, generator: Generator) -> Layer:
+def build_network(
+    plan: Plan,
+    members: int | None,
+    vocab_size: int,
+    generator: Generator,
+    label_sizes: Sequence[int] = (),
+) -> Layer:
     """A network of the plan, or an ensemble of ``members`` such networks, drawn one after another."""
     if members is None:
-        return plan.build(vocab_size, generator)
+        return plan.build(vocab_size, generator, label_sizes)
     from makemore.training.ensemble import Ensemble
 
-    return Ensemble([plan.build(vocab_size, generator) for _ in range(members)])
+    return Ensemble([plan.build(vocab_size, generator, label_sizes) for _ in range(members)])
 
 
 RECIPES: dict[str, tuple[type[Recipe], str]] = {

@@ -23,11 +23,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from makemore.core.fit import check_data
+from makemore.core.fit import check_batch
 from makemore.core.graph import INPUT, node_values, trace
 from makemore.core.layer import Layer
 from makemore.core.trained import enter_training, require_gradients
 from makemore.lecture.layers import Embedding
+from makemore.paper.layers import LabelledEmbedding
 
 
 class Engine(Protocol):
@@ -48,7 +49,8 @@ class Engine(Protocol):
 
         The ``grad`` of a parameter that is frozen, or that the logits do not depend on, is None.
 
-        ``keep_mask``, (B, T) and floating, is multiplied with the embeddings: 0 drops a position.
+        ``keep_mask``, (B, T) and floating, is multiplied with the embeddings: 0 drops a position. With labels
+        X is (B, K + T); the mask is for the T symbols.
         """
         ...
 
@@ -82,7 +84,7 @@ class AutogradEngine(Engine):
         network = self.network
         enter_training(network)
         if X.shape[-1] != self._checked_length:
-            check_data(network, None, X.shape[-1])
+            check_batch(network, X.shape[-1])
             self._checked_length = X.shape[-1]
         batch_loss = F.cross_entropy(
             network(X) if keep_mask is None else logits_with_dropped_characters(network, X, keep_mask), Y
@@ -100,10 +102,13 @@ class AutogradEngine(Engine):
 def logits_with_dropped_characters(network: Layer, X: Tensor, keep_mask: Tensor) -> Tensor:
     """The logits for contexts X (B, T) whose embeddings are multiplied by ``keep_mask`` (B, T).
 
-    Raises ValueError unless the network begins with its only Embedding.
+    Labels in front of the symbols, X (B, K + T), are never dropped. Raises ValueError unless the network
+    begins with its only Embedding.
     """
     nodes = trace(network)
     embedding = nodes[0].layer if nodes else None
     if not isinstance(embedding, Embedding) or any(INPUT in node.inputs for node in nodes[1:]):
         raise ValueError("dropping characters needs a network that begins with its only Embedding")
+    if isinstance(embedding, LabelledEmbedding):
+        return node_values(nodes, X, embedding.with_dropped(X, keep_mask))[-1]
     return node_values(nodes, X, embedding(X) * keep_mask.unsqueeze(-1))[-1]

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from makemore.core.fit import require_characters, symbol_count
 from makemore.core.graph import context_length
-from makemore.core.layer import Layer
+from makemore.core.layer import LabelColumn, Layer, label_sizes
 from makemore.core.text import plural
 from makemore.core.trained import enter_training, require_gradients
 from makemore.lecture.layers import Sequential
@@ -30,7 +30,7 @@ class Ensemble(Layer):
     """The mean of networks: indices (B, T) -> logarithms of the mean probabilities, (B, vocab_size).
 
     These are logits, whose softmax is the mean. Raises ValueError if there are no members, and if their
-    contexts differ in length or their vocabularies in characters.
+    contexts differ in length or labels, or their vocabularies in characters.
     """
 
     def __init__(self, members: Sequence[Layer]) -> None:
@@ -42,6 +42,9 @@ class Ensemble(Layer):
         known = [member.characters for member in self.members if member.characters is not None]
         for characters in known[1:]:
             require_characters(characters, known[0], None)
+        takes = {label_sizes(member) for member in self.members}
+        if len(takes) > 1:
+            raise ValueError(f"an ensemble needs members with the same labels, got {sorted(takes)}")
         counts = {count for member in self.members if (count := symbol_count(member)) is not None}
         if len(counts) > 1:
             raise ValueError(f"an ensemble needs members with one number of symbols, got {sorted(counts)}")
@@ -56,6 +59,16 @@ class Ensemble(Layer):
     def characters(self, characters: str | None) -> None:
         for member in self.members:
             member.characters = characters
+
+    @property
+    def labels(self) -> tuple[LabelColumn, ...] | None:
+        """The labels that the members were trained with, see ``Layer``."""
+        return next((m.labels for m in self.members if m.labels is not None), None)
+
+    @labels.setter
+    def labels(self, labels: tuple[LabelColumn, ...] | None) -> None:
+        for member in self.members:
+            member.labels = labels
 
     def __call__(self, x: Tensor) -> Tensor:
         self.out = mean_log_probs([member(x) for member in self.members])

@@ -14,7 +14,7 @@ from typing import Protocol
 import torch
 from torch import Generator, Tensor
 
-from makemore.core.fit import check_data
+from makemore.core.fit import check_examples, note_data
 from makemore.core.layer import Layer, stochastic_layers
 from makemore.data.examples import shards
 from makemore.data.word_list import Data
@@ -99,13 +99,13 @@ class Trainer:
         evaluate_loss: EvaluateLoss = split_loss,
         processes: Processes = ONE_PROCESS,
     ) -> None:
-        check_data(network, data.vocabulary.characters, data.train.block_size)
+        check_examples(network, data.train)
         self.network = network
         self.data = data
         self.recipe = recipe
         self.generator = generator
         self.make_engine, self.engine = make_engine, make_engine(network)
-        network.characters = data.vocabulary.characters
+        note_data(network, data.train)
         self.evaluate_loss = evaluate_loss
         self.processes = processes
         self.shards = [data.train]
