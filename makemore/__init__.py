@@ -12,8 +12,10 @@ if TYPE_CHECKING:  # the same names, for editors and type checkers
     from makemore.backprop.windows import *
     from makemore.core.graph import *
     from makemore.core.layer import *
+    from makemore.data.labels import *
     from makemore.data.word_list import *
     from makemore.export.torch_module import *
+    from makemore.inference.conditioning import *
     from makemore.inference.convolution import *
     from makemore.inference.generation import *
     from makemore.inference.scoring import *
@@ -50,7 +52,9 @@ _NAMES = {
     "core.graph": "context_length",
     "core.layer": "Layer Window",
     "data.word_list": "Data WordList load_words read_words",
+    "data.labels": "Labels",
     "export.torch_module": "from_module to_module",
+    "inference.conditioning": "LabelDistribution conditioned",
     "inference.convolution": "Convolution",
     "inference.generation": "Filters generate generate_scored",
     "inference.scoring": "log_likelihoods loss",
@@ -63,8 +67,8 @@ _NAMES = {
     "modern.recipe": "ModernRecipe",
     "modern.trainer": "ModernTrainer",
     "page.building": "page_html",
-    "paper.layers": "Dropout FlattenDilated GatedActivation LayerNorm ReLU RMSNorm ResidualBlock"
-    " SkipConnections TakeLast",
+    "paper.layers": "Dropout FlattenDilated GatedActivation LabelledEmbedding LayerNorm ReLU RMSNorm"
+    " ResidualBlock SkipConnections TakeLast",
     "pictures.activations": "draw_activations",
     "pictures.batchnorm": "draw_batchnorm",
     "pictures.embedding": "draw_embedding",

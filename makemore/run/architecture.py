@@ -35,6 +35,7 @@ from makemore.paper.layers import (
     Dropout,
     FlattenDilated,
     GatedActivation,
+    LabelledEmbedding,
     LayerNorm,
     ReLU,
     ResidualBlock,
@@ -79,6 +80,14 @@ PACKAGE = {
     kind.cls.__name__: kind
     for kind in (
         Kind(Embedding, lambda e: {"num_embeddings": e.weight.shape[0], "embedding_dim": e.weight.shape[1]}),
+        Kind(
+            LabelledEmbedding,
+            lambda e: {
+                "num_embeddings": e.weight.shape[0],
+                "embedding_dim": e.weight.shape[1],
+                "label_sizes": list(e.label_sizes),
+            },
+        ),
         Kind(
             Linear,
             lambda linear: {

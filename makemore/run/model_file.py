@@ -31,10 +31,11 @@ from makemore.core.atomic_write import atomic_write
 from makemore.core.errors import ModelFileError, UsageError
 from makemore.core.fit import require_characters
 from makemore.core.graph import context_length
-from makemore.core.layer import Layer
+from makemore.core.layer import LabelColumn, Layer, label_sizes
 from makemore.core.random import default_generator
 from makemore.core.shapes import shapes_only
 from makemore.data.file_kinds import OLD_MODEL, SAFETENSORS, START, file_kind, is_text, why_not_opened
+from makemore.data.labels import Labels
 from makemore.lecture.layers import BatchNorm1d
 from makemore.lecture.words import Vocabulary
 from makemore.run.architecture import (
@@ -60,7 +61,7 @@ BUNDLED = Path(__file__).parents[1] / "trained.safetensors"
 BUNDLED_NAME = "bundled"
 """Names the bundled network where a path of a model file is asked for. A file of that name is ./bundled."""
 
-VERSION = 5
+VERSION = 6
 """The version of the format. Earlier ones were written by pre-releases; version 1 was a pickled file."""
 
 NO_DIGEST = "0" * 64
@@ -99,12 +100,16 @@ class Progress:
 
 @dataclass(frozen=True)
 class Model:
-    """A network or ``Ensemble`` with its vocabulary; if known, its plan, or that of a member, and its run."""
+    """A network or ``Ensemble`` with its vocabulary; if known, its plan, or that of a member, and its run.
+
+    ``labels`` are those of the words, if the network takes labels.
+    """
 
     network: Layer
     vocabulary: Vocabulary
     plan: Plan | None = None
     progress: Progress | None = None
+    labels: Labels | None = None
 
     @property
     def block_size(self) -> int:
@@ -141,7 +146,7 @@ def model_bytes(model: Model) -> bytes:
         own = model.network.state_dict()
         with shapes_only():
             skeleton = build(description)
-        _check_network(skeleton, own, model.vocabulary)
+        _check_network(skeleton, own, model.vocabulary, model.labels)
         if any(name.startswith((RUN_PREFIX, "__")) for name in own):
             raise ValueError(f"a tensor whose name begins with {RUN_PREFIX} or __")
         if describe(skeleton) != description or not same_layers(skeleton, model.network):
@@ -149,7 +154,9 @@ def model_bytes(model: Model) -> bytes:
     except ValueError as error:
         raise UsageError(f"the network cannot be saved: {_sentence(error)}") from error
     plan = model.plan
-    if plan is not None and not (plan.name in NETWORKS and _is_of_plan(description, plan, model.vocabulary)):
+    if plan is not None and (
+        plan.name not in NETWORKS or not _is_of_plan(description, plan, model.vocabulary, model.labels)
+    ):
         plan = None
     tensors = dict(own)
     content: dict[str, Any] = {
@@ -159,6 +166,7 @@ def model_bytes(model: Model) -> bytes:
         "shared": shared_tensors(model.network),
         "plan": None if plan is None else plan.sizes(),
         "characters": model.vocabulary.characters,
+        "labels": None if model.labels is None else _labels_to_json(model.labels),
         "progress": None,
     }
     if model.progress is not None:
@@ -269,7 +277,9 @@ def _content_of(whole: bytes) -> dict[str, Any]:
     if hashlib.sha256(unsigned).hexdigest() != digest:
         raise ModelFileError("is damaged: its sha256 does not match")
     _require(metadata.keys() == {*FORMAT, "makemore"}, "unknown metadata")
-    _require_keys(content, "sha256", "version", "network", "shared", "plan", "characters", "progress")
+    _require_keys(
+        content, "sha256", "version", "network", "shared", "plan", "characters", "labels", "progress"
+    )
     return content
 
 
@@ -295,6 +305,7 @@ def _model_of(content: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Mode
     vocabulary = Vocabulary(characters)
     _require(vocabulary.characters == characters, "an invalid vocabulary")
     characters.encode()  # raises on half a surrogate pair
+    labels = None if content["labels"] is None else _labels_of(content["labels"])
     plan = None if content["plan"] is None else _plan_of(content["plan"])
 
     of_run = {n.removeprefix(RUN_PREFIX): t for n, t in tensors.items() if n.startswith(RUN_PREFIX)}
@@ -302,21 +313,28 @@ def _model_of(content: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Mode
     state = {n.removeprefix("state."): t for n, t in of_run.items() if n.startswith("state.")}
     others = {"losses", "generator"} | {f"state.{name}" for name in state} if progress is not None else set()
     _require(of_run.keys() == others, "missing or unexpected tensors")
-    network = _network_of(content["network"], content["shared"], values, vocabulary)
+    network = _network_of(content["network"], content["shared"], values, vocabulary, labels)
     if plan is not None:
-        fits = _is_of_plan(content["network"], plan, vocabulary)
+        fits = _is_of_plan(content["network"], plan, vocabulary, labels)
         _require(fits, "an invalid plan: it is not that of its network")
     read = None if progress is None else _progress_of(progress, of_run["losses"], of_run["generator"], state)
     network.characters = vocabulary.characters
-    return Model(network, vocabulary, plan, read)
+    network.labels = () if labels is None else labels.columns
+    return Model(network, vocabulary, plan, read, labels)
 
 
-def _network_of(description: Any, shared: Any, values: Mapping[str, Tensor], vocabulary: Vocabulary) -> Layer:
+def _network_of(
+    description: Any,
+    shared: Any,
+    values: Mapping[str, Tensor],
+    vocabulary: Vocabulary,
+    labels: Labels | None,
+) -> Layer:
     """The network of that description with those values. It is built only if all of them fit."""
     try:
         with shapes_only():
             skeleton = build(description)
-        _check_network(skeleton, values, vocabulary)
+        _check_network(skeleton, values, vocabulary, labels)
         with default_generator(Generator()):
             network = build(description)
     except ValueError as error:
@@ -337,8 +355,10 @@ def _network_of(description: Any, shared: Any, values: Mapping[str, Tensor], voc
     return network.eval()
 
 
-def _check_network(skeleton: Layer, values: Mapping[str, Tensor], vocabulary: Vocabulary) -> None:
-    """Raise ValueError unless a network without values fits the tensors for it and the vocabulary."""
+def _check_network(
+    skeleton: Layer, values: Mapping[str, Tensor], vocabulary: Vocabulary, labels: Labels | None
+) -> None:
+    """Raise ValueError unless a network without values fits the tensors for it, vocabulary and labels."""
     own = skeleton.state_dict()
     if own.keys() != values.keys():
         raise ValueError("missing or unexpected tensors")
@@ -358,12 +378,19 @@ def _check_network(skeleton: Layer, values: Mapping[str, Tensor], vocabulary: Vo
             raise ValueError(f"{name} has negative values")
     check_context(skeleton)
     check_symbols(skeleton, len(vocabulary))
+    sizes = () if labels is None else labels.sizes
+    if label_sizes(skeleton) != sizes:
+        needed = list(label_sizes(skeleton)) or "none"
+        raise ValueError(f"the network takes labels, as many in each column: {needed}; got {list(sizes)}")
 
 
-def _is_of_plan(description: Mapping[str, Any], plan: Plan, vocabulary: Vocabulary) -> bool:
+def _is_of_plan(
+    description: Mapping[str, Any], plan: Plan, vocabulary: Vocabulary, labels: Labels | None
+) -> bool:
     """Whether a network, or every member of an ensemble, has the layers of the plan."""
     with shapes_only():
-        expected = describe(plan.build(len(vocabulary)))
+        sizes = () if labels is None else labels.sizes
+        expected = describe(plan.build(len(vocabulary), label_sizes=sizes))
     ensemble = description["layer"] == Ensemble.__name__
     members = description["arguments"]["members"] if ensemble else [description]
     return all(member == expected for member in members)
@@ -373,6 +400,36 @@ def _sentence(error: Exception) -> str:
     """The message of an error in one line of a readable length."""
     text = " ".join(str(error).split())
     return text if len(text) <= 400 else f"{text[:400]}…"
+
+
+def _labels_to_json(labels: Labels) -> dict[str, Any]:
+    return {
+        "columns": [{"name": column.name, "values": list(column.values)} for column in labels.columns],
+        "rows": labels.rows.tolist(),
+        "counts": labels.counts.tolist(),
+    }
+
+
+def _labels_of(content: Any) -> Labels:
+    """The labels in a file, after checking them."""
+    _require_keys(content, "columns", "rows", "counts")
+    columns = []
+    for given in content["columns"]:
+        _require_keys(given, "name", "values")
+        name, values = given["name"], given["values"]
+        _require(isinstance(values, list), "invalid labels")
+        _require(all(isinstance(text, str) for text in (name, *values)), "invalid labels")
+        _require(values == sorted({*values} - {""}), "invalid labels: they are not in sorted order")
+        "".join([name, *values]).encode()  # raises on half a surrogate pair
+        columns.append(LabelColumn(name, tuple(values)))
+    rows, counts = (torch.tensor(content[key], dtype=torch.int64) for key in ("rows", "counts"))
+    _require(bool(columns) and len({column.name for column in columns}) == len(columns), "invalid labels")
+    labels = Labels(tuple(columns), rows, counts)
+    shapes = rows.shape == (len(counts), len(columns)) and len(counts) > 0 and counts.ndim == 1
+    _require(shapes and bool((counts > 0).all()), "invalid combinations of labels")
+    inside = (rows >= 0) & (rows < torch.tensor(labels.sizes))
+    _require(bool(inside.all()) and len(torch.unique(rows, dim=0)) == len(rows), "invalid combinations of labels")
+    return labels
 
 
 def _plan_of(sizes: Mapping[str, Any]) -> Plan:

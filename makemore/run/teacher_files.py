@@ -8,6 +8,7 @@ from typing import Any
 
 from makemore.core.atomic_write import atomic_write
 from makemore.core.layer import Layer
+from makemore.data.labels import Labels
 from makemore.lecture.words import Vocabulary
 from makemore.run.catalog import Plan
 from makemore.run.model_file import Model, Progress, model_bytes, read_bytes, read_model
@@ -25,6 +26,7 @@ class TeacherFiles:
     directory: Path
     plan: Plan
     vocabulary: Vocabulary
+    labels: Labels | None
     fingerprint: str
     seed: int
 
@@ -43,7 +45,7 @@ class TeacherFiles:
         settings = self._settings(number, trainer.recipe)
         history = trainer.step, trainer.losses, trainer.evaluations, trainer.generator.get_state()
         progress = Progress(settings, self.fingerprint, True, *history, {})
-        return model_bytes(Model(trainer.network, self.vocabulary, self.plan, progress))
+        return model_bytes(Model(trainer.network, self.vocabulary, self.plan, progress, self.labels))
 
     def unpack(self, number: int, content: bytes, recipe: Recipe) -> tuple[Layer, float] | None:
         """The teacher and its val loss, or None if it was trained with other settings or words."""

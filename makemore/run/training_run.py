@@ -157,12 +157,13 @@ class TrainingRun:
         """What the trainer may need from the run."""
         run, plan, vocabulary = self.settings.run, self.model.plan, self.model.vocabulary
         assert plan is not None
-        device = self.trainer.data.train.symbols.device
+        labels, device = self.model.labels, self.trainer.data.train.symbols.device
+        sizes = () if labels is None else labels.sizes
 
         def build(generator: Generator) -> Layer:
-            return plan.build(len(vocabulary), generator).to(device)
+            return plan.build(len(vocabulary), generator, sizes).to(device)
 
-        files = TeacherFiles(self.out_dir, plan, vocabulary, self.words.fingerprint, run.seed)
+        files = TeacherFiles(self.out_dir, plan, vocabulary, labels, self.words.fingerprint, run.seed)
         return RunContext(run.seed, build, engine_maker(run.engine), files)
 
     def _log_lines(self, losses: Tensor, log_every: int) -> Iterator[str]:
@@ -269,8 +270,9 @@ def new_run(given: Mapping[str, Any], out_dir: Path, processes: Processes) -> Tr
     settings = resolved(given, plan.sizes(), len(data.train), width)
     generator = Generator().manual_seed(run.seed)
     members = run.ensemble if run.ensemble > 1 else None
-    network = build_network(plan, members, len(data.vocabulary), generator).to(device)
-    model = Model(network, data.vocabulary, plan)
+    sizes = () if data.labels is None else data.labels.sizes
+    network = build_network(plan, members, len(data.vocabulary), generator, sizes).to(device)
+    model = Model(network, data.vocabulary, plan, labels=data.labels)
     trainer = make_trainer(settings, network, data.to(device), generator, processes)
     return TrainingRun(out_dir, settings, words, model, trainer, processes)
 
