@@ -10,14 +10,19 @@ Departures from the lecture's loop:
   size. Words sampled one at a time through the layers are the same: in float64 always, in float32 unless a
   number is within rounding of a boundary (about 1 word in 100,000).
 * The filters of ``Filters``, in the order of its fields.
+* A word that would be longer than ``max_length``, and one that ``accept`` refuses, is passed over, and
+  another one is sampled in its place. This is exact: a word has its probability under the network and the
+  filters, given that it is accepted. Every ``SEEDED_WORDS`` words are the first accepted ones of an endless
+  row of candidates with random numbers of its own. So these words, too, depend on the seed alone.
 """
 
 from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import compress, islice
 from typing import NamedTuple
 
 import torch
@@ -33,13 +38,22 @@ from makemore.lecture.sampling import MAX_LENGTH, next_symbol_probs
 from makemore.lecture.words import STOP, Vocabulary
 
 SEEDED_WORDS = 1024
-"""Words that share a generator. Another number gives other words for the same seed."""
+"""Words that share a row of candidates, and candidates that share a generator.
+
+Another number gives other words for the same seed.
+"""
 
 BATCH = 32 * SEEDED_WORDS
 """The largest number of words in a batch."""
 
 BATCH_VALUES = 2**22
 """The largest number of values in a layer's output, or of symbols, for a batch: 16 MB in float32."""
+
+MAX_REJECTED_SYMBOLS = 2**19
+"""The number of symbols of rejected words in a row after which no more words are sampled."""
+
+Accept = Callable[[Sequence[str]], Sequence[bool]]
+"""Which of the given words are accepted. The answer for a word may not depend on the other words."""
 
 
 class Sample(NamedTuple):
@@ -49,21 +63,34 @@ class Sample(NamedTuple):
     log_likelihood: float
 
 
+class NothingFits(MakemoreError):
+    """Raised when the last ``sampled`` words were all rejected, ``too_long`` of them for their length."""
+
+    def __init__(self, sampled: int, too_long: int, max_length: int) -> None:
+        self.sampled, self.too_long = sampled, too_long
+        super().__init__(
+            f"the last {plural(sampled, 'sampled word')} were all rejected: {too_long:,} had more than"
+            f" max_length {plural(max_length, 'character')}, accept refused {sampled - too_long:,}"
+        )
+
+
 @dataclass(frozen=True)
 class Filters:
-    """Which symbols may come next, in this order.
+    """Which symbols may come next, in this order, and which words are too long.
 
     ``temperature`` divides the logits; 0 always takes the most likely symbol. A word may not stop before it
-    has ``min_length`` characters. ``top_k`` keeps the k most likely symbols. ``top_p`` keeps the fewest of
-    the most likely symbols whose probabilities, after the filters above, add up to p. A word ends at
-    ``max_length`` characters. A prefix is part of the word. Raises ValueError on a value out of range.
+    has ``min_length`` characters; with 0, a word may be empty. ``top_k`` keeps the k most likely symbols.
+    ``top_p`` keeps the fewest of the most likely symbols whose probabilities, after the filters above, add up
+    to p. A word with more than ``max_length`` characters is passed over, or with ``cut``, it ends there. A
+    prefix is part of the word. Raises ValueError on a value out of range.
     """
 
     temperature: float = 1.0
-    min_length: int = 0
+    min_length: int = 1
     top_k: int | None = None
     top_p: float | None = None
     max_length: int = MAX_LENGTH
+    cut: bool = False
 
     def __post_init__(self) -> None:
         least, most = self.min_length, self.max_length
@@ -116,16 +143,21 @@ def next_seeds(generator: Generator, words: int) -> list[int]:
     return torch.randint(2**63 - 1, (-(-words // SEEDED_WORDS),), generator=generator).tolist()
 
 
-def uniform_numbers(generator: Generator, words: int) -> Iterator[Tensor]:
-    """Random numbers in [0, 1) for that many words, (words,) in float64, for one position after another.
+def uniform_numbers(parts: Iterable[tuple[int, range]]) -> Iterator[Tensor]:
+    """Random numbers in [0, 1) for the candidates of all parts: (C,) in float64, one position after another.
 
-    Every ``SEEDED_WORDS`` words have their own generator, seeded from the given one, so that the numbers of a
-    word do not depend on the other words of the batch.
+    A part is a range of the row of candidates that belongs to a seed. Every ``SEEDED_WORDS`` candidates have
+    their own generator, so that the numbers of a candidate do not depend on the others that are asked for.
     """
-    generators = [Generator().manual_seed(seed) for seed in next_seeds(generator, words)]
+    blocks = [
+        (Generator().manual_seed(seed + i), slice(max(0, part.start - start), part.stop - start))
+        for seed, part in parts
+        for i in range(part.start // SEEDED_WORDS, -(-part.stop // SEEDED_WORDS))
+        for start in [i * SEEDED_WORDS]
+    ]
     while True:
-        u = [torch.rand(SEEDED_WORDS, dtype=torch.float64, generator=g) for g in generators]
-        yield torch.cat(u)[:words]
+        u = [torch.rand(SEEDED_WORDS, dtype=torch.float64, generator=g)[rows] for g, rows in blocks]
+        yield torch.cat(u)
 
 
 def generate(
@@ -138,17 +170,19 @@ def generate(
     prefix: str = "",
     part: range | None = None,
     batch: int | None = None,
+    accept: Accept | None = None,
 ) -> Iterator[str]:
     """Yield ``number`` new words that begin with ``prefix``; without a number, yield words forever.
 
     With ``part``, only the words with these indices are yielded, and batches without any of them are skipped.
     ``batch``, rounded down to a multiple of ``SEEDED_WORDS``, is the number of words sampled at once; it
-    changes time and memory, not the words. Raises DataError if a character of the prefix is not in the
-    vocabulary or the vocabulary is not the network's, and ValueError if the prefix is too long or the length
-    of the network's context is not known.
+    changes time and memory, not the words. Words that ``accept`` refuses are passed over. Raises NothingFits
+    after ``MAX_REJECTED_SYMBOLS`` of them, DataError if a character of the prefix is not in the vocabulary or
+    the vocabulary is not the network's, and ValueError if the prefix is too long or the length of the
+    network's context is not known.
     """
     samples = generate_scored(
-        network, vocabulary, generator, number, filters, prefix=prefix, part=part, batch=batch
+        network, vocabulary, generator, number, filters, prefix=prefix, part=part, batch=batch, accept=accept
     )
     return (sample.word for sample in samples)  # the scores take 5 % of the time
 
@@ -163,6 +197,7 @@ def generate_scored(
     prefix: str = "",
     part: range | None = None,
     batch: int | None = None,
+    accept: Accept | None = None,
 ) -> Iterator[Sample]:
     """The words of ``generate`` with their log-likelihoods."""
     beginning = filters.encode(prefix, vocabulary)
@@ -171,46 +206,145 @@ def generate_scored(
     if batch is None:
         batch = min(BATCH, BATCH_VALUES // max(filters.max_length, predictor.width))
     batch = max(SEEDED_WORDS, batch // SEEDED_WORDS * SEEDED_WORDS)
+    sampler = _Sampler(predictor.decoder(), vocabulary, beginning, filters, accept, batch)
     # Without a number only a few words may be wanted: begin with a small batch.
     start, size = 0, SEEDED_WORDS if number is None else batch
-    decoder = predictor.decoder()
     number = sys.maxsize if number is None else number
     wanted = range(number) if part is None else part
     while start < min(wanted.stop, number):
         size = min(size, number - start)
-        if start + size <= wanted.start:
-            next_seeds(generator, size)
-        else:
+        seeds = next_seeds(generator, size)
+        if start + size > wanted.start:
             # The whole batch is sampled, even if a part is wanted. The order in which a BLAS adds may depend
             # on the number of words, and the scores are to be the same bits.
-            symbols, scores = _sample_batch(
-                decoder, beginning, uniform_numbers(generator, size), size, filters
-            )
-            rows = slice(max(0, wanted.start - start), wanted.stop - start)
-            yield from map(Sample, decode_words(vocabulary, symbols)[rows], scores[rows].tolist())
+            words = sampler.words(seeds, size)
+            yield from islice(words, max(0, wanted.start - start), wanted.stop - start)
         start, size = start + size, min(2 * size, batch)
+
+
+class _Row:
+    """The row of candidates of a seed, of which the first ``wanted`` accepted ones are the words."""
+
+    def __init__(self, seed: int, wanted: int) -> None:
+        self.seed, self.missing = seed, wanted
+        self.sampled = 0
+        self._found: list[tuple[list[str], list[float]]] = []
+
+    def next_part(self, size: int) -> tuple[int, range]:
+        """The seed and the range of the next candidates, that many."""
+        start, self.sampled = self.sampled, self.sampled + size
+        return self.seed, range(start, self.sampled)
+
+    def append(self, words: list[str], scores: list[float], accepted: list[bool]) -> None:
+        """Take those of the next candidates that are accepted, as many as are missing."""
+        if not all(accepted):
+            words, scores = list(compress(words, accepted)), list(compress(scores, accepted))
+        self._found.append((words[: self.missing], scores[: self.missing]))
+        self.missing -= min(self.missing, len(words))
+
+    def take(self) -> Iterator[Sample]:
+        """Yield the words that were found since the last call."""
+        found, self._found = self._found, []
+        for words, scores in found:
+            yield from map(Sample, words, scores)  # one by one: many tuples slow down the garbage collector
+
+
+class _Sampler:
+    """Samples batches of words."""
+
+    def __init__(
+        self,
+        decoder: Decoder,
+        vocabulary: Vocabulary,
+        beginning: Sequence[int],
+        filters: Filters,
+        accept: Accept | None,
+        largest: int,
+    ) -> None:
+        self.decoder, self.vocabulary, self.beginning = decoder, vocabulary, beginning
+        self.filters, self.accept, self.largest = filters, accept, largest
+
+    def words(self, seeds: Sequence[int], size: int) -> Iterator[Sample]:
+        """Yield the first ``size`` accepted words of the seeds, up to ``SEEDED_WORDS`` each, in their order.
+
+        Each word is yielded as soon as it and those before it are found. Raises NothingFits.
+        """
+        starts = range(0, size, SEEDED_WORDS)
+        rows = [
+            _Row(seed, min(SEEDED_WORDS, size - start)) for seed, start in zip(seeds, starts, strict=True)
+        ]
+        sampled = found = rejected = too_long = symbols = 0
+        while rows:
+            # Of each row, as many candidates as will probably do. Another number would give the same words.
+            open_rows = [row for row in rows if row.missing]
+            most, tries = self.largest // len(open_rows), (sampled + 1) / (found + 1)
+            parts = [row.next_part(min(most, math.ceil(row.missing * tries))) for row in open_rows]
+            words, scores, fits, num_symbols = self._candidates(parts)
+            accepted = self._accepted(words, fits)
+            start = 0
+            for row, (_, part) in zip(open_rows, parts, strict=True):
+                own = slice(start, start + len(part))
+                row.append(words[own], scores[own], accepted[own])
+                start = own.stop
+            while rows:
+                yield from rows[0].take()
+                if rows[0].missing:
+                    break
+                del rows[0]
+            sampled, found = sampled + len(words), found + sum(accepted)
+            rejected, too_long = rejected + len(words), too_long + fits.count(False)
+            symbols += num_symbols
+            if any(accepted):
+                rejected = too_long = symbols = 0
+            elif symbols >= MAX_REJECTED_SYMBOLS:
+                raise NothingFits(rejected, too_long, self.filters.max_length)
+
+    def _candidates(
+        self, parts: Sequence[tuple[int, range]]
+    ) -> tuple[list[str], list[float], list[bool], int]:
+        """The candidates of all parts, their scores, whether each fits, and the number of their symbols."""
+        number = sum(len(part) for _, part in parts)
+        symbols, scores, fits = _sample_batch(
+            self.decoder, self.beginning, uniform_numbers(parts), number, self.filters
+        )
+        return decode_words(self.vocabulary, symbols), scores.tolist(), fits.tolist(), len(symbols)
+
+    def _accepted(self, words: Sequence[str], fits: list[bool]) -> list[bool]:
+        """Which words are accepted, among those that fit."""
+        if self.accept is None:
+            return fits
+        answers = iter(self.accept(list(compress(words, fits))))
+        return [fit and bool(next(answers)) for fit in fits]
 
 
 @torch.no_grad()
 def _sample_batch(
     decoder: Decoder, beginning: Sequence[int], numbers: Iterator[Tensor], words: int, filters: Filters
-) -> tuple[Tensor, Tensor]:
-    """The symbols of new words, (N,), each followed by its stop, and their log-likelihoods, (words,)."""
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The symbols of new words, (N,), each followed by its stop, and their log-likelihoods, (words,).
+
+    And whether each word fits, (words,): a word that would be longer than ``max_length`` stops there and does
+    not fit.
+    """
     device = decoder.device
     alive = torch.arange(words, device=device)
     symbols = torch.full((words,), STOP, device=device)
     scores = torch.zeros(words, dtype=torch.float64, device=device)
     ends = torch.zeros(words, dtype=torch.int64, device=device)
+    fits = torch.ones(words, dtype=torch.bool, device=device)
     history = []
     decoder.start(words)
     for length, u in enumerate(numbers):
         logits, ids = decoder.append(symbols)  # (D, vocab_size), (W,)
         if length < len(beginning):
             symbols = torch.full_like(symbols, beginning[length])
-        elif length < filters.max_length:
+        elif length == filters.max_length and filters.cut:
+            symbols = torch.full_like(symbols, STOP)
+        else:
             probs = filters.probs(logits, length)
             symbols = sample_symbols(probs, ids, u.to(device).index_select(0, alive))
-        else:
+        if length == filters.max_length:
+            fits[alive] = symbols == STOP
             symbols = torch.full_like(symbols, STOP)
         scores[alive] += F.log_softmax(logits, dim=1)[ids, symbols]
         history.append((alive, symbols))
@@ -225,4 +359,4 @@ def _sample_batch(
     result = symbols.new_empty(int(starts[-1]))
     for length, (alive, symbols) in enumerate(history):
         result[starts[alive] + length] = symbols
-    return result, scores
+    return result, scores, fits

@@ -8,7 +8,7 @@ from pathlib import Path
 from torch import Generator
 
 from makemore.core.errors import UsageError
-from makemore.inference.generation import generate
+from makemore.inference.generation import Filters, generate
 from makemore.pictures.recorder import GRADIENTS_FILE, Recorder, read_records, write_records
 from makemore.run.catalog import PICTURES
 from makemore.run.model_file import Model
@@ -103,7 +103,8 @@ class TensorBoard(Callback):
             if (loss := getattr(losses, split)) is not None:
                 self.writer.add_scalar(f"loss/{split}", loss, losses.step)
         run, generator = self.settings.run, Generator().manual_seed(self.settings.run.seed)
-        words = generate(self.trainer.network, self.model.vocabulary, generator, run.samples)
+        network, filters = self.trainer.network, Filters(cut=True)  # words of long lines, too, are shown
+        words = generate(network, self.model.vocabulary, generator, run.samples, filters)
         self.writer.add_text("new words", "\n".join(f"    {word}" for word in words), losses.step)
 
 

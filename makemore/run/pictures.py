@@ -12,7 +12,7 @@ from torch import Generator, Tensor
 from makemore.core.figure import Figure
 from makemore.core.text import known_form
 from makemore.data.encoding import encode_words
-from makemore.inference.generation import generate
+from makemore.inference.generation import Filters, generate
 from makemore.lecture.words import Examples
 from makemore.pictures.activations import draw_activations
 from makemore.pictures.batchnorm import draw_batchnorm
@@ -59,8 +59,8 @@ class Subject:
 
     def sample(self, number: int) -> list[str]:
         """Words sampled from the network, the same each time."""
-        generator = Generator().manual_seed(SEED)
-        return list(generate(self.model.network, self.model.vocabulary, generator, number))
+        generator, filters = Generator().manual_seed(SEED), Filters(cut=True)
+        return list(generate(self.model.network, self.model.vocabulary, generator, number, filters))
 
 
 def draw_picture(name: str, subject: Subject) -> Figure:

@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from pkgutil import resolve_name
 from typing import Any
@@ -230,9 +231,10 @@ class TrainingRun:
         if number == 0:
             return
         network, generator = self.trainer.network, self.trainer.generator.clone_state()
-        words = [sample_word(network, self.model.vocabulary, generator) for _ in range(number)]
+        sampled = (sample_word(network, self.model.vocabulary, generator) for _ in range(100 * number))
+        words = list(islice(filter(None, sampled), number))  # an empty word is passed over
         known = self.words.number_in_training(words)
-        say(f"\n{plural(number, 'new word')}:")
+        say(f"\n{plural(len(words), 'new word')}:")
         say("\n".join(words))
         say(f"({known:,} of them {'is' if known == 1 else 'are'} in the training split)")
 

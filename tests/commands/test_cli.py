@@ -133,7 +133,7 @@ def test_sampling_prints_words_and_nothing_else(finished: Path, capsys: pytest.C
     assert capsys.readouterr().out == first.out
     assert sample([model, "--samples", "30", "--seed", "8"]) == 0
     assert capsys.readouterr().out != first.out
-    assert sample([model, "-n", "5", "--prefix", "ab", "--temperature", "0", "--max-length", "3"]) == 0
+    assert sample([model, "-n", "5", "--prefix", "ab", "--temperature", "0", "--max-length", "99"]) == 0
     words = capsys.readouterr().out.splitlines()
     assert len(words) == 5
     assert len(set(words)) == 1

@@ -13,21 +13,20 @@ import os
 import random
 import re
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from torch import Generator, Tensor
+from torch import Generator
 
 import makemore.commands.sample
-import makemore.inference.generation
 from makemore.commands.cli import sample_main, train_main
 from makemore.commands.sample import keep_freed_memory
 from makemore.data import reading
-from makemore.inference.generation import generate, generate_scored, uniform_numbers
+from makemore.inference.generation import generate, generate_scored
 from makemore.run.model_file import Model
 
 few_examples = settings(
@@ -101,19 +100,16 @@ def test_a_part_is_a_slice_of_the_words_bit_for_bit(batch: int, small_model: Mod
         assert list(endless) == [sample.word for sample in expected]
 
 
-def test_batches_without_words_to_write_are_not_sampled(
-    small_model: Model, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_batches_without_words_to_write_are_not_sampled(small_model: Model) -> None:
     sampled = []
 
-    def counted(generator: Generator, words: int) -> Iterator[Tensor]:
-        sampled.append(words)
-        return uniform_numbers(generator, words)
+    def counted(words: Sequence[str]) -> list[bool]:
+        sampled.append(len(words))
+        return [True] * len(words)
 
-    monkeypatch.setattr(makemore.inference.generation, "uniform_numbers", counted)
-    generator = Generator().manual_seed(1)
+    generator, part = Generator().manual_seed(1), range(2100, 3000)
     arguments = (small_model.network, small_model.vocabulary, generator, 5000)
-    assert len(list(generate(*arguments, part=range(2100, 3000), batch=1024))) == 900
+    assert len(list(generate(*arguments, part=part, batch=1024, accept=counted))) == 900
     assert sampled == [1024]
 
 

@@ -7,6 +7,9 @@ filters; what is refused.
 from __future__ import annotations
 
 import itertools
+import math
+from collections import Counter
+from collections.abc import Iterator, Sequence
 
 import pytest
 import torch
@@ -19,7 +22,9 @@ from makemore.data.encoding import decode_words, encode_words
 from makemore.inference.convolution import Convolution
 from makemore.inference.generation import (
     SEEDED_WORDS,
+    Accept,
     Filters,
+    NothingFits,
     Sample,
     generate,
     generate_scored,
@@ -108,9 +113,12 @@ FILTERED = {
     "temperature": (Filters(temperature=0.5), ""),
     "cold": (Filters(temperature=0), "na"),
     "all": (Filters(temperature=1.3, min_length=4, top_k=4, top_p=0.8, max_length=6), ""),
+    "all cut": (Filters(temperature=1.3, min_length=4, top_k=4, top_p=0.8, max_length=6, cut=True), ""),
     "prefix": (Filters(max_length=9, top_p=0.9), "han"),
-    "prefix is all": (Filters(max_length=3), "dan"),
-    "nothing fits": (Filters(max_length=0), ""),
+    "prefix is all": (Filters(max_length=3), "ian"),
+    "prefix is cut": (Filters(max_length=3, cut=True), "dan"),
+    "may be empty": (Filters(min_length=0, max_length=6), ""),
+    "all empty": (Filters(min_length=0, max_length=0, cut=True), ""),
 }
 
 
@@ -141,16 +149,100 @@ def test_words_do_not_depend_on_the_batch_size(plan: Plan) -> None:
     assert list(itertools.islice(generate(single, VOCABULARY, seeded(3)), number)) == words
 
 
-def test_there_is_one_random_number_for_each_word_and_position() -> None:
-    few, many = uniform_numbers(seeded(), 10), uniform_numbers(seeded(), 2 * SEEDED_WORDS)
+def odd(words: Sequence[str]) -> list[bool]:
+    return [len(word) % 2 == 1 for word in words]
+
+
+@pytest.mark.parametrize("network", [TRAINED["pairs"], HISTORIC], ids=["pairs", "historic"])
+def test_rejected_words_are_passed_over_as_in_the_plain_way(network: Sequential) -> None:
+    filters, number = Filters(max_length=4, min_length=2), 40
+    plain = list(generate_plain(network, VOCABULARY, seeded(2), number, filters, accept=odd))
+    fast = list(generate_scored(network, VOCABULARY, seeded(2), number, filters, accept=odd))
+    assert [sample.word for sample in fast] == [sample.word for sample in plain]
+    assert {len(word) for word, _ in fast} == {3}
+    scores = log_likelihoods(network, VOCABULARY, [sample.word for sample in fast])
+    assert scores.tolist() == pytest.approx([sample.log_likelihood for sample in fast], abs=1e-10)
+
+
+@pytest.mark.parametrize("accept", [None, odd], ids=["any word", "odd lengths"])
+def test_accepted_words_do_not_depend_on_the_batch_size_or_the_part(accept: Accept | None) -> None:
+    filters, number = Filters(max_length=4), 3 * SEEDED_WORDS + 100
+
+    def samples(number: int | None, **more: int | range) -> Iterator[Sample]:
+        return generate_scored(PAIRS, VOCABULARY, seeded(3), number, filters, accept=accept, **more)
+
+    whole = list(samples(number))
+    words = [sample.word for sample in whole]
+    assert len(words) == number
+    assert max(map(len, words)) == 4 - (accept is odd)
+    for batch in (1, 2 * SEEDED_WORDS):
+        assert [sample.word for sample in samples(number, batch=batch)] == words
+    assert [sample.word for sample in samples(50)] == words[:50]
+    assert [sample.word for sample in itertools.islice(samples(None), number)] == words
+    for part in (range(0, 0), range(5, 900), range(1000, 2500), range(2048, 9999)):
+        assert list(samples(number, part=part)) == whole[part.start : part.stop], "bit for bit"
+
+
+def test_a_word_keeps_its_probability_given_that_it_is_accepted() -> None:
+    """The distribution of the words of at most 3 characters, against all such words, listed."""
+    network, number, letters = TRAINED["flat"], 20_000, VOCABULARY.characters
+    every = ["".join(each) for n in (1, 2, 3) for each in itertools.product(letters, repeat=n)]
+    scores = log_likelihoods(network, VOCABULARY, every).exp()
+    expected = dict(zip(every, (scores / scores.sum()).tolist(), strict=True))
+    found = Counter(generate(network, VOCABULARY, seeded(6), number, Filters(max_length=3)))
+    assert set(found) <= set(every)
+    distance = sum(abs(found[word] / number - p) for word, p in expected.items()) / 2
+    noise = sum(math.sqrt(p * (1 - p) / number) for p in expected.values()) / 2  # sqrt(pi / 2) times the mean
+    assert distance < 1.1 * noise
+
+
+def test_words_are_yielded_before_nothing_fits_any_more() -> None:
+    common = Counter(generate(PAIRS, VOCABULARY, seeded(7), 3000)).most_common(1)[0][0]
+    seen: list[str] = []
+
+    def ten_only(words: Sequence[str]) -> list[bool]:
+        answers = []
+        for word in words:
+            answers.append(word == common and len(seen) < 10)
+            seen.extend([word] * answers[-1])
+        return answers
+
+    words = generate(PAIRS, VOCABULARY, seeded(7), 50, accept=ten_only)
+    assert list(itertools.islice(words, 10)) == [common] * 10
+    with pytest.raises(NothingFits, match=r"^the last [\d,]+ sampled words were all rejected: 0 ") as error:
+        next(words)
+    assert error.value.sampled > 10_000
+
+
+@pytest.mark.parametrize("filters", [Filters(temperature=0, max_length=2), Filters(top_k=1, max_length=2)])
+def test_nothing_fits_if_all_words_are_too_long(filters: Filters) -> None:
+    with pytest.raises(NothingFits, match=r"had more than max_length 2 characters, accept refused 0$"):
+        next(generate(PAIRS, VOCABULARY, seeded(), 3, filters, prefix="ha"))
+
+
+def test_no_word_is_empty_unless_asked_for() -> None:
+    with default_generator(seeded(1)):
+        untrained = Sequential([Embedding(3, 2), FlattenConsecutive(2), Linear(4, 3)])
+    vocabulary = Vocabulary("ab")
+    assert "" in set(generate(untrained, vocabulary, seeded(), 100, Filters(min_length=0)))
+    assert "" not in set(generate(untrained, vocabulary, seeded(), 1000))
+    assert "" not in set(generate(untrained, vocabulary, seeded(), 1000, Filters(cut=True)))
+
+
+def test_there_is_one_random_number_for_each_candidate_and_position() -> None:
+    whole, size = range(3 * SEEDED_WORDS), 3 * SEEDED_WORDS
+    many = uniform_numbers([(1, whole), (50, whole)])
+    parts = [(1, range(10)), (50, range(1000, 3000)), (1, range(SEEDED_WORDS, SEEDED_WORDS + 5))]
+    few = uniform_numbers(parts)
+    rows = [i + size * (seed == 50) for seed, part in parts for i in part]
     positions = [(next(few), next(many)) for _ in range(3)]
-    assert all(torch.equal(u, v[:10]) for u, v in positions)
-    assert len({float(x) for _, v in positions for x in v}) == 6 * SEEDED_WORDS
+    assert all(torch.equal(u, v[rows]) for u, v in positions)
+    assert len({float(x) for _, v in positions for x in v}) == 6 * size
 
 
 def test_words_follow_the_probabilities() -> None:
     number = 20_000
-    first = [word[:1] for word in generate(PAIRS, VOCABULARY, seeded(4), number)]
+    first = [word[:1] for word in generate(PAIRS, VOCABULARY, seeded(4), number, Filters(min_length=0))]
     expected = PAIRS.logits(torch.zeros((1, 1), dtype=torch.int64))[0, 0].softmax(dim=0)
     for symbol, p in enumerate(expected.tolist()):
         share = first.count("" if symbol == 0 else VOCABULARY.itos[symbol]) / number
