@@ -148,7 +148,7 @@ def write_words(opened: Opened, wanted: SampleSettings, filters: Filters) -> Non
     most = wanted.samples if number is None else len(part)
     if wanted.unique or wanted.novel:
         samples = allowed(samples, wanted, training_words, most)
-    lines = (f"{word}\t{score:.4f}" if wanted.with_score else word for word, score in samples)
+    lines = (f"{word}\t{score:.4f}" if wanted.with_score else word for word, score, _ in samples)
     with open_output(wanted.output) as file:
         write_lines(lines, most, file)
 

@@ -12,6 +12,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -142,8 +143,9 @@ def shares_of(choice: str | Choice, column: LabelColumn) -> Tensor:
 
 @dataclass(frozen=True)
 class LabelDistribution:
-    """Combinations of labels, (M, K) int64, and how probable each is, (M,) float64."""
+    """Combinations of labels in some columns, (M, K) int64, and how probable each is, (M,) float64."""
 
+    columns: tuple[LabelColumn, ...]
     rows: Tensor
     probs: Tensor
 
@@ -162,10 +164,19 @@ class LabelDistribution:
             weights = labels.counts.double()
         left = [i for i in range(len(labels.columns)) if i not in given]
         if not left:
-            return cls(torch.zeros(1, 0, dtype=torch.int64), torch.ones(1, dtype=torch.float64))
+            return cls((), torch.zeros(1, 0, dtype=torch.int64), torch.ones(1, dtype=torch.float64))
         rows, inverse = torch.unique(labels.rows[:, left], dim=0, return_inverse=True)
         totals = weights.new_zeros(len(rows)).index_add_(0, inverse, weights)
-        return cls(rows[totals > 0], (totals / totals.sum())[totals > 0])
+        columns = tuple(labels.columns[i] for i in left)
+        return cls(columns, rows[totals > 0], (totals / totals.sum())[totals > 0])
+
+    @cached_property
+    def names(self) -> list[tuple[str, ...]]:
+        """The labels of each combination as texts, "" where there is none."""
+        return [
+            tuple(column.text(label) for column, label in zip(self.columns, row, strict=True))
+            for row in self.rows.tolist()
+        ]
 
     def draw(self, u: Tensor) -> Tensor:
         """The combination for each number u in [0, 1), (W,): an index into ``rows``, (W,)."""

@@ -23,7 +23,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import compress, islice
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -32,6 +32,7 @@ from torch import Generator, Tensor
 from makemore.core.errors import MakemoreError
 from makemore.core.text import known_form, plural
 from makemore.data.encoding import decode_words
+from makemore.inference.conditioning import LabelDistribution
 from makemore.inference.decoder import Decoder
 from makemore.inference.predictor import Predictable, as_predictor
 from makemore.lecture.sampling import MAX_LENGTH, next_symbol_probs
@@ -57,10 +58,14 @@ Accept = Callable[[Sequence[str]], Sequence[bool]]
 
 
 class Sample(NamedTuple):
-    """A word and its log-likelihood under the network without filters, stop included, in nats."""
+    """A word and its log-likelihood under the network without filters, stop included, in nats.
+
+    ``labels`` are those that were drawn for it, one of each column.
+    """
 
     word: str
     log_likelihood: float
+    labels: tuple[str, ...] = ()
 
 
 class NothingFits(MakemoreError):
@@ -171,18 +176,30 @@ def generate(
     part: range | None = None,
     batch: int | None = None,
     accept: Accept | None = None,
+    labels: LabelDistribution | None = None,
 ) -> Iterator[str]:
     """Yield ``number`` new words that begin with ``prefix``; without a number, yield words forever.
 
     With ``part``, only the words with these indices are yielded, and batches without any of them are skipped.
     ``batch``, rounded down to a multiple of ``SEEDED_WORDS``, is the number of words sampled at once; it
-    changes time and memory, not the words. Words that ``accept`` refuses are passed over. Raises NothingFits
-    after ``MAX_REJECTED_SYMBOLS`` of them, DataError if a character of the prefix is not in the vocabulary or
-    the vocabulary is not the network's, and ValueError if the prefix is too long or the length of the
-    network's context is not known.
+    changes time and memory, not the words. Words that ``accept`` refuses are passed over. If the network
+    takes labels, those of each word are drawn from ``labels``.
+
+    Raises NothingFits after ``MAX_REJECTED_SYMBOLS`` of words that were passed over, DataError if a character
+    of the prefix is not in the vocabulary or vocabulary or labels are not the network's, and ValueError if
+    the prefix is too long or the length of the network's context is not known.
     """
     samples = generate_scored(
-        network, vocabulary, generator, number, filters, prefix=prefix, part=part, batch=batch, accept=accept
+        network,
+        vocabulary,
+        generator,
+        number,
+        filters,
+        prefix=prefix,
+        part=part,
+        batch=batch,
+        accept=accept,
+        labels=labels,
     )
     return (sample.word for sample in samples)  # the scores take 5 % of the time
 
@@ -198,15 +215,16 @@ def generate_scored(
     part: range | None = None,
     batch: int | None = None,
     accept: Accept | None = None,
+    labels: LabelDistribution | None = None,
 ) -> Iterator[Sample]:
     """The words of ``generate`` with their log-likelihoods."""
     beginning = filters.encode(prefix, vocabulary)
     predictor = as_predictor(network)
-    predictor.check_data(vocabulary.characters)
+    predictor.check_data(vocabulary.characters, labels=() if labels is None else labels.columns)
     if batch is None:
         batch = min(BATCH, BATCH_VALUES // max(filters.max_length, predictor.width))
     batch = max(SEEDED_WORDS, batch // SEEDED_WORDS * SEEDED_WORDS)
-    sampler = _Sampler(predictor.decoder(), vocabulary, beginning, filters, accept, batch)
+    sampler = _Sampler(predictor.decoder(), vocabulary, beginning, filters, accept, batch, labels)
     # Without a number only a few words may be wanted: begin with a small batch.
     start, size = 0, SEEDED_WORDS if number is None else batch
     number = sys.maxsize if number is None else number
@@ -228,25 +246,28 @@ class _Row:
     def __init__(self, seed: int, wanted: int) -> None:
         self.seed, self.missing = seed, wanted
         self.sampled = 0
-        self._found: list[tuple[list[str], list[float]]] = []
+        self._found: list[list[Sequence[Any]]] = []
 
     def next_part(self, size: int) -> tuple[int, range]:
         """The seed and the range of the next candidates, that many."""
         start, self.sampled = self.sampled, self.sampled + size
         return self.seed, range(start, self.sampled)
 
-    def append(self, words: list[str], scores: list[float], accepted: list[bool]) -> None:
-        """Take those of the next candidates that are accepted, as many as are missing."""
+    def append(self, columns: Sequence[Sequence[Any]], accepted: list[bool]) -> None:
+        """Take those of the next candidates that are accepted, as many as are missing.
+
+        ``columns`` are the words, their scores and, if there are labels, their labels.
+        """
         if not all(accepted):
-            words, scores = list(compress(words, accepted)), list(compress(scores, accepted))
-        self._found.append((words[: self.missing], scores[: self.missing]))
-        self.missing -= min(self.missing, len(words))
+            columns = [list(compress(column, accepted)) for column in columns]
+        self._found.append([column[: self.missing] for column in columns])
+        self.missing -= min(self.missing, len(columns[0]))
 
     def take(self) -> Iterator[Sample]:
         """Yield the words that were found since the last call."""
         found, self._found = self._found, []
-        for words, scores in found:
-            yield from map(Sample, words, scores)  # one by one: many tuples slow down the garbage collector
+        for columns in found:
+            yield from map(Sample, *columns)  # one by one: many tuples slow down the garbage collector
 
 
 class _Sampler:
@@ -260,9 +281,10 @@ class _Sampler:
         filters: Filters,
         accept: Accept | None,
         largest: int,
+        labels: LabelDistribution | None,
     ) -> None:
         self.decoder, self.vocabulary, self.beginning = decoder, vocabulary, beginning
-        self.filters, self.accept, self.largest = filters, accept, largest
+        self.filters, self.accept, self.largest, self.labels = filters, accept, largest, labels
 
     def words(self, seeds: Sequence[int], size: int) -> Iterator[Sample]:
         """Yield the first ``size`` accepted words of the seeds, up to ``SEEDED_WORDS`` each, in their order.
@@ -279,12 +301,12 @@ class _Sampler:
             open_rows = [row for row in rows if row.missing]
             most, tries = self.largest // len(open_rows), (sampled + 1) / (found + 1)
             parts = [row.next_part(min(most, math.ceil(row.missing * tries))) for row in open_rows]
-            words, scores, fits, num_symbols = self._candidates(parts)
+            (words, *others), fits, num_symbols = self._candidates(parts)
             accepted = self._accepted(words, fits)
             start = 0
             for row, (_, part) in zip(open_rows, parts, strict=True):
                 own = slice(start, start + len(part))
-                row.append(words[own], scores[own], accepted[own])
+                row.append([column[own] for column in (words, *others)], accepted[own])
                 start = own.stop
             while rows:
                 yield from rows[0].take()
@@ -299,15 +321,23 @@ class _Sampler:
             elif symbols >= MAX_REJECTED_SYMBOLS:
                 raise NothingFits(rejected, too_long, self.filters.max_length)
 
-    def _candidates(
-        self, parts: Sequence[tuple[int, range]]
-    ) -> tuple[list[str], list[float], list[bool], int]:
-        """The candidates of all parts, their scores, whether each fits, and the number of their symbols."""
-        number = sum(len(part) for _, part in parts)
-        symbols, scores, fits = _sample_batch(
-            self.decoder, self.beginning, uniform_numbers(parts), number, self.filters
-        )
-        return decode_words(self.vocabulary, symbols), scores.tolist(), fits.tolist(), len(symbols)
+    def _candidates(self, parts: Sequence[tuple[int, range]]) -> tuple[list[list[Any]], list[bool], int]:
+        """The candidates of all parts, whether each fits, and the number of their symbols.
+
+        They are given as columns: words, scores and, if there are labels, labels. The first random number of
+        a candidate then chooses its labels.
+        """
+        numbers, number = uniform_numbers(parts), sum(len(part) for _, part in parts)
+        if self.labels is None:
+            self.decoder.start(number)
+        else:
+            drawn = self.labels.draw(next(numbers))
+            self.decoder.start(number, self.labels.rows[drawn].to(self.decoder.device))
+        symbols, scores, fits = _sample_batch(self.decoder, self.beginning, numbers, number, self.filters)
+        columns: list[list[Any]] = [decode_words(self.vocabulary, symbols), scores.tolist()]
+        if self.labels is not None:
+            columns.append([self.labels.names[i] for i in drawn.tolist()])
+        return columns, fits.tolist(), len(symbols)
 
     def _accepted(self, words: Sequence[str], fits: list[bool]) -> list[bool]:
         """Which words are accepted, among those that fit."""
@@ -323,8 +353,8 @@ def _sample_batch(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The symbols of new words, (N,), each followed by its stop, and their log-likelihoods, (words,).
 
-    And whether each word fits, (words,): a word that would be longer than ``max_length`` stops there and does
-    not fit.
+    The decoder has begun them. And whether each word fits, (words,): a word that would be longer than
+    ``max_length`` stops there and does not fit.
     """
     device = decoder.device
     alive = torch.arange(words, device=device)
@@ -333,7 +363,6 @@ def _sample_batch(
     ends = torch.zeros(words, dtype=torch.int64, device=device)
     fits = torch.ones(words, dtype=torch.bool, device=device)
     history = []
-    decoder.start(words)
     for length, u in enumerate(numbers):
         logits, ids = decoder.append(symbols)  # (D, vocab_size), (W,)
         if length < len(beginning):

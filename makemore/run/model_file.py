@@ -428,7 +428,8 @@ def _labels_of(content: Any) -> Labels:
     shapes = rows.shape == (len(counts), len(columns)) and len(counts) > 0 and counts.ndim == 1
     _require(shapes and bool((counts > 0).all()), "invalid combinations of labels")
     inside = (rows >= 0) & (rows < torch.tensor(labels.sizes))
-    _require(bool(inside.all()) and len(torch.unique(rows, dim=0)) == len(rows), "invalid combinations of labels")
+    distinct = len(torch.unique(rows, dim=0)) == len(rows)
+    _require(bool(inside.all()) and distinct, "invalid combinations of labels")
     return labels
 
 

@@ -159,7 +159,7 @@ def test_rejected_words_are_passed_over_as_in_the_plain_way(network: Sequential)
     plain = list(generate_plain(network, VOCABULARY, seeded(2), number, filters, accept=odd))
     fast = list(generate_scored(network, VOCABULARY, seeded(2), number, filters, accept=odd))
     assert [sample.word for sample in fast] == [sample.word for sample in plain]
-    assert {len(word) for word, _ in fast} == {3}
+    assert {len(sample.word) for sample in fast} == {3}
     scores = log_likelihoods(network, VOCABULARY, [sample.word for sample in fast])
     assert scores.tolist() == pytest.approx([sample.log_likelihood for sample in fast], abs=1e-10)
 
@@ -327,7 +327,7 @@ def test_no_words_at_all() -> None:
     for network in (PAIRS, HISTORIC):
         assert list(generate(network, VOCABULARY, seeded(), 0)) == []
         assert list(generate_scored(network, VOCABULARY, seeded(), 0)) == []
-    assert Sample("a", -1.0) == ("a", -1.0)
+    assert Sample("a", -1.0) == ("a", -1.0, ())
 
 
 def test_decode_words_undoes_encode_words() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import random
+from collections import Counter
 
 import pytest
 import torch
@@ -19,6 +20,7 @@ from makemore.data.word_list import WordList
 from makemore.inference.conditioning import LabelDistribution, conditioned
 from makemore.inference.convolution import Convolution
 from makemore.inference.decoder import CachedDecoder, FullContextDecoder
+from makemore.inference.generation import Filters, Sample, generate, generate_scored
 from makemore.inference.predictor import ConvolutionPredictor, EnsemblePredictor, as_predictor
 from makemore.inference.scoring import log_likelihoods, loss
 from makemore.lecture.evaluation import split_loss
@@ -292,6 +294,7 @@ def test_the_distribution_of_the_columns_that_are_not_chosen() -> None:
     torch.testing.assert_close(rare.probs, torch.tensor([0.3, 0.7]).double())
     u = torch.tensor([0.0, 0.399, 0.4, 0.999], dtype=torch.float64)
     assert german.draw(u).tolist() == [0, 0, 1, 1]
+    assert german.names == [("F",), ("M",)]
     nothing_left = LabelDistribution.of(labels, {"country": "DE", "gender": "F"})
     assert nothing_left.rows.shape == (1, 0)
 
@@ -343,3 +346,42 @@ def test_networks_of_the_catalogue_with_labels_in_an_ensemble() -> None:
     network = build_network(network_plan("mlp"), 2, VOCAB, Generator().manual_seed(1), SIZES)
     assert network(contexts(5, 3)[0]).shape == (5, VOCAB)
     assert isinstance(network.members[0].layers[-1], Linear)
+
+
+@pytest.mark.parametrize("name", ["wavenet", "hierarchical-bug"])
+def test_words_with_drawn_labels_do_not_depend_on_batches_or_parts(name: str) -> None:
+    """And a word is the one that the network conditioned on its labels gives for the same random numbers."""
+    words = words_with_labels()
+    network = trained_like(name, words)
+    labels = LabelDistribution.of(words.labels)
+    filters = Filters(max_length=5)
+
+    def sampled(**more) -> list[Sample]:
+        generator = Generator().manual_seed(5)
+        samples = generate_scored(network, words.vocabulary, generator, 2500, filters, labels=labels, **more)
+        return list(samples)
+
+    whole = sampled()
+    assert sampled(batch=1024) == whole
+    assert sampled(part=range(1500, 2000)) == whole[1500:2000]
+    assert {sample.labels for sample in whole} <= set(labels.names)
+    shares = Counter(sample.labels for sample in whole)
+    for row, prob in zip(labels.names, labels.probs.tolist(), strict=True):
+        assert shares[row] / 2500 == pytest.approx(prob, abs=0.15)
+    for sample in whole[:20]:
+        row = labels.names.index(sample.labels)
+        expected = log_likelihoods(network, words.vocabulary, [sample.word], words.labels, row)
+        assert sample.log_likelihood == pytest.approx(expected.item(), abs=1e-9)
+
+
+def test_sampling_with_all_labels_chosen_is_sampling_without_labels() -> None:
+    words = words_with_labels()
+    network = trained_like("wavenet", words)
+    chosen = {"country": "FR", "gender": "M"}
+    plain = conditioned(network, chosen)
+    samples = list(generate(plain, words.vocabulary, Generator().manual_seed(1), 50))
+    assert len(samples) == 50
+    with pytest.raises(DataError, match="needs labels"):
+        next(generate(network, words.vocabulary, Generator()))
+    with pytest.raises(DataError, match="have labels"):
+        next(generate(plain, words.vocabulary, Generator(), labels=LabelDistribution.of(words.labels)))
