@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import cached_property
@@ -96,7 +96,7 @@ def find_column(name: str, columns: Columns) -> int:
     """The number of the column of that name. Raises UsageError, which names the nearest."""
     names = [column.name for column in columns]
     if name not in names:
-        raise UsageError(f"the model has no label column {name!r}{_nearest(name, names)}")
+        raise UsageError(f"the model has no label column {name!r}{nearest(name, names)}")
     return names.index(name)
 
 
@@ -110,13 +110,13 @@ def find_label(text: str, column: LabelColumn) -> int:
     if text not in column.values:
         same = [value for value in column.values if value.casefold() == text.casefold()]
         if len(same) != 1:
-            near = _nearest(text, column.values)
+            near = nearest(text, column.values)
             raise UsageError(f"the model has no label {text!r} in its column {column.name!r}{near}")
         text = same[0]
     return column.values.index(text) + 1
 
 
-def _nearest(text: str, known: tuple[str, ...] | list[str]) -> str:
+def nearest(text: str, known: Sequence[str]) -> str:
     """What to say about the labels that are known, after a text that is not."""
     folded = {name.casefold(): name for name in known}
     near = get_close_matches(text.casefold(), list(folded), n=1)

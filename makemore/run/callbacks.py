@@ -11,6 +11,7 @@ from makemore.core.errors import UsageError
 from makemore.inference.generation import Filters, generate
 from makemore.pictures.recorder import GRADIENTS_FILE, Recorder, read_records, write_records
 from makemore.run.catalog import PICTURES
+from makemore.run.label_choice import choose_labels
 from makemore.run.model_file import Model
 from makemore.run.settings import Settings
 from makemore.training.evaluation import Evaluation
@@ -103,8 +104,10 @@ class TensorBoard(Callback):
             if (loss := getattr(losses, split)) is not None:
                 self.writer.add_scalar(f"loss/{split}", loss, losses.step)
         run, generator = self.settings.run, Generator().manual_seed(self.settings.run.seed)
-        network, filters = self.trainer.network, Filters(cut=True)  # words of long lines, too, are shown
-        words = generate(network, self.model.vocabulary, generator, run.samples, filters)
+        filters, labels = Filters(cut=True), choose_labels(self.model).labels  # long words, too, are shown
+        words = generate(
+            self.trainer.network, self.model.vocabulary, generator, run.samples, filters, labels=labels
+        )
         self.writer.add_text("new words", "\n".join(f"    {word}" for word in words), losses.step)
 
 

@@ -22,6 +22,9 @@ LOSSES_FILE = "losses.csv"
 PICTURE_FILE = "loss.png"
 """The name of a run's picture of its losses."""
 
+CONFUSION_FILE = "confusion-{}.png"
+"""The name of a run's picture of which labels its network takes words for, by the number of the column."""
+
 
 def make_directory(out_dir: Path) -> None:
     """Create the directory. Raises UsageError if it cannot be created or written to."""
@@ -37,6 +40,7 @@ def run_files(out_dir: Path) -> Iterator[Path]:
     """The files that a run leaves in its directory, besides its model file."""
     for name in (LOSSES_FILE, PICTURE_FILE, GRADIENTS_FILE):
         yield out_dir / name
+    yield from sorted(out_dir.glob(CONFUSION_FILE.format("[0-9]*")))
     yield from sorted(out_dir.glob(TEACHER_FILE.format("[0-9]*")))
     yield from sorted((out_dir / LOG_DIRECTORY).glob("events.out.tfevents.*"))
 

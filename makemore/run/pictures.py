@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -10,6 +11,7 @@ from pkgutil import resolve_name
 from torch import Generator, Tensor
 
 from makemore.core.figure import Figure
+from makemore.core.layer import Layer
 from makemore.core.text import known_form
 from makemore.data.encoding import encode_words
 from makemore.inference.generation import Filters, generate
@@ -24,6 +26,7 @@ from makemore.pictures.probabilities import draw_probabilities
 from makemore.pictures.recorder import GRADIENTS_FILE, read_records
 from makemore.pictures.tree import draw_tree
 from makemore.run.catalog import PICTURES
+from makemore.run.label_choice import typical_network
 from makemore.run.model_file import Model
 
 SEED = 42
@@ -35,11 +38,20 @@ SAMPLED_WORDS, MAX_CONTEXTS = 500, 4096
 
 @dataclass(frozen=True)
 class Subject:
-    """What pictures are drawn of: a model, a word if one is given, and the directory of the model's run."""
+    """What pictures are drawn of: a model, a word if one is given, and the directory of the model's run.
+
+    ``labels`` are texts that choose labels, see ``choose_labels``.
+    """
 
     model: Model
     word: str | None = None
     directory: Path = Path()
+    labels: Sequence[str] = ()
+
+    @cached_property
+    def network(self) -> Layer:
+        """The network, for the chosen labels if it takes any; for the mean of those of its list otherwise."""
+        return typical_network(self.model, self.labels)
 
     @cached_property
     def contexts(self) -> Tensor:
@@ -60,7 +72,7 @@ class Subject:
     def sample(self, number: int) -> list[str]:
         """Words sampled from the network, the same each time."""
         generator, filters = Generator().manual_seed(SEED), Filters(cut=True)
-        return list(generate(self.model.network, self.model.vocabulary, generator, number, filters))
+        return list(generate(self.network, self.model.vocabulary, generator, number, filters))
 
 
 def draw_picture(name: str, subject: Subject) -> Figure:
@@ -76,27 +88,27 @@ def draw_picture(name: str, subject: Subject) -> Figure:
 
 
 def nodes(subject: Subject) -> Figure:
-    return draw_nodes(subject.model.network, subject.word_to_draw)
+    return draw_nodes(subject.network, subject.word_to_draw)
 
 
 def tree(subject: Subject) -> Figure:
-    return draw_tree(subject.model.network, subject.model.vocabulary, subject.word_to_draw)
+    return draw_tree(subject.network, subject.model.vocabulary, subject.word_to_draw)
 
 
 def probabilities(subject: Subject) -> Figure:
-    return draw_probabilities(subject.model.network, subject.model.vocabulary, subject.word_to_draw)
+    return draw_probabilities(subject.network, subject.model.vocabulary, subject.word_to_draw)
 
 
 def embedding(subject: Subject) -> Figure:
-    return draw_embedding(subject.model.network, subject.model.vocabulary)
+    return draw_embedding(subject.network, subject.model.vocabulary)
 
 
 def activations(subject: Subject) -> Figure:
-    return draw_activations(subject.model.network, subject.contexts)
+    return draw_activations(subject.network, subject.contexts)
 
 
 def batchnorm(subject: Subject) -> Figure:
-    return draw_batchnorm(subject.model.network, subject.contexts)
+    return draw_batchnorm(subject.network, subject.contexts)
 
 
 def gradients(subject: Subject) -> Figure:

@@ -10,6 +10,7 @@ from torch import Tensor
 from makemore.core.layer import Layer
 from makemore.core.text import plural
 from makemore.data.word_list import WordList
+from makemore.inference.classification import Confusion
 from makemore.pictures.summary import summary
 from makemore.run.settings import Settings
 from makemore.training.ensemble import members_of
@@ -78,6 +79,16 @@ def report(losses: Evaluation, trainer: Trainer) -> str:
         rows.append(f"{split.replace('_', ' '):<20} {nats:7.4f}  {nats / math.log(2):7.4f}")
     rows.append("(unseen: only words that are not also in the training split)")
     return "\n".join([*rows, *([part] if part else [])])
+
+
+def report_confusions(found: Sequence[Confusion]) -> str:
+    """How often the network finds the right label of val words, by column."""
+    rows = ["label of val words   right  balanced  most frequent label    words"]
+    for each in found:
+        shares = (each.accuracy, each.balanced_accuracy, each.most_frequent)
+        right, balanced, frequent = (f"{100 * share:.1f} %" for share in shares)
+        rows.append(f"{each.column[:18]:<18}{right:>8}  {balanced:>8}  {frequent:>19}  {each.words:7,}")
+    return "\n".join(rows)
 
 
 def losses_csv(losses: Tensor, evaluations: Sequence[Evaluation]) -> str:

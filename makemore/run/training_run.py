@@ -12,7 +12,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import islice
@@ -39,17 +39,21 @@ from makemore.core.layer import Layer
 from makemore.core.shell import quoted
 from makemore.core.terminal import say
 from makemore.core.text import plural
+from makemore.data.encoding import decode_words
+from makemore.data.examples import LabelledExamples
 from makemore.data.reading import STDIN, display_name
 from makemore.data.word_list import Data, WordList, load_words
+from makemore.inference.classification import Confusion, confusions
 from makemore.inference.scoring import loss
 from makemore.lecture.sampling import sample_word
+from makemore.lecture.words import STOP
 from makemore.parallel.engine import ParallelEngine, check_shareable
 from makemore.run.callbacks import Callback
 from makemore.run.catalog import ENGINES, NETWORKS, RECIPES, Plan, build_network, network_plan
-from makemore.run.lock import LOSSES_FILE, PICTURE_FILE
+from makemore.run.lock import CONFUSION_FILE, LOSSES_FILE, PICTURE_FILE
 from makemore.run.model_file import MODEL_FILE, Model, Progress, save_model
 from makemore.run.opened_model import check_list_is_there
-from makemore.run.report import SPLITS, losses_csv, report
+from makemore.run.report import SPLITS, losses_csv, report, report_confusions
 from makemore.run.settings import RunSettings, Settings, checked, resolved, restored
 from makemore.run.signals import Signals
 from makemore.run.teacher_files import TeacherFiles
@@ -61,6 +65,9 @@ from makemore.training.trainer import RunContext, Trainer
 
 PROBE_EXAMPLES = 256
 """Val examples on which a network is evaluated before it is saved."""
+
+MIN_CLASSIFIED, MAX_CLASSIFIED = 20, 2**16
+"""Of the val words, the least number that are classified at the end, and the most times the combinations."""
 
 DIVERGED_LOSS = 1e4
 """A loss, in nats, from which a network counts as diverged."""
@@ -190,12 +197,26 @@ class TrainingRun:
         ending = self.trainer.finish()
         losses = self.trainer.evaluate(*SPLITS)
         say("\n" + (f"{ending}\n\n" if ending else "") + report(losses, self.trainer))
-        written = self._write_results(losses)
+        found = self._confusions()
+        if found:
+            say("\n" + report_confusions(found))
+        written = self._write_results(losses, found)
         self._print_new_words()
         self.save(finished=True)
         say(f"\nwrote {', '.join(map(str, written))}")
 
-    def _write_results(self, losses: Evaluation) -> list[Path]:
+    def _confusions(self) -> list[Confusion]:
+        """Which labels the network takes val words for: of a large list, for some of them."""
+        model, examples = self.model, self.trainer.data.val
+        if model.labels is None or not isinstance(examples, LabelledExamples):
+            return []
+        ends = (examples.symbols == STOP).nonzero().flatten()
+        ends = ends[: max(MIN_CLASSIFIED, MAX_CLASSIFIED // len(model.labels))]
+        words = decode_words(model.vocabulary, examples.symbols[: int(ends[-1]) + 1])
+        rows = examples.row[ends].cpu()
+        return confusions(self.trainer.network, model.vocabulary, words, rows, model.labels)
+
+    def _write_results(self, losses: Evaluation, found: Sequence[Confusion]) -> list[Path]:
         """Write the losses, their picture and the files of the callbacks; returns what was written."""
         losses_file, picture = self.out_dir / LOSSES_FILE, self.out_dir / PICTURE_FILE
         with atomic_write(losses_file) as file:
@@ -203,6 +224,11 @@ class TrainingRun:
         written = [self.out_dir / MODEL_FILE, losses_file]
         for path, write in (
             (picture, partial(self._draw_losses, picture)),
+            *(
+                (path, partial(draw_to, path, confusion))
+                for i, confusion in enumerate(found, start=1)
+                for path in [self.out_dir / CONFUSION_FILE.format(i)]
+            ),
             *((callback.path, partial(callback.on_finish, losses)) for callback in self.callbacks),
         ):
             try:
@@ -231,12 +257,27 @@ class TrainingRun:
         if number == 0:
             return
         network, generator = self.trainer.network, self.trainer.generator.clone_state()
-        sampled = (sample_word(network, self.model.vocabulary, generator) for _ in range(100 * number))
-        words = list(islice(filter(None, sampled), number))  # an empty word is passed over
+        vocabulary, labels = self.model.vocabulary, choose_labels(self.model).labels
+        if labels is None:
+            sampled = (sample_word(network, vocabulary, generator) for _ in range(100 * number))
+            lines = words = list(islice(filter(None, sampled), number))  # an empty word is passed over
+        else:
+            samples = list(generate_scored(network, vocabulary, generator, number, labels=labels))
+            words = [sample.word for sample in samples]
+            lines = [f"{s.word}  ({', '.join(label or 'no label' for label in s.labels)})" for s in samples]
         known = self.words.number_in_training(words)
         say(f"\n{plural(len(words), 'new word')}:")
-        say("\n".join(words))
+        say("\n".join(lines))
         say(f"({known:,} of them {'is' if known == 1 else 'are'} in the training split)")
+
+
+def draw_to(path: Path, confusion: Confusion) -> None:
+    """Draw a confusion to a PNG file."""
+    from makemore.pictures.confusion import draw_confusion
+    from makemore.pictures.figures import save_figure
+
+    with atomic_write(path) as file:
+        save_figure(draw_confusion(confusion), file)
 
 
 def resume_command(out_dir: Path) -> str:
