@@ -16,14 +16,15 @@ def test_public_names() -> None:
     assert sorted(makemore.__all__) == [
         "AutogradEngine", "BackpropEngine", "BatchNorm1d", "Convolution", "Data", "Dropout", "Embedding",
         "Ensemble", "EnsembleEngine", "Examples", "Filters", "FlattenConsecutive", "FlattenDilated",
-        "GatedActivation", "HistoricBatchNorm1d", "Layer", "LayerNorm", "LectureRecipe", "Linear", "Model",
-        "ModernRecipe", "ModernTrainer", "NETWORKS", "Plan", "RMSNorm", "ReLU", "ResidualBlock", "Sequential",
-        "SkipConnections", "TakeLast", "Tanh", "Trainer", "Vocabulary", "Window", "WindowsEngine", "WordList",
-        "build_dataset", "context_length", "draw_activations", "draw_batchnorm", "draw_embedding",
-        "draw_gradients", "draw_losses", "draw_nodes", "draw_probabilities", "draw_tree", "from_module",
-        "generate", "generate_scored", "load_model", "load_words", "log_likelihoods", "loss", "network_plan",
-        "page_html", "plot_losses", "read_words", "register_layer", "sample_word", "save_model", "split_loss",
-        "split_words", "summary", "to_module", "train",
+        "GatedActivation", "HistoricBatchNorm1d", "LabelDistribution", "LabelledEmbedding", "Labels", "Layer",
+        "LayerNorm", "LectureRecipe", "Linear", "Model", "ModernRecipe", "ModernTrainer", "NETWORKS", "Plan",
+        "RMSNorm", "ReLU", "ResidualBlock", "Sequential", "SkipConnections", "TakeLast", "Tanh", "Trainer",
+        "Vocabulary", "Window", "WindowsEngine", "WordList", "build_dataset", "conditioned", "context_length",
+        "draw_activations", "draw_batchnorm", "draw_embedding", "draw_gradients", "draw_losses", "draw_nodes",
+        "draw_probabilities", "draw_tree", "from_module", "generate", "generate_scored", "load_model",
+        "load_words", "log_likelihoods", "loss", "network_plan", "page_html", "plot_losses", "read_words",
+        "register_layer", "sample_word", "save_model", "split_loss", "split_words", "summary", "to_module",
+        "train",
     ]  # fmt: skip
     for name in makemore.__all__:
         assert getattr(makemore, name) is not None

@@ -74,7 +74,10 @@ class WordFile:
         num_lines = 0
         for block in self._with_progress(self.blocks()):
             if b"\0" in block:
-                raise DataError(f"{self.name} is a binary file, not a word list")
+                line = num_lines + block.count(b"\n", 0, block.index(b"\0")) + 1
+                raise DataError(
+                    f"{self.name} is a binary file, not a word list: line {line:,} has a NUL byte"
+                )
             try:
                 text = block.decode()
             except UnicodeDecodeError as error:

@@ -109,14 +109,31 @@ def reorder_words(symbols: Tensor, lengths: Tensor, order: Tensor) -> None:
         end += len(part)
 
 
-def shuffled(
-    slabs: list[Tensor], num_words: int, seed: int, table: Tensor, cuts: Sequence[int]
-) -> tuple[Tensor, list[int]]:
-    """The symbols ``table[slab]`` of all words in shuffled order, and the number of symbols before each cut.
+def repeat_words(symbols: Tensor, counts: Tensor) -> Tensor:
+    """The symbols, (N,), of words each of which is repeated as often as ``counts``, (words,), says."""
+    lengths = word_lengths(symbols)
+    result = symbols.new_empty(int((lengths * counts).sum()))
+    num_words = end = 0
+    for chunk, chunk_lengths in word_chunks(symbols):
+        repeated = torch.arange(len(chunk_lengths), dtype=torch.int32)
+        repeated = repeated.repeat_interleave(counts[num_words : num_words + len(chunk_lengths)])
+        for index in torch.split(repeated, BUCKET_WORDS):
+            part = take_words(chunk, chunk_lengths, index)
+            result[end : end + len(part)] = part
+            end += len(part)
+        num_words += len(chunk_lengths)
+    return result
 
-    The slabs have ``num_words`` words in all; the list of slabs is emptied. A cut is a number of words.
+
+def shuffled(
+    slabs: list[Tensor], positions: Tensor, table: Tensor, cuts: Sequence[int]
+) -> tuple[Tensor, list[int]]:
+    """The symbols ``table[slab]`` of all words in another order, and the number of symbols before each cut.
+
+    ``positions``, (words,), are the new positions of the words, see ``shuffle_positions``. The list of slabs
+    is emptied. A cut is a number of words.
     """
-    positions = shuffle_positions(num_words, seed)
+    num_words = len(positions)
     num_buckets = max(1, min(MAX_BUCKETS, -(-num_words // BUCKET_WORDS)))
     bucket_words = -(-num_words // num_buckets)
     num_buckets = -(-num_words // bucket_words)

@@ -16,16 +16,18 @@ import hashlib
 import os
 import unicodedata
 import urllib.request
+from array import array
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor
 
 from makemore.core.atomic_write import atomic_write
 from makemore.core.errors import DataError, WriteError
+from makemore.core.layer import LabelColumn
 from makemore.core.text import DROPPED, drop_invisible, known_form, plural, quote, quote_all, require_words
 from makemore.data.encoding import (
     SLAB,
@@ -36,10 +38,11 @@ from makemore.data.encoding import (
     symbol_dtype,
 )
 from makemore.data.examples import LabelledExamples, row_of_examples
-from makemore.data.labels import Labels, number_labels
+from makemore.data.labels import LabelEncoder, Labels, encode_labels
 from makemore.data.membership import WordSet, isin, select, word_hashes
-from makemore.data.reading import WordFile
-from makemore.data.shuffle import shuffle_positions, shuffled
+from makemore.data.shuffle import repeat_words, shuffle_positions, shuffled
+from makemore.data.sources import WordSource
+from makemore.data.tables import MAX_COUNT, Block, Columns
 from makemore.lecture.words import STOP, Examples, Vocabulary
 
 LECTURE_URL = "https://raw.githubusercontent.com/karpathy/makemore/master/names.txt"
@@ -52,8 +55,14 @@ LECTURE_VARIABLE = "MAKEMORE_LECTURE_NAMES"
 SHUFFLE_SEED = 42
 """The seed of the lecture's split."""
 
+CHUNK_WORDS = 2**20
+"""Words whose labels or counts are processed at a time."""
+
 LEAST_WORDS = 6
 """The least number of words of a list: train, val and test have one each."""
+
+MAX_TOTAL = 10_000_000
+"""The total to which larger counts of a list are scaled down, since all examples are kept in memory."""
 
 
 class Data(NamedTuple):
@@ -113,7 +122,9 @@ class WordList:
     of symbols before the val and before the test split, ``source`` is the name of the list,
     ``fingerprint`` is the sha256 of its words joined by newlines, and ``changes`` are those of ``normalize``.
     Of a list with ``labels``, ``row``, (num_words,), is the combination of labels of each word, an index into
-    ``labels.rows``, in the order of ``symbols``.
+    ``labels.rows``, in the order of ``symbols``. Of a list with ``counts``, (num_words,) in the same order, a
+    word has as many examples as if it stood on that many lines, but is in one split only. ``notes`` say what
+    files and columns were read, and what was left out, each in a line.
     """
 
     vocabulary: Vocabulary
@@ -125,6 +136,8 @@ class WordList:
     changes: Changes = UNCHANGED
     labels: Labels | None = None
     row: Tensor | None = None
+    counts: Tensor | None = None
+    notes: tuple[str, ...] = ()
 
     @classmethod
     def of(
@@ -132,30 +145,74 @@ class WordList:
         words: Sequence[str],
         source: str = "words",
         labels: Mapping[str, Sequence[str | None]] | None = None,
+        counts: Sequence[int] | None = None,
     ) -> WordList:
         """The word list of a file with these lines.
 
-        ``labels`` has a label for each word, or None, by the name of the column, such as "country". Raises
-        DataError if there are fewer than 6 words, and on labels that do not fit the words, and TypeError on
-        one text in place of words.
+        ``labels`` has a label for each word, or None, by the name of the column, such as "country", and
+        ``counts`` has a count for each word, from 1 on. Raises DataError if there are fewer than 6 words, and
+        on labels or counts that do not fit the words, and TypeError on one text in place of words.
         """
         require_words(words, "WordList.of")
-        plain = _word_list(["\n".join(words).replace("\r\n", "\n").replace("\r", "\n")], source)
-        if labels is None:
-            return plain
-        if len(plain) != len(words):
-            raise DataError(f"labels need words of one line each without blank ones: {source} has others")
-        numbered, row_of = number_labels(labels, len(words))
-        return plain.labelled(numbered, row_of)
+        text = "\n".join(words).replace("\r\n", "\n").replace("\r", "\n")
+        if labels is None and counts is None:
+            return _word_list([Block(text)], source)
+        if text.count("\n") != max(0, len(words) - 1) or not all(map(str.strip, words)):
+            raise DataError(
+                f"labels and counts need words of one line each without blank ones: {source} has others"
+            )
+        encoder, row_of = encode_labels(labels, len(words)) if labels is not None else (None, None)
+        if counts is not None and (len(counts) != len(words) or not all(map(_is_count, counts))):
+            raise DataError(f"counts are whole numbers from 1 to {MAX_COUNT:,}, one for each word")
+        numbers = None if counts is None else array("q", map(int, counts))
+        return _word_list([Block(text, row_of, numbers)], source, encoder)
 
-    def labelled(self, labels: Labels, row_of: Tensor) -> WordList:
-        """The same words with labels; ``row_of``, (num_words,), is in the order of the list."""
-        row = torch.empty_like(row_of, dtype=symbol_dtype(len(labels)))
-        row[shuffle_positions(self.num_words, SHUFFLE_SEED).long()] = row_of.to(row.dtype)
+    def labelled(self, labels: Labels, row_of: Tensor, positions: Tensor | None = None) -> WordList:
+        """The same words with labels; ``row_of``, (num_words,), is in the order of the list.
+
+        ``positions`` are those of ``shuffle_positions`` if they are known already.
+        """
+        row = self._in_order_of_symbols(row_of.to(symbol_dtype(len(labels))), positions)
         digest = hashlib.sha256(self.fingerprint.encode())
         digest.update(repr(labels.columns).encode())
-        digest.update(labels.rows[row_of].numpy().tobytes())
+        for part in torch.split(row_of, CHUNK_WORDS):
+            digest.update(labels.rows[part].numpy().tobytes())
         return replace(self, labels=labels, row=row, fingerprint=digest.hexdigest())
+
+    def counted(self, counts: Tensor, positions: Tensor | None = None) -> WordList:
+        """The same words with counts from 1 on; ``counts``, (num_words,), is in the order of the list.
+
+        If their sum is larger than ``MAX_TOTAL``, they are scaled down to about that sum, each to at least 1.
+        """
+        digest = hashlib.sha256(self.fingerprint.encode() + b"counts")
+        digest.update(counts.long().numpy().tobytes())
+        total = int(counts.double().sum())
+        note = f"{plural(total, 'word')} in all by their counts"
+        if total > MAX_TOTAL:
+            counts = (counts.double() * (MAX_TOTAL / total)).round().clamp(min=1)
+            note += f", scaled down to {int(counts.sum()):,}, each to at least 1"
+        counts = self._in_order_of_symbols(counts.int(), positions)
+        labels = self.labels
+        if labels is not None and self.row is not None:
+            sums = torch.zeros(len(labels), dtype=torch.int64)
+            for row, part in zip(
+                torch.split(self.row, CHUNK_WORDS), torch.split(counts, CHUNK_WORDS), strict=True
+            ):
+                sums.index_add_(0, row.int(), part.long())
+            labels = replace(labels, counts=sums)
+        fingerprint, notes = digest.hexdigest(), (*self.notes, note)
+        return replace(self, labels=labels, counts=counts, notes=notes, fingerprint=fingerprint)
+
+    def _in_order_of_symbols(self, values: Tensor, positions: Tensor | None) -> Tensor:
+        """Values of the words in the order of the list, (num_words,), in the order of ``symbols``."""
+        if positions is None:
+            positions = shuffle_positions(self.num_words, SHUFFLE_SEED)
+        result = torch.empty_like(values)
+        for part, value in zip(
+            torch.split(positions, CHUNK_WORDS), torch.split(values, CHUNK_WORDS), strict=True
+        ):
+            result[part.long()] = value
+        return result
 
     def __len__(self) -> int:
         return self.num_words
@@ -191,32 +248,65 @@ class WordList:
             torch.index_select(table, 0, old.int(), out=new)
         return replace(self, vocabulary=vocabulary, symbols=symbols)
 
-    def data(self, block_size: int, vocabulary: Vocabulary | None = None) -> Data:
+    def labelled_by(self, columns: Sequence[LabelColumn]) -> WordList:
+        """The same words with labels numbered by these columns, such as a model's; without labels for none.
+
+        Columns are matched by name and labels by text. In a column that the list does not have, each word has
+        the label 0, which means none. Raises DataError that names unknown columns and labels.
+        """
+        if not columns:
+            return replace(self, labels=None, row=None)
+        if self.labels is None or self.row is None:
+            total = self.num_words if self.counts is None else int(self.counts.sum())
+            rows = torch.zeros((1, len(columns)), dtype=torch.int64)
+            labels = Labels(tuple(columns), rows, torch.tensor([total]))
+            return replace(self, labels=labels, row=torch.zeros(self.num_words, dtype=torch.uint8))
+        labels, new_row = self.labels.matched_to(columns, self.source)
+        new_row = new_row.to(symbol_dtype(len(labels)))
+        row = torch.cat([new_row[part.int()] for part in torch.split(self.row, CHUNK_WORDS)])
+        return replace(self, labels=labels, row=row)
+
+    def data(
+        self,
+        block_size: int,
+        vocabulary: Vocabulary | None = None,
+        labels: Sequence[LabelColumn] | None = None,
+    ) -> Data:
         """The vocabulary and the examples of the splits, for contexts of ``block_size`` symbols.
 
-        The vocabulary is the list's own unless one is given: that of the network which the examples are for.
-        Raises DataError that names the characters missing from it.
+        The vocabulary and the labels are the list's own unless they are given: those of the network which the
+        examples are for. Raises DataError that names the characters and the labels missing from them.
         """
         if vocabulary is not None:
-            return self.encoded_by(vocabulary).data(block_size)
+            return self.encoded_by(vocabulary).data(block_size, labels=labels)
+        if labels is not None:
+            return self.labelled_by(labels).data(block_size)
         train, val, test = self._splits()
         hashes = torch.cat([*word_hashes(self.symbols[self.cuts[0] :], "hashing val and test words")])
         in_train = isin(hashes, train).tensor_split([int((val == STOP).sum())])
         unseen = [select(symbols, ~mask) for symbols, mask in zip((val, test), in_train, strict=True)]
-        splits = (train, val, test, *unseen)
+        splits = [train, val, test, *unseen]
+        row, counts = (self._of_splits(values, in_train) for values in (self.row, self.counts))
+        if counts is not None:
+            splits = [repeat_words(*each) for each in zip(splits, counts, strict=True)]
+            row = row and [rows.repeat_interleave(n) for rows, n in zip(row, counts, strict=True)]
         characters = self.vocabulary.characters
-        if self.labels is None:
+        if self.labels is None or row is None:
             plain = [Examples(symbols, block_size, characters) for symbols in splits]
             return _data_of(self.vocabulary, plain, None)
-        assert self.row is not None
-        sizes = [int((symbols == STOP).sum()) for symbols in (train, val, test)]
-        rows = list(torch.split(self.row, sizes))
-        rows += [row[~mask] for row, mask in zip(rows[1:], in_train, strict=True)]
         labelled = [
-            LabelledExamples(symbols, block_size, characters, self.labels, row_of_examples(symbols, row))
-            for symbols, row in zip(splits, rows, strict=True)
+            LabelledExamples(symbols, block_size, characters, self.labels, row_of_examples(symbols, rows))
+            for symbols, rows in zip(splits, row, strict=True)
         ]
         return _data_of(self.vocabulary, labelled, self.labels)
+
+    def _of_splits(self, values: Tensor | None, in_train: Sequence[Tensor]) -> list[Tensor] | None:
+        """Numbers of the words, (num_words,), by splits: train, val, test, unseen val, unseen test."""
+        if values is None:
+            return None
+        num_val, num_test = map(len, in_train)
+        splits = list(torch.split(values, [len(values) - num_val - num_test, num_val, num_test]))
+        return splits + [part[~mask] for part, mask in zip(splits[1:], in_train, strict=True)]
 
     def word_set(self) -> WordSet:
         """The words as a set, for membership tests."""
@@ -235,12 +325,13 @@ class WordList:
         return self.symbols.tensor_split(self.cuts)
 
 
-def _word_list(texts: Iterable[str], source: str) -> WordList:
-    """The word list of a text, given in blocks of whole lines."""
-    encoder, digest, number = StreamEncoder(), hashlib.sha256(), 0
+def _word_list(blocks: Iterable[Block], source: str, encoder: LabelEncoder | None = None) -> WordList:
+    """The word list of a text, given in blocks of whole lines; ``encoder`` is that of the labels' numbers."""
+    stream, digest, number = StreamEncoder(), hashlib.sha256(), 0
     changed, dropped, characters = 0, 0, set[str]()
     first: list[str] = []
-    for block in texts:
+    row_of, counts = array("i"), array("q")
+    for block, rows, numbers in blocks:
         clean = drop_invisible(block)
         if len(clean) < len(block):
             dropped += len(block) - len(clean)
@@ -252,16 +343,40 @@ def _word_list(texts: Iterable[str], source: str) -> WordList:
         if words:
             text = "\n".join(words)
             digest.update(("\n" * (number > 0) + text).encode())
-            encoder.append(text + "\n")
+            stream.append(text + "\n")
             number += len(words)
             first += words[: LEAST_WORDS - len(first)]
+        for collected, given in ((row_of, rows), (counts, numbers)):
+            if given is not None:
+                collected += given if len(given) == len(words) else _of_words(given, composed)
     if number < LEAST_WORDS:
         raise DataError(f"{source} has {_why_too_few(first)}")
-    slabs, vocabulary, table = encoder.end()
+    slabs, vocabulary, table = stream.end()
     n1, n2 = int(0.8 * number), int(0.9 * number)
-    symbols, (cut1, cut2) = shuffled(slabs, number, SHUFFLE_SEED, table, (n1, n2))
+    positions = shuffle_positions(number, SHUFFLE_SEED)
+    symbols, (cut1, cut2) = shuffled(slabs, positions, table, (n1, n2))
     changes = Changes(changed, dropped, "".join(sorted(characters)))
-    return WordList(vocabulary, symbols, (cut1, cut2), number, source, digest.hexdigest(), changes)
+    result = WordList(vocabulary, symbols, (cut1, cut2), number, source, digest.hexdigest(), changes)
+    if encoder is not None:
+        columns, combinations, position = encoder.end()
+        row = torch.cat([position[part] for part in torch.split(_as_tensor(row_of), CHUNK_WORDS)])
+        labels = Labels(columns, combinations, torch.bincount(row, minlength=len(combinations)))
+        result = result.labelled(labels, row, positions)
+    return result.counted(_as_tensor(counts), positions) if counts else result
+
+
+def _of_words(values: array[int], text: str) -> array[int]:
+    """The values of the lines of a text that have a word."""
+    lines = text.split("\n")
+    return array(values.typecode, (value for value, line in zip(values, lines, strict=False) if line.strip()))
+
+
+def _as_tensor(values: array[int]) -> Tensor:
+    return torch.frombuffer(values, dtype=torch.int32 if values.typecode == "i" else torch.int64)
+
+
+def _is_count(value: object) -> bool:
+    return isinstance(value, int) and 1 <= value <= MAX_COUNT
 
 
 def _words_of(text: str) -> list[str]:
@@ -285,23 +400,59 @@ def _why_too_few(words: Sequence[str]) -> str:
     return f"{plural(len(words), 'word')}; at least {LEAST_WORDS} are needed for train, val and test{empty}"
 
 
-def read_words(path: str | Path) -> WordList:
-    """Read a word list. It is decompressed if its name ends in .gz, .bz2, .xz or .zst; ``-`` is stdin.
+Paths: TypeAlias = str | Path | Sequence[str | Path]
+"""The path of one list, or those of several."""
 
-    Raises DataError if it cannot be read, is not text, or has too few words.
+Column: TypeAlias = str | int
+"""A column of a table: its name, or its number, where 1 is the first."""
+
+
+def read_words(
+    source: Paths,
+    word_column: Column | None = None,
+    label_columns: Column | Sequence[Column] = (),
+    count_column: Column | None = None,
+) -> WordList:
+    """Read a word list, or several: files, directories of files, and ``-``, which is stdin.
+
+    A file is decompressed if its name ends in .gz, .bz2, .xz or .zst. It has one word a line, or it is a
+    table, CSV or TSV, whose columns are chosen by their names or numbers. A row with the count n counts as n
+    rows do. If there are several files and no ``label_columns``, the name of a file, without suffixes, is the
+    label of its words, in the column "label".
+
+    Raises DataError if a list cannot be read, is not text, looks like a table but no ``word_column`` is given
+    (0 takes its lines as words), does not have the columns, or has too few words.
     """
-    with WordFile(str(path)) as file:
-        return _word_list(file.texts(), file.name)
+    paths = [source] if isinstance(source, str | Path) else source
+    labels = [label_columns] if isinstance(label_columns, Column) else label_columns
+    word, count = (None if column is None else str(column) for column in (word_column, count_column))
+    lists = WordSource([*map(str, paths)], Columns(word, tuple(map(str, labels)), count))
+    try:
+        words = _word_list(lists.blocks(), lists.name, lists.encoder)
+    except DataError as error:
+        if left_out := lists.left_out():
+            raise DataError(f"{error} ({', '.join(left_out)} left out)") from error
+        raise
+    return replace(words, notes=(*lists.notes(), *words.notes))
 
 
-def load_words(source: str | None = None) -> WordList:
-    """Read the word list at a path; the lecture's own for ``"lecture"``, the bundled one by default.
+def load_words(
+    source: Paths | None = None,
+    word_column: Column | None = None,
+    label_columns: Column | Sequence[Column] = (),
+    count_column: Column | None = None,
+) -> WordList:
+    """Read the word lists at one or more paths, see ``read_words``; by default the bundled one.
 
-    Raises DataError if it cannot be read or downloaded.
+    ``"lecture"`` stands for the lecture's own list. Raises DataError if a list cannot be read or downloaded.
     """
+    columns = (word_column, label_columns, count_column)
     if source is None:
+        if columns != (None, (), None):
+            raise DataError("the bundled list has no columns to choose: give the path of a table with --data")
         return read_words(bundled_path())
-    return read_words(lecture_path() if source == "lecture" else source)
+    paths = [source] if isinstance(source, str | Path) else source
+    return read_words([lecture_path() if path == "lecture" else path for path in paths], *columns)
 
 
 def bundled_path() -> Path:

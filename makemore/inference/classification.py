@@ -25,8 +25,9 @@ def joint_log_probs(
 ) -> Tensor:
     """log P(word, labels) of each word with each combination of ``labels.rows``: float64, (words, D).
 
-    In nats. ``logsumexp`` over the combinations is the log-likelihood of a word whose labels are not known. Raises
-    DataError on a character that is missing from the vocabulary and on labels that are not the network's.
+    In nats. ``logsumexp`` over the combinations is the log-likelihood of a word whose labels are not known.
+    Raises DataError on a character that is missing from the vocabulary and on labels that are not the
+    network's.
     """
     words = list(words)
     require_words(words, "joint_log_probs")

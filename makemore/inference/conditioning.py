@@ -11,7 +11,6 @@ import copy
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
 from functools import cached_property
 
 import torch
@@ -21,7 +20,7 @@ from makemore.core.errors import UsageError
 from makemore.core.fit import Columns
 from makemore.core.layer import LabelColumn, Layer
 from makemore.core.text import show_controls
-from makemore.data.labels import Labels
+from makemore.data.labels import Labels, nearest
 from makemore.lecture.layers import Embedding
 from makemore.paper.layers import LabelledEmbedding
 from makemore.training.ensemble import Ensemble
@@ -96,7 +95,7 @@ def find_column(name: str, columns: Columns) -> int:
     """The number of the column of that name. Raises UsageError, which names the nearest."""
     names = [column.name for column in columns]
     if name not in names:
-        raise UsageError(f"the model has no label column {name!r}{nearest(name, names)}")
+        raise UsageError(f"the model has no label column {name!r}{hint(name, names)}")
     return names.index(name)
 
 
@@ -110,22 +109,19 @@ def find_label(text: str, column: LabelColumn) -> int:
     if text not in column.values:
         same = [value for value in column.values if value.casefold() == text.casefold()]
         if len(same) != 1:
-            near = nearest(text, column.values)
+            near = hint(text, column.values)
             raise UsageError(f"the model has no label {text!r} in its column {column.name!r}{near}")
         text = same[0]
     return column.values.index(text) + 1
 
 
-def nearest(text: str, known: Sequence[str]) -> str:
-    """What to say about the labels that are known, after a text that is not."""
-    folded = {name.casefold(): name for name in known}
-    near = get_close_matches(text.casefold(), list(folded), n=1)
-    if near:
-        return f"; did you mean {show_controls(folded[near[0]])!r}?"
+def hint(text: str, known: Sequence[str]) -> str:
+    """What to say after a text that is not known: the most similar one, or which there are."""
+    if similar := nearest(text, known):
+        return similar
     listed = ", ".join(show_controls(name) for name in known[:MAX_LISTED])
-    return f"; it has {listed}" + (
-        f" and {len(known) - MAX_LISTED:,} more" if len(known) > MAX_LISTED else ""
-    )
+    more = f" and {len(known) - MAX_LISTED:,} more" if len(known) > MAX_LISTED else ""
+    return f"; it has {listed}{more}"
 
 
 def shares_of(choice: str | Choice, column: LabelColumn) -> Tensor:

@@ -16,7 +16,7 @@ from makemore.inference.conditioning import (
     conditioned,
     find_column,
     find_label,
-    nearest,
+    hint,
 )
 from makemore.run.model_file import Model
 
@@ -110,7 +110,7 @@ def _item(item: str, columns: Sequence[LabelColumn]) -> tuple[LabelColumn, str, 
         column, label, _ = _item(before, columns)
         return column, label, _share(after, item)
     known = [label for column in columns for label in column.values]
-    raise UsageError(f"the model has no label {item!r}{nearest(item, known)}")
+    raise UsageError(f"the model has no label {item!r}{hint(item, known)}")
 
 
 def _columns_with(text: str, columns: Sequence[LabelColumn]) -> list[LabelColumn]:

@@ -44,12 +44,14 @@ from makemore.data.examples import LabelledExamples
 from makemore.data.reading import STDIN, display_name
 from makemore.data.word_list import Data, WordList, load_words
 from makemore.inference.classification import Confusion, confusions
+from makemore.inference.generation import generate_scored
 from makemore.inference.scoring import loss
 from makemore.lecture.sampling import sample_word
 from makemore.lecture.words import STOP
 from makemore.parallel.engine import ParallelEngine, check_shareable
 from makemore.run.callbacks import Callback
 from makemore.run.catalog import ENGINES, NETWORKS, RECIPES, Plan, build_network, network_plan
+from makemore.run.label_choice import choose_labels
 from makemore.run.lock import CONFUSION_FILE, LOSSES_FILE, PICTURE_FILE
 from makemore.run.model_file import MODEL_FILE, Model, Progress, save_model
 from makemore.run.opened_model import check_list_is_there

@@ -45,7 +45,7 @@ def test_shuffled_words_are_those_of_pythons_shuffle(
     slabs = [slab.to(dtype) for slab, dtype in zip(symbols.tensor_split(ends), DTYPES, strict=True)]
     assert torch.equal(torch.cat([chunk for chunk, _ in word_chunks(symbols)]), symbols)
     table = torch.tensor([0, 4, 3, 2, 1], dtype=torch.int32)
-    result, cuts = shuffled(slabs, 500, 42, table, (400, 450))
+    result, cuts = shuffled(slabs, shuffle_positions(500, 42), table, (400, 450))
     random.Random(42).shuffle(words)
     expected = table[encode_words(vocabulary, words).long()]
     assert torch.equal(result, expected)

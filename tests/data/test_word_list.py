@@ -314,7 +314,9 @@ def test_files_that_are_not_word_lists_are_refused(tmp_path: Path, content: byte
 def test_missing_files_and_directories_are_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="No such file"):
         load_words(str(tmp_path / "none.txt"))
-    with pytest.raises(DataError, match="Is a directory"):
+    with pytest.raises(
+        DataError, match=r"the directory .* has no files: give a directory of word lists, or the files$"
+    ):
         load_words(str(tmp_path))
 
 

@@ -302,7 +302,7 @@ def test_the_distribution_of_the_columns_that_are_not_chosen() -> None:
 @pytest.mark.parametrize(
     ("labels", "message"),
     [
-        ({"countri": "DE"}, "no label column 'countri'; did you mean 'country'?"),
+        ({"countri": "DE"}, "no label column 'countri' (did you mean 'country'?)"),
         ({"country": "Francia"}, "no label 'Francia' in its column 'country'; it has DE, FR, US"),
         ({"country": {"DE": -1}}, "share of 'DE' must be 0 or more"),
         ({"country": {"DE": 0}}, "must have a sum above 0"),
