@@ -31,7 +31,16 @@ from makemore.core.settings import FIRST, Knob
 from makemore.core.shell import expand_user
 from makemore.core.terminal import say
 from makemore.run.catalog import PICTURES
-from makemore.run.settings import NETWORK, OUTPUT, TRAINING, SampleSettings, flag, flags
+from makemore.run.settings import (
+    FORMATS,
+    NETWORK,
+    OUTPUT,
+    TRAINING,
+    SampleSettings,
+    flag,
+    flags,
+    sample_settings,
+)
 
 BACKEND_VARIABLE = "MPLBACKEND"
 """The environment variable that names matplotlib's backend."""
@@ -147,21 +156,22 @@ def train_main(argv: Sequence[str] | None = None) -> int:
 
 
 SAMPLE_NOTES = """\
-Each character is sampled with these flags, applied in this order: --temperature, --min-length (the
-word cannot end before), --top-k, --top-p, --max-length (the word is cut there). Then --novel and
---unique leave out whole words. --samples counts the words that are printed, --draws those that are
-sampled. --with-score prints the likelihood under the model itself, whatever these flags are.
+A word that is too long, or that --novel or --not-near leaves out, is replaced by another one. The
+log-likelihood of a word is that under the model itself, whatever these flags are.
 
 To sample the same words in the same order with eight processes, here by GNU parallel:
   parallel -k makemore-sample --samples 1000000 --seed 1 --shard {}/8 ::: $(seq 8) > words.txt
 """
 """The end of the help of ``makemore-sample``."""
 
-TABLES = (".csv", ".json", ".jsonl", ".parquet", ".xlsx", ".xls", ".html", ".xml", ".npy", ".npz", ".pt")
+UNWRITABLE = (".json", ".parquet", ".xlsx", ".xls", ".html", ".xml", ".npy", ".npz", ".pt")
 """Endings of files that ``makemore-sample`` does not write."""
 
-FOR_SCORES = {"score", "shard", "output", "device"}
+FOR_SCORES = {"score", "shard", "output", "format", "device"}
 """Settings of ``makemore-sample`` that work with --score; all others are about new words."""
+
+NOT_INTERACTIVE = ("samples", "prefix", "unique", "output", "format", "with_score", "shard")
+"""Settings of ``makemore-sample`` that do not work with --interactive."""
 
 MODEL_HELP = (
     "model file, directory of a run, or bundled: the network that comes with makemore (default: out, or"
@@ -174,16 +184,17 @@ def sample_parser() -> Parser:
     """The flags of ``makemore-sample``, made from the settings."""
     parser = Parser(
         "makemore-sample",
-        "Sample new words from a trained network, one a line, or score given words.",
+        "Sample new words from a trained network, or score given words.",
         epilog=SAMPLE_NOTES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("path", nargs="?", type=path_type, help="as --model", metavar="MODEL")
     parser.add_argument("--model", type=path_type, metavar="PATH", help=MODEL_HELP)
     short = {"samples": ["-n"], "output": ["-o"]}
-    how_many = parser.add_mutually_exclusive_group()
-    for name, knob in SampleSettings.knobs().items():
-        add_flag(how_many if name in ("samples", "draws") else parser, knob, *short.get(name, ()))
+    knobs = SampleSettings.knobs()
+    groups = {t: parser.add_argument_group(t) for t in dict.fromkeys(knob.group for knob in knobs.values())}
+    for name, knob in knobs.items():
+        add_flag(groups[knob.group], knob, *short.get(name, ()))
     return parser
 
 
@@ -192,16 +203,35 @@ def sample_main(argv: Sequence[str] | None = None) -> int:
     parser = sample_parser()
     args = parser.parse(argv)
     wanted = given(args, SampleSettings.knobs().values())
+    check_kind_of_sampling(parser, wanted)
+    ending, output = ending_of(wanted.get("output", "")), wanted.get("output", "")
+    if ending in UNWRITABLE:
+        parser.error(f"the output is a .txt, .csv or .jsonl file, not {Path(output).name!r}")
+    if ending.removeprefix(".") in FORMATS:
+        wanted.setdefault("format", ending.removeprefix("."))
+    model = one_of(parser, args.path, args.model, "model")
+    return answer(parser.prog, "makemore.commands.sample:sample", model, sample_settings(wanted))
+
+
+def ending_of(path: str) -> str:
+    """The ending of a file's name, without that of its compression.
+
+    >>> ending_of("words.CSV.gz"), ending_of("words")
+    ('.csv', '')
+    """
+    return Path(path.lower().removesuffix(".gz")).suffix
+
+
+def check_kind_of_sampling(parser: Parser, wanted: dict[str, Any]) -> None:
+    """Refuse flags that do not go with --score or --interactive."""
+    if "score" in wanted and "interactive" in wanted:
+        parser.error("--score and --interactive do different things: choose one")
     for_new_words = [flag(name) for name in wanted if name not in FOR_SCORES]
     if "score" in wanted and for_new_words:
         parser.error(f"--score samples no words: leave out {', '.join(for_new_words)}")
-    output = wanted.get("output", "")
-    if Path(output.lower().removesuffix(".gz")).suffix in TABLES:
-        parser.error(
-            f"the output is text, one word a line: write to a .txt file, not to {Path(output).name!r}"
-        )
-    model = one_of(parser, args.path, args.model, "model")
-    return answer(parser.prog, "makemore.commands.sample:sample", model, SampleSettings(**wanted))
+    for_lists = [flag(name) for name in wanted if name in NOT_INTERACTIVE]
+    if "interactive" in wanted and for_lists:
+        parser.error(f"--interactive answers on the terminal: leave out {', '.join(for_lists)}")
 
 
 ENDINGS = (".png", ".svg", ".pdf")

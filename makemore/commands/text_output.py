@@ -1,10 +1,15 @@
-"""Write lines of text to a file or to stdout, compressed or not."""
+"""Write lines of text, csv or jsonl to a file or to stdout, compressed or not."""
 
 from __future__ import annotations
 
+import csv
 import gzip
+import io
+import json
+import math
+import re
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO, cast
@@ -71,3 +76,57 @@ def write_lines(lines: Iterable[str], total: int | None, file: BinaryIO) -> None
                 write()
     finally:
         write()
+
+
+Cell = str | float | bool | None
+Row = Mapping[str, Cell]
+"""The cells of a row by the names of their columns: the same columns in every row. None is unknown."""
+
+UNESCAPED_IN_JSON = re.compile("[\x7f-\x9f\u2028\u2029]")
+"""Control characters and line ends that ``json.dumps`` leaves as they are."""
+
+DIGITS = 4
+"""Digits of a number after the point."""
+
+
+def text_lines(rows: Iterable[Row]) -> Iterator[str]:
+    """The rows as lines of text: the cells, separated by tabs."""
+    for row in rows:
+        yield "\t".join(_text_of(cell, unknown="nan") for cell in row.values())
+
+
+def csv_lines(rows: Iterable[Row], columns: Sequence[str], *, header: bool) -> Iterator[str]:
+    """The rows as lines of csv, after a line with the names of the columns; an unknown cell is empty."""
+    if header:
+        yield _csv_line(columns)
+    for row in rows:
+        yield _csv_line(_text_of(row[name], unknown="") for name in columns)
+
+
+def jsonl_lines(rows: Iterable[Row]) -> Iterator[str]:
+    """The rows as one JSON object a line; an unknown cell is null."""
+    for row in rows:
+        cells = {name: _json_value(cell) for name, cell in row.items()}
+        line = json.dumps(cells, ensure_ascii=False, allow_nan=False)
+        yield UNESCAPED_IN_JSON.sub(lambda match: f"\\u{ord(match[0]):04x}", line)
+
+
+def _text_of(cell: Cell, unknown: str) -> str:
+    if cell is None:
+        return unknown
+    if isinstance(cell, bool):
+        return str(cell).lower()
+    return f"{cell:.{DIGITS}f}" if isinstance(cell, float) else str(cell)
+
+
+def _json_value(cell: Cell) -> Cell:
+    if isinstance(cell, float):
+        return round(cell, DIGITS) if math.isfinite(cell) else None
+    return cell
+
+
+def _csv_line(cells: Iterable[str]) -> str:
+    """The cells as a line of csv. They are quoted where needed, also if one has a carriage return."""
+    line = io.StringIO(newline="")
+    csv.writer(line).writerow(cells)
+    return line.getvalue().removesuffix("\r\n")

@@ -71,11 +71,11 @@ class Sample(NamedTuple):
 class NothingFits(MakemoreError):
     """Raised when the last ``sampled`` words were all rejected, ``too_long`` of them for their length."""
 
-    def __init__(self, sampled: int, too_long: int, max_length: int) -> None:
+    def __init__(self, sampled: int, too_long: int = 0) -> None:
         self.sampled, self.too_long = sampled, too_long
         super().__init__(
             f"the last {plural(sampled, 'sampled word')} were all rejected: {too_long:,} had more than"
-            f" max_length {plural(max_length, 'character')}, accept refused {sampled - too_long:,}"
+            f" max_length characters, {sampled - too_long:,} were not accepted"
         )
 
 
@@ -125,6 +125,21 @@ class Filters:
             raise MakemoreError("the network's logits are not finite: its training diverged")
         may_stop = length >= self.min_length
         return next_symbol_probs(logits, self.temperature, self.top_k, self.top_p, may_stop=may_stop)
+
+
+@torch.no_grad()
+def next_probs(
+    network: Predictable, vocabulary: Vocabulary, filters: Filters = Filters(), *, prefix: str = ""
+) -> Tensor:
+    """Probabilities of the symbol after a prefix: (vocab_size,). Raises as ``generate`` does."""
+    predictor = as_predictor(network)
+    predictor.check_data(vocabulary.characters)
+    beginning = filters.encode(prefix, vocabulary)
+    decoder = predictor.decoder()
+    decoder.start(1)
+    for symbol in [STOP, *beginning]:
+        logits, ids = decoder.append(torch.tensor([symbol], device=decoder.device))
+    return filters.probs(logits[ids], len(beginning))[0]
 
 
 def sample_symbols(probs: Tensor, ids: Tensor, u: Tensor) -> Tensor:
@@ -319,7 +334,7 @@ class _Sampler:
             if any(accepted):
                 rejected = too_long = symbols = 0
             elif symbols >= MAX_REJECTED_SYMBOLS:
-                raise NothingFits(rejected, too_long, self.filters.max_length)
+                raise NothingFits(rejected, too_long)
 
     def _candidates(self, parts: Sequence[tuple[int, range]]) -> tuple[list[list[Any]], list[bool], int]:
         """The candidates of all parts, whether each fits, and the number of their symbols.

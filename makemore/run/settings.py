@@ -17,6 +17,9 @@ from makemore.training.recipe import Recipe
 NETWORK, TRAINING, OUTPUT = "network", "training", "output"
 """The groups of flags in the help, besides ``FIRST`` and the groups of the recipes."""
 
+FORMATS = ("text", "csv", "jsonl")
+"""The formats of the output of ``makemore-sample``."""
+
 
 @dataclass(frozen=True)
 class RunSettings(Knobs):
@@ -135,62 +138,119 @@ class RunSettings(Knobs):
 RUN = RunSettings.knobs()
 
 
+CHARACTERS, WORDS, FORM, OTHERWISE = (
+    "how each character is sampled, in this order",
+    "which words are printed",
+    "output",
+    "in place of a list of new words",
+)
+"""The groups of flags in the help of ``makemore-sample``, besides ``FIRST``."""
+
+GOOD = {"temperature": 0.7, "novel": True, "unique": True, "not_near": 1}
+"""What ``--good`` sets, unless another value is given."""
+
+
 @dataclass(frozen=True)
 class SampleSettings(Knobs):
     """The settings of ``makemore-sample``."""
 
-    samples: int = knob(20, "number of words to print", 0, 10**9)
-    draws: int | None = knob(
-        None, "number of words to sample, of which --novel and --unique leave out some", 0, 10**9
+    samples: int = knob(20, "number of words to print", 0, 10**9, group=FIRST)
+    good: bool = knob(
+        False,
+        "good new words: likelier ones, each once, of a usual length, none within one edit of a listed one;"
+        " sets --temperature 0.7 --novel --unique --not-near 1, where not given otherwise",
+        group=FIRST,
     )
+    prefix: str = knob("", "beginning of every new word", group=FIRST, metavar="TEXT")
     seed: int | None = knob(
         None,
         "random seed; the same seed gives the same words",
         0,
         2**63 - 1,
         default_text="a new one each time",
+        group=FIRST,
     )
-    prefix: str = knob("", "beginning of every new word", metavar="TEXT")
     temperature: float = knob(
         1,
         "below 1: more likely words; above 1: more unusual words; 0: always the most likely character",
         0,
         1e6,
+        group=CHARACTERS,
     )
-    min_length: int = knob(0, "length of the shortest word, in characters", 0, 10_000)
-    top_k: int | None = knob(None, "sample from the K most likely characters only", 1, 2**31, metavar="K")
+    min_length: int = knob(
+        1, "length of the shortest word, in characters: no word ends before", 1, 10_000, group=CHARACTERS
+    )
+    top_k: int | None = knob(
+        None, "sample from the K most likely characters only", 1, 2**31, group=CHARACTERS, metavar="K"
+    )
     top_p: float | None = knob(
         None,
         "sample from the most likely characters only: as few as have a total probability of P",
         0,
         1,
+        group=CHARACTERS,
         metavar="P",
     )
-    max_length: int = knob(100, "length of the longest word, in characters; longer words are cut", 1, 10_000)
-    novel: bool = knob(False, "leave out words of the list that the model was trained on")
-    unique: bool = knob(False, "leave out repeated words")
-    with_score: bool = knob(False, "print the log-likelihood in nats after each word, separated by a tab")
-    data: str | None = knob(
-        None, "for --novel: path of the training word list, if the file was moved", metavar="PATH"
-    )
-    score: str | None = knob(
+    max_length: int = knob(100, "length of the longest word, in characters", 1, 10_000, group=WORDS)
+    novel: bool = knob(False, "no word of the list that the model was trained on", group=WORDS)
+    not_near: int | None = knob(
         None,
-        "in place of sampling, print each word of a file (also .gz, .bz2, .xz, .zst; - for stdin) with its"
-        " log-likelihood in nats, in total and per character",
+        "no word within K edits of a listed one, an edit being a character inserted, deleted or replaced;"
+        " more than 1 needs the package rapidfuzz",
+        0,
+        100,
+        group=WORDS,
+        metavar="K",
+    )
+    unique: bool = knob(False, "no word twice", group=WORDS)
+    data: str | None = knob(
+        None, "path of the list that the model was trained on, if it was moved", group=WORDS, metavar="PATH"
+    )
+    output: str = knob(
+        "-",
+        "file to write: .txt, .csv or .jsonl, and compressed if .gz follows",
+        default_text="stdout",
+        group=FORM,
         metavar="FILE",
+    )
+    format: str | None = knob(
+        None,
+        "text: one word a line; csv, jsonl: also its log-likelihood in nats, and whether it is novel if the"
+        " training list is found",
+        choices=FORMATS,
+        default_text="by the ending of --output, else text",
+        group=FORM,
+    )
+    with_score: bool = knob(
+        False,
+        "in text, print the log-likelihood in nats after each word, separated by a tab",
+        group=FORM,
     )
     shard: str | None = knob(
         None,
         "sample or score only part I of N; the outputs of parts 1 to N, joined, are that without --shard",
+        group=FORM,
         metavar="I/N",
     )
-    output: str = knob(
-        "-",
-        "file to write, text with one word a line, compressed if it ends in .gz",
-        default_text="stdout",
+    score: str | None = knob(
+        None,
+        "print each word of a file (also .gz, .bz2, .xz, .zst; - for stdin) with its log-likelihood in nats,"
+        " in total and per character",
+        group=OTHERWISE,
         metavar="FILE",
     )
-    device: str = knob("cpu", "device to compute on: auto, cpu, cuda or cuda:n", metavar="NAME")
+    interactive: bool = knob(
+        False,
+        "read beginnings of words, one a line, and print the likeliest next characters and five words for"
+        " each; end with Ctrl-D",
+        group=OTHERWISE,
+    )
+    device: str = knob("cpu", "device to compute on: auto, cpu, cuda or cuda:n", group=FORM, metavar="NAME")
+
+
+def sample_settings(given: Mapping[str, Any]) -> SampleSettings:
+    """The settings of ``makemore-sample`` with those that ``--good`` sets."""
+    return SampleSettings(**{**(GOOD if given.get("good") else {}), **given})
 
 
 class Settings(NamedTuple):

@@ -17,6 +17,7 @@ from bad_lists import BAD_LISTS, OTHER_FILES, PAGE, POINTER, saved
 
 import makemore.pictures.figures
 from makemore.commands.cli import draw_main, sample_main, train_main
+from makemore.commands.sample import unique
 from makemore.data.word_list import read_words
 from makemore.inference.generation import Sample
 from makemore.lecture.evaluation import split_loss
@@ -237,16 +238,11 @@ def test_words_meet_in_any_unicode_form(
     assert draw(["probabilities", tmp_path / "a.png", "--model", model, "--word", decomposed("Zoé")]) == 0
 
 
-def test_known_words_are_known_in_any_unicode_form(
-    french: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """Words that a network might sample in another form: --novel and --unique compare in one form."""
+def test_repeated_words_are_known_in_any_unicode_form() -> None:
+    """A network might sample a word in another form: --unique compares in one form."""
     words = ["Zoe\u0301", "Zoé", "neu", "Nee\u0308", "Neë", "neu", "le"]
-    monkeypatch.setattr(
-        "makemore.commands.sample.generate_scored", lambda *_, **__: (Sample(word, -1.0) for word in words)
-    )
-    assert sample([french / "model.safetensors", "--novel", "--unique", "-n", "3", "--seed", "1"]) == 0
-    assert capsys.readouterr().out.splitlines() == ["neu", "Nee\u0308", "le"]
+    found = unique(Sample(word, -1.0) for word in words)
+    assert [sample.word for sample in found] == ["Zoe\u0301", "neu", "Nee\u0308", "le"]
 
 
 def test_the_header_says_what_was_changed_in_the_list(
@@ -301,7 +297,7 @@ def test_files_to_score_that_are_not_lists(
 def test_too_few_words_to_be_unique(
     finished: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("makemore.commands.sample.MAX_REJECTED", 2000)
+    monkeypatch.setattr("makemore.commands.sample.MAX_REPEATED", 2000)
     code = sample([finished / "model.safetensors", "-n", "9999", "--unique", "--max-length", "1"])
     out, err = capsys.readouterr()
     assert code == 1

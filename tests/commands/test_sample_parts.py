@@ -113,17 +113,25 @@ def test_batches_without_words_to_write_are_not_sampled(small_model: Model) -> N
     assert sampled == [1024]
 
 
-def test_novel_words_in_shards(model_file: Path, tmp_path: Path) -> None:
-    """--draws fixes the words of each shard. Without repeated words, the joined shards equal --unique."""
-    argv = [model_file, "--draws", 900, "--seed", 4, "--novel", "--with-score", "--max-length", 3]
-    whole = written(tmp_path / "words", *argv)
-    assert 100 < whole.count(b"\n") < 900
+@pytest.mark.parametrize("name", ["words", "words.csv", "words.jsonl.gz"])
+def test_accepted_words_in_shards(name: str, model_file: Path, tmp_path: Path) -> None:
+    """Also across the words of several seeds. The first shard of a table has the names of the columns."""
+    argv = [model_file, "--samples", 2100, "--seed", 4, "--not-near", 1, "--novel", "--max-length", 4]
+    whole = written(tmp_path / name, *argv)
     for n in (2, 5):
-        assert in_shards(tmp_path / "part", n, argv) == whole
-    unique = written(tmp_path / "words", *argv, "--unique")
-    different = dict.fromkeys(whole.splitlines())
-    assert unique.splitlines() == list(different)
-    assert len(different) < whole.count(b"\n")
+        joined = in_shards(tmp_path / name, n, argv)
+        assert joined == whole or gzip.decompress(joined) == gzip.decompress(whole)
+
+
+def test_unique_words_are_the_different_ones(model_file: Path, tmp_path: Path) -> None:
+    argv = [model_file, "--seed", 4, "--novel", "--with-score", "--max-length", 3]
+    words = written(tmp_path / "words", *argv, "--samples", 900).splitlines()
+    different = list(dict.fromkeys(words))
+    assert 100 < len(different) < 900
+    unique = written(tmp_path / "words", *argv, "--samples", len(different), "--unique")
+    assert [line.split(b"\t")[0] for line in unique.splitlines()] == [
+        line.split(b"\t")[0] for line in different
+    ]
 
 
 LINES = ["anna", "", "zoë", "  mia ", "ann\udcff", "a" * 300, "..", "ÿ", "emma\r", "ada\r \ranna", "ada\tb"]
@@ -196,9 +204,8 @@ def test_scoring_stdin_in_shards(
         (["--shard", "0/2"], 2, "--shard must be I/N"),
         (["--shard", "1"], 2, "--shard must be I/N"),
         (["--shard", "1/2"], 2, "--shard needs --seed"),
-        (["--shard", "1/2", "--seed", "1", "--novel"], 2, "--shard with --novel needs --draws"),
-        (["--shard", "1/2", "--seed", "1", "--unique", "--draws", "9"], 2, r"awk '!seen\[\$0\]\+\+'"),
-        (["--samples", "9", "--draws", "9"], 2, "--draws: not allowed with argument -n/--samples"),
+        (["--shard", "1/2", "--seed", "1", "--unique"], 2, r"awk '!seen\[\$0\]\+\+'"),
+        (["--shard", "1/2", "--seed", "1", "--good"], 2, "--unique, which --good sets, compares all words"),
         (["--output", "/nowhere/words.txt"], 1, "cannot write /nowhere/words.txt: No such file"),
         (["--output", "/dev/null"], 2, "cannot write /dev/null: it is not a regular file"),
         (["--output", "/"], 2, "cannot write /: it is not a regular file"),
