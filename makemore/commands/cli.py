@@ -32,6 +32,7 @@ from makemore.core.shell import expand_user
 from makemore.core.terminal import say
 from makemore.run.catalog import PICTURES
 from makemore.run.settings import (
+    COLUMNS,
     FORMATS,
     NETWORK,
     OUTPUT,
@@ -63,7 +64,7 @@ class Parser(argparse.ArgumentParser):
         """
         parsed = self.parse_intermixed_args(argv) if intermixed else self.parse_args(argv)
         for name, value in vars(parsed).items():
-            if isinstance(value, list):
+            if value == []:
                 self.error(f"argument {flag(name)}: expected one argument")
         return parsed
 
@@ -79,9 +80,10 @@ def add_flag(container: argparse._ActionsContainer, knob: Knob, *aliases: str) -
     add = partial(container.add_argument, *aliases, flag(knob.name), help=help, default=None)
     if knob.type is bool:
         add(action=argparse.BooleanOptionalAction if knob.default else "store_true")
-    elif knob.type is str:
-        is_path = knob.metavar in ("PATH", "FILE")
-        add(choices=knob.choices or None, metavar=knob.metavar, type=expand_user if is_path else str)
+    elif knob.type in (str, tuple):
+        several: dict[str, Any] = {"nargs": "+", "action": "extend"} if knob.type is tuple else {}
+        kind = expand_user if knob.metavar in ("PATH", "FILE") else str
+        add(choices=knob.choices or None, metavar=knob.metavar, type=kind, **several)
     else:
         add(type=number_type(knob), metavar=knob.metavar or ("N" if knob.type is int else "X"))
 
@@ -123,9 +125,12 @@ def given(args: argparse.Namespace, knobs: Iterable[Knob]) -> dict[str, Any]:
 def train_parser() -> Parser:
     """The flags of ``makemore-train``, made from the settings."""
     parser = Parser("makemore-train", "Train a network on a word list, plot its losses and print new words.")
-    parser.add_argument("words", nargs="?", type=expand_user, help="word list, as --data", metavar="LIST")
+    parser.add_argument(
+        "words", nargs="*", default=(), type=expand_user, help="word lists, as --data", metavar="LIST"
+    )
     knobs = list(flags())
-    titles = [FIRST, NETWORK, TRAINING, *(knob.group for knob in knobs if knob.group != OUTPUT), OUTPUT]
+    others = [knob.group for knob in knobs if knob.group != OUTPUT]
+    titles = [FIRST, COLUMNS, NETWORK, TRAINING, *others, OUTPUT]
     groups = {title: parser.add_argument_group(title) for title in dict.fromkeys(titles)}
     for knob in knobs:
         add_flag(groups[knob.group], knob)
@@ -145,10 +150,10 @@ def train_parser() -> Parser:
 def train_main(argv: Sequence[str] | None = None) -> int:
     """``makemore-train``."""
     parser = train_parser()
-    args = parser.parse(argv)
+    args = parser.parse(argv, intermixed=True)
     if args.resume and args.overwrite:
         parser.error("--resume continues a run, --overwrite replaces it: choose one")
-    args.data = one_of(parser, args.words, args.data, "data")
+    args.data = one_of(parser, args.words or None, args.data, "data")
     settings = given(args, flags())
     return answer(
         parser.prog, "makemore.commands.train:train", settings, args.out_dir, args.resume, args.overwrite
@@ -288,9 +293,11 @@ def page_main(argv: Sequence[str] | None = None) -> int:
     add("--model", type=path_type, metavar="PATH", help=MODEL_HELP)
     add(
         "--data",
+        nargs="+",
+        action="extend",
         type=expand_user,
         metavar="PATH",
-        help="path of the training word list, if the file was moved",
+        help="path of the training word list, or of all of them, if moved",
     )
     add(
         "--without-words",

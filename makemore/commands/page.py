@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from makemore.core.atomic_write import atomic_write
@@ -14,12 +15,12 @@ from makemore.run.opened_model import known_words, open_model
 COMMAND = "makemore-page"
 
 
-def page(target: Path, path: Path | None, data: str | None, without_words: bool) -> None:
+def page(target: Path, path: Path | None, data: Sequence[str] | None, without_words: bool) -> None:
     """Write the page of ``open_model``'s model, with the words it was trained on unless ``without_words``.
 
-    ``data`` is the path of the word list if it was moved. Without it, a list that is not found is left out,
-    and a line on stderr says so. Raises ModelFileError, UsageError on a network that a page cannot show, and
-    WriteError.
+    ``data`` has the path of the word list, or of all, if it was moved. Without it, a list that
+    is not found is left out, and a line on stderr says so. Raises ModelFileError, UsageError on a network
+    that a page cannot show, and WriteError.
     """
     opened = open_model(path, COMMAND)
     words, source = list[str](), ""

@@ -19,7 +19,9 @@ from makemore.parallel.processes import connected, number_of_processes
 from makemore.run.callbacks import callbacks_for, check_installed
 from makemore.run.lock import locked, make_directory, make_room
 from makemore.run.model_file import MODEL_FILE, load_model, read_bytes, read_model
+from makemore.run.opened_model import LECTURE
 from makemore.run.report import describe, network_summary
+from makemore.run.settings import RUN
 from makemore.run.signals import Signals
 from makemore.run.training_run import TrainingRun, new_run, resume_command, resumed_run
 from makemore.training.processes import Processes
@@ -66,11 +68,17 @@ def train(given: Mapping[str, Any], out_dir: Path, resume: bool = False, overwri
 
 
 def with_absolute_path(given: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The settings with the absolute path of the word list: the run may be resumed from another directory."""
-    data = given.get("data")
-    if data in (None, "lecture", STDIN) or not os.path.isfile(data):  # such as a pipe from the shell
+    """The settings with absolute paths of the word lists: the run may be resumed from another directory."""
+    data = RUN["data"].normalized(given.get("data"))
+    if data is None:
         return given
-    return {**given, "data": str(Path(data).resolve())}
+    return {**given, "data": tuple(map(absolute_path, data))}
+
+
+def absolute_path(path: str) -> str:
+    """The absolute path of a file or a directory; others, such as a pipe from the shell, as they are."""
+    is_kept = path in (LECTURE, STDIN) or not (os.path.isfile(path) or os.path.isdir(path))
+    return path if is_kept else str(Path(path).resolve())
 
 
 def begin(

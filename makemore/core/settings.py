@@ -22,7 +22,7 @@ class Knob:
     """The declaration of a setting.
 
     ``default_text`` describes a default that depends on other settings. ``may_change`` allows a resumed run
-    to have another value. ``type`` is int, float, str or bool.
+    to have another value. ``type`` is int, float, str, bool, or tuple for several texts.
     """
 
     default: Any
@@ -40,20 +40,29 @@ class Knob:
     @property
     def default_label(self) -> str:
         """The default as the help shows it."""
-        if self.default_text or self.default is None or self.type is bool:
+        if self.default_text or self.default in (None, ()) or self.type is bool:
             return self.default_text
         return f"{self.default:,}" if self.type is int and self.default >= 10_000 else f"{self.default}"
+
+    def normalized(self, value: Any) -> Any:
+        """The value as the settings have it: of several texts a tuple, for one text or for JSON's list."""
+        if self.type is tuple and isinstance(value, str | list):
+            return (value,) if isinstance(value, str) else tuple(value)
+        return value
 
     def check(self, value: Any, called: str = "") -> None:
         """Raise UsageError unless the value has the right type and range.
 
         ``called`` is what the message calls the setting, by default its name.
         """
+        value = self.normalized(value)
         if value is None and self.default is None:
             return
         types, needed = (int, float) if self.type is float else (self.type,), "text"
         fits = isinstance(value, str) if self.type is str else type(value) in types
-        if self.type in (int, float):
+        if self.type is tuple:
+            fits, needed = fits and all(isinstance(text, str) for text in value), "one or more texts"
+        elif self.type in (int, float):
             fits, needed = fits and self.low <= value <= self.high, f"from {self.low:g} to {self.high:g}"
         elif self.choices:
             fits, needed = fits and value in self.choices, f"one of {', '.join(self.choices)}"
@@ -68,14 +77,16 @@ def knob(default: Any, help: str, low: float = -math.inf, high: float = math.inf
 
 @dataclass(frozen=True)
 class Knobs:
-    """The base class of dataclasses whose fields are settings.
+    """The base class of dataclasses whose fields are settings: int, float, str, bool, or ``tuple[str, ...]``.
 
     Raises UsageError on a value of another type or out of range.
     """
 
     def __post_init__(self) -> None:
         for name, knob in self.knobs().items():
-            knob.check(getattr(self, name))
+            value = knob.normalized(getattr(self, name))
+            knob.check(value)
+            object.__setattr__(self, name, value)
 
     @classmethod
     def knobs(cls) -> dict[str, Knob]:
@@ -83,6 +94,8 @@ class Knobs:
         for plain in (f.name for f in fields(cls) if "knob" not in f.metadata):
             raise TypeError(f"{cls.__name__}.{plain} needs a default, a help and a range, from knob()")
         hints = get_type_hints(cls)
-        types = {hint: type_ for type_ in (int, float, str, bool) for hint in (type_, type_ | None)}
+        texts = tuple[str, ...]
+        kinds: dict[Any, type] = {int: int, float: float, str: str, bool: bool, texts: tuple}
+        types = kinds | {hint | None: type_ for hint, type_ in kinds.items()}
         own = {f.name: f.metadata["knob"] for f in fields(cls)}
         return {name: replace(knob, name=name, type=types[hints[name]]) for name, knob in own.items()}

@@ -126,10 +126,13 @@ def _name_of(paths: Sequence[str]) -> str:
 def label_of_file(path: str) -> str:
     """The label of the words of a file: its name without the suffixes of its kind and its compression.
 
+    Bytes of the name that are not utf-8 become U+FFFD.
+
     >>> label_of_file("lists/Irish.txt.gz")
     'Irish'
     """
     name = Path(display_name(path)).name
     if is_compressed(name):
         name = Path(name).stem
-    return normalize(Path(name).stem).strip()
+    text = Path(name).stem.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+    return normalize(text).strip()

@@ -2,14 +2,16 @@
 
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from makemore.core.errors import UsageError
 from makemore.core.terminal import say
 from makemore.data.reading import STDIN
 from makemore.data.word_list import WordList, load_words
 from makemore.run.model_file import BUNDLED_NAME, MODEL_FILE, Model, load_model, model_path
+from makemore.run.settings import LIST_SETTINGS, RUN
 
 DEFAULT_RUN = Path("out")
 """The default directory of ``makemore-train``."""
@@ -44,23 +46,27 @@ def open_model(path: Path | None, command: str) -> Opened:
     return Opened(load_model(path), is_bundled=False, directory=path.parent)
 
 
-def known_words(opened: Opened, data: str | None = None) -> WordList:
-    """The words the model was trained on; ``data`` is the path of the list if it was moved.
+def known_words(opened: Opened, data: Sequence[str] | None = None) -> WordList:
+    """The words the model was trained on; ``data`` has the path of the list, or of all, if it was moved.
 
     Raises UsageError if the list is not the one the model was trained on, DataError if there is none.
     """
+    columns: list[Any] = []
     if opened.is_bundled:
-        fingerprint, path = load_words().fingerprint, None
+        fingerprint, paths = load_words().fingerprint, None
     elif opened.model.progress is None:
         raise UsageError(
             "the model file does not name a word list: it was saved without the run it comes from"
         )
     else:
-        progress = opened.model.progress
-        fingerprint, path = progress.fingerprint, progress.settings.get("data")
-    if path is not None and data is None:
-        check_list_is_there(path)
-    words = load_words(data or path)
+        fingerprint, settings = opened.model.progress.fingerprint, opened.model.progress.settings
+        saved = {name: RUN[name].normalized(settings.get(name, RUN[name].default)) for name in LIST_SETTINGS}
+        for name, value in saved.items():
+            RUN[name].check(value)
+        paths, *columns = saved.values()
+    if paths is not None and data is None:
+        check_list_is_there(paths)
+    words = load_words(data or paths, *columns)
     if words.fingerprint != fingerprint:
         raise UsageError(
             f"{words.source} is not the word list that the model was trained on; give that list with --data"
@@ -69,12 +75,16 @@ def known_words(opened: Opened, data: str | None = None) -> WordList:
     return words
 
 
-def check_list_is_there(path: str) -> None:
-    """Raise UsageError, which asks for --data, if a run's word list cannot be read again from its path."""
-    if path == STDIN:
-        raise UsageError(
-            "the run's word list was read from stdin: give it again with --data PATH or --data -"
-        )
-    if path != LECTURE and not os.path.isfile(path):
-        found = "is not a file that can be read again" if os.path.exists(path) else "is not there any more"
-        raise UsageError(f"the run's word list {path} {found}: give it with --data PATH")
+def check_list_is_there(paths: Sequence[str]) -> None:
+    """Raise UsageError, which asks for --data, if a run's word lists cannot be read again."""
+    more = "" if len(paths) == 1 else f", with all {len(paths)} lists of the run"
+    for path in paths:
+        if path == STDIN:
+            raise UsageError(
+                f"the run's word list was read from stdin: give it again with --data PATH or --data -{more}"
+            )
+        if path != LECTURE and not os.path.isfile(path) and not os.path.isdir(path):
+            found = (
+                "is not a file that can be read again" if os.path.exists(path) else "is not there any more"
+            )
+            raise UsageError(f"the run's word list {path} {found}: give it with --data PATH{more}")

@@ -5,10 +5,12 @@ import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
 from makemore.core.layer import Layer
 from makemore.core.text import plural
+from makemore.data.labels import Labels
 from makemore.data.word_list import WordList
 from makemore.inference.classification import Confusion
 from makemore.pictures.summary import summary
@@ -17,6 +19,9 @@ from makemore.training.ensemble import members_of
 from makemore.training.evaluation import Evaluation
 from makemore.training.processes import Processes
 from makemore.training.trainer import Trainer
+
+MAX_LABELS, MAX_LABEL_LENGTH = 5, 30
+"""The number of labels that the header of a run names, and the characters of one that it shows."""
 
 SPLITS = ("train", "val", "test", "unseen_val", "unseen_test")
 
@@ -40,8 +45,13 @@ def describe(
     knobs = recipe.describe().replace(" ", "\xa0").replace(",\xa0", ", ")
     rows = {
         "data": "\n".join(
-            [f"{source}: {len(words):,} words, {len(data.vocabulary):,} symbols", *words.changes.describe()]
+            [
+                f"{source}: {len(words):,} words, {len(data.vocabulary):,} symbols",
+                *words.notes,
+                *words.changes.describe(),
+            ]
         ),
+        **({} if data.labels is None else {"labels": "\n".join(describe_labels(data.labels))}),
         "examples": shapes,
         "network": f"{run.network}, block size {run.block_size}, n_embd {run.n_embd},"
         f" n_hidden {run.n_hidden}"
@@ -59,6 +69,24 @@ def describe(
         rows["resumes"] = f"at step {trainer.step:,}"
     lines = (f"{name:<10}{value}" for name, value in rows.items())
     return "".join(line.replace("\n", "\n" + 10 * " ") + "\n" for line in lines)
+
+
+def describe_labels(labels: Labels) -> list[str]:
+    """The most frequent labels of each column, in a line of text."""
+    lines = []
+    for k, (column, size) in enumerate(zip(labels.columns, labels.sizes, strict=True)):
+        counts = torch.zeros(size, dtype=torch.int64).index_add_(0, labels.rows[:, k], labels.counts)
+        without, *others = counts.tolist()
+        most = sorted(zip(others, column.values, strict=True), key=lambda each: (-each[0], each[1]))
+        texts = [f"{shortened(text)} {number:,}" for number, text in most[:MAX_LABELS]]
+        texts += ["..."] * (len(others) > MAX_LABELS) + [f"none {without:,}"] * (without > 0)
+        lines.append(f"{shortened(column.name)}: {plural(len(others), 'label')}: {', '.join(texts)}")
+    return lines
+
+
+def shortened(text: str) -> str:
+    """A text as a header shows it: cut after ``MAX_LABEL_LENGTH`` characters."""
+    return text if len(text) <= MAX_LABEL_LENGTH else text[: MAX_LABEL_LENGTH - 3] + "..."
 
 
 def network_summary(network: Layer, batch_size: int) -> str:

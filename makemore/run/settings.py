@@ -14,7 +14,7 @@ from makemore.core.settings import FIRST, Knob, Knobs, knob
 from makemore.run.catalog import ENGINES, RECIPES
 from makemore.training.recipe import Recipe
 
-NETWORK, TRAINING, OUTPUT = "network", "training", "output"
+COLUMNS, NETWORK, TRAINING, OUTPUT = "columns of a table, CSV or TSV", "network", "training", "output"
 """The groups of flags in the help, besides ``FIRST`` and the groups of the recipes."""
 
 FORMATS = ("text", "csv", "jsonl")
@@ -28,14 +28,34 @@ class RunSettings(Knobs):
     None stands for a default that follows from other settings.
     """
 
-    data: str | None = knob(
+    data: tuple[str, ...] | None = knob(
         None,
-        "word list: a UTF-8 file with one word a line, which may be compressed (.gz, .bz2, .xz, .zst); - for"
-        " stdin; lecture for the lecture's list, which is downloaded once",
+        "word lists: UTF-8 files with one word a line, or tables, which may be compressed (.gz, .bz2, .xz,"
+        " .zst), or directories of such files; of several files, the name of each is the label of its words;"
+        " - for stdin; lecture for the lecture's list, which is downloaded once",
         default_text="the bundled names",
         group=FIRST,
         metavar="PATH",
         may_change=True,
+    )
+    word_column: str | None = knob(
+        None,
+        "column of the words, by its name in the first row, or by its number from 1 on; 0: the lines are the"
+        " words, whatever is in them",
+        group=COLUMNS,
+        metavar="COLUMN",
+    )
+    label_column: tuple[str, ...] = knob(
+        (),
+        "columns of labels, such as gender country; empty fields are allowed",
+        group=COLUMNS,
+        metavar="COLUMN",
+    )
+    count_column: str | None = knob(
+        None,
+        "column of counts: a word counts as if it were on that number of lines",
+        group=COLUMNS,
+        metavar="COLUMN",
     )
     recipe: str = knob(
         "modern",
@@ -137,6 +157,9 @@ class RunSettings(Knobs):
 
 RUN = RunSettings.knobs()
 
+LIST_SETTINGS = ("data", "word_column", "label_column", "count_column")
+"""The settings that say which words are read."""
+
 
 CHARACTERS, WORDS, FORM, OTHERWISE = (
     "how each character is sampled, in this order",
@@ -203,8 +226,11 @@ class SampleSettings(Knobs):
         metavar="K",
     )
     unique: bool = knob(False, "no word twice", group=WORDS)
-    data: str | None = knob(
-        None, "path of the list that the model was trained on, if it was moved", group=WORDS, metavar="PATH"
+    data: tuple[str, ...] | None = knob(
+        None,
+        "path of the list that the model was trained on, or of all of them, if moved",
+        group=WORDS,
+        metavar="PATH",
     )
     output: str = knob(
         "-",
@@ -309,13 +335,15 @@ def restored(saved: Mapping[str, Any], given: Mapping[str, Any]) -> Settings:
     recipe = RECIPES[run.recipe][0]
     known = RUN | recipe.knobs()
     saved = {name: knob.default for name, knob in known.items()} | dict(saved)
-    if set(saved) != set(known) or any(saved[name] is None for name in RUN if name != "data"):
+    if set(saved) != set(known) or any(saved[name] is None for name in RUN if name not in LIST_SETTINGS):
         raise ValueError("these are not the settings of a run")
     allowed = [name for name, knob in known.items() if knob.may_change]
     if not recipe.depends_on_evaluations:
         allowed.append("eval_every")
     for name, value in given.items():
-        if name not in allowed and value != saved.get(name):
+        if name not in allowed and (
+            name not in known or known[name].normalized(value) != known[name].normalized(saved[name])
+        ):
             raise UsageError(
                 f"{flag(name)} is {saved.get(name)} in the run to resume and cannot be changed to {value};"
                 f" what may change: {', '.join(flag(other) for other in allowed)}"

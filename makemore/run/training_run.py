@@ -373,13 +373,14 @@ def check_steps_left(settings: Settings, progress: Progress, out_dir: Path) -> N
 
 def device_and_words(run: RunSettings, processes: Processes) -> tuple[torch.device, WordList]:
     """The device and the words of a run; also sets the number of threads. Raises UsageError and DataError."""
-    data = run.data or ""
-    if processes.world_size > 1 and (data == STDIN or (os.path.exists(data) and Path(data).is_fifo())):
-        raise UsageError(
-            f"every process reads the word list: give a file with --data, not {display_name(data)}"
-        )
+    for path in run.data or ():
+        if processes.world_size > 1 and (path == STDIN or (os.path.exists(path) and Path(path).is_fifo())):
+            raise UsageError(
+                f"every process reads the word list: give a file with --data, not {display_name(path)}"
+            )
     torch.set_num_threads(run.threads)
-    return resolve_device(run.device), load_words(run.data)
+    words = load_words(run.data, run.word_column, run.label_column, run.count_column)
+    return resolve_device(run.device), words
 
 
 def make_trainer(

@@ -44,7 +44,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_every_path_may_begin_with_the_home_directory(word_file: Path, home: Path) -> None:
     (home / "words.txt").write_text(word_file.read_text(encoding="utf-8"), encoding="utf-8")
     assert train_main([*TINY, "--data=~/words.txt", "--steps=2", "--out-dir=~/runs"]) == 0
-    assert load_model(home / "runs").progress.settings["data"] == str((home / "words.txt").resolve())
+    assert load_model(home / "runs").progress.settings["data"] == [str((home / "words.txt").resolve())]
     assert sample_main(["--model=~/runs", "--novel", "--data=~/words.txt", "--output=~/new.txt"]) == 0
     assert sample_main(["~/runs", "--score=~/words.txt", "--output=~/scores.txt"]) == 0
     assert draw_main(["nodes", "~/nodes.png", "--model=~/runs"]) == 0
