@@ -81,7 +81,9 @@ def add_flag(container: argparse._ActionsContainer, knob: Knob, *aliases: str) -
     if knob.type is bool:
         add(action=argparse.BooleanOptionalAction if knob.default else "store_true")
     elif knob.type in (str, tuple):
-        several: dict[str, Any] = {"nargs": "+", "action": "extend"} if knob.type is tuple else {}
+        several: dict[str, Any] = {}
+        if knob.type is tuple:
+            several = {"action": "append"} if knob.repeated else {"nargs": "+", "action": "extend"}
         kind = expand_user if knob.metavar in ("PATH", "FILE") else str
         add(choices=knob.choices or None, metavar=knob.metavar, type=kind, **several)
     else:
@@ -172,8 +174,12 @@ To sample the same words in the same order with eight processes, here by GNU par
 UNWRITABLE = (".json", ".parquet", ".xlsx", ".xls", ".html", ".xml", ".npy", ".npz", ".pt")
 """Endings of files that ``makemore-sample`` does not write."""
 
-FOR_SCORES = {"score", "shard", "output", "format", "device"}
-"""Settings of ``makemore-sample`` that work with --score; all others are about new words."""
+ALONE = {
+    "score": {"shard", "output", "format", "device", "label"},
+    "classify": {"shard", "output", "format", "device", "top"},
+    "labels": {"output"},
+}
+"""Settings of ``makemore-sample`` that do something else than sample, and those that work with each."""
 
 NOT_INTERACTIVE = ("samples", "prefix", "unique", "output", "format", "with_score", "shard")
 """Settings of ``makemore-sample`` that do not work with --interactive."""
@@ -228,12 +234,16 @@ def ending_of(path: str) -> str:
 
 
 def check_kind_of_sampling(parser: Parser, wanted: dict[str, Any]) -> None:
-    """Refuse flags that do not go with --score or --interactive."""
-    if "score" in wanted and "interactive" in wanted:
-        parser.error("--score and --interactive do different things: choose one")
-    for_new_words = [flag(name) for name in wanted if name not in FOR_SCORES]
-    if "score" in wanted and for_new_words:
-        parser.error(f"--score samples no words: leave out {', '.join(for_new_words)}")
+    """Refuse flags that do not go together."""
+    asked = [flag(name) for name in (*ALONE, "interactive") if name in wanted]
+    if len(asked) > 1:
+        parser.error(f"{' and '.join(asked)} do different things: choose one")
+    for alone, others in ALONE.items():
+        for_new_words = [flag(name) for name in wanted if name not in (alone, *others)]
+        if alone in wanted and for_new_words:
+            parser.error(f"{flag(alone)} samples no words: leave out {', '.join(for_new_words)}")
+    if "top" in wanted and "classify" not in wanted:
+        parser.error("--top is for --classify")
     for_lists = [flag(name) for name in wanted if name in NOT_INTERACTIVE]
     if "interactive" in wanted and for_lists:
         parser.error(f"--interactive answers on the terminal: leave out {', '.join(for_lists)}")
@@ -264,6 +274,12 @@ def draw_main(argv: Sequence[str] | None = None) -> int:
     add("--model", type=path_type, metavar="PATH", help=MODEL_HELP)
     add("--network", metavar="NAME", help="for nodes: an untrained network, named as in makemore-train")
     add("--word", metavar="TEXT", help="word whose characters are the input (default: diondre)")
+    add(
+        "--label",
+        action="append",
+        metavar="LABEL",
+        help="label of the word, as in makemore-sample (default: the mean of all labels)",
+    )
     args = parser.parse(argv, intermixed=True)
     if args.model is not None and args.network is not None:
         parser.error("--model and --network both name a network: choose one")
@@ -278,7 +294,9 @@ def draw_main(argv: Sequence[str] | None = None) -> int:
         parser.error(f"all pictures are written to a directory, not to one file: give {picture.stem!r}")
     if what != "all" and picture.suffix.lower() not in ("", *ENDINGS):
         parser.error(f"a picture is a .png, .svg or .pdf file, not {picture.name!r}")
-    asked = (what, picture, args.network, args.model, args.word)
+    if args.label and args.network is not None:
+        parser.error("--label is for a trained network, --network names an untrained one: choose one")
+    asked = (what, picture, args.network, args.model, args.word, args.label or ())
     return answer(parser.prog, "makemore.commands.draw:draw", *asked)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from torch import Generator
@@ -31,12 +31,20 @@ VOCAB_SIZE = 27
 """The number of symbols of an untrained network, as with the lecture's names."""
 
 
-def draw(what: str, picture: Path, network: str | None, model: Path | None, word: str | None) -> None:
+def draw(
+    what: str,
+    picture: Path,
+    network: str | None,
+    model: Path | None,
+    word: str | None,
+    labels: Sequence[str],
+) -> None:
     """Draw a picture to the file ``picture``, or all to a directory of that name, and print what was written.
 
     ``network`` names an untrained network, for the picture of the nodes. Otherwise the network is from the
-    file ``model``, or from the default of ``open_model``. Raises UsageError on an unknown network, on a word
-    that is too long, and if the network has nothing to draw there; ModelFileError; DataError; and WriteError.
+    file ``model``, or from the default of ``open_model``; ``labels`` choose its labels. Raises UsageError on
+    an unknown network or label, on a word that is too long, and if the network has nothing to draw there;
+    ModelFileError; DataError; and WriteError.
     """
     if network is not None:
         if what != "nodes":
@@ -45,7 +53,7 @@ def draw(what: str, picture: Path, network: str | None, model: Path | None, word
         write_picture(draw_nodes(untrained, DEFAULT_WORD if word is None else normalize(word)), picture)
         return
     opened = open_model(model, COMMAND)
-    subject = Subject(opened.model, word, opened.directory)
+    subject = Subject(opened.model, word, opened.directory, labels)
     for hint in hints(what, subject):
         say(f"{COMMAND}: {hint}", sys.stderr)
     if what != "all":

@@ -15,6 +15,7 @@ from makemore.core.text import normalize, quote
 from makemore.inference.generation import Accept, Filters, NothingFits, generate, next_probs
 from makemore.inference.predictor import Predictor, as_predictor
 from makemore.lecture.words import STOP, Vocabulary
+from makemore.run.label_choice import ChosenLabels, typical_network
 from makemore.run.model_file import Model
 
 PROMPT = "> "
@@ -29,12 +30,15 @@ CHARACTERS = 8
 """The largest number of next characters that are printed."""
 
 
-def answer_beginnings(model: Model, generator: Generator, filters: Filters, accept: Accept | None) -> None:
+def answer_beginnings(
+    model: Model, chosen: ChosenLabels, generator: Generator, filters: Filters, accept: Accept | None
+) -> None:
     """Print the likeliest next characters and five words for each line of stdin, until it ends.
 
-    A line that cannot begin a word is answered by the reason. Ctrl-C ends it, too.
+    Both are those of the chosen labels; of columns that are not chosen, those of the mean of their labels. A
+    line that cannot begin a word is answered by the reason. Ctrl-C ends it, too.
     """
-    predictor = as_predictor(model.network)
+    predictor = as_predictor(typical_network(chosen))
     if isinstance(sys.stdin, io.TextIOWrapper):
         sys.stdin.reconfigure(encoding="utf-8", errors="replace")
     if sys.stdin.isatty():

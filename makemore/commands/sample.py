@@ -6,12 +6,14 @@ import ctypes
 import itertools
 import re
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import fields
+from functools import partial
 from pathlib import Path
 
 import torch
-from torch import Generator
+from torch import Generator, Tensor
 
 from makemore.commands.interactive import answer_beginnings
 from makemore.commands.text_output import (
@@ -29,16 +31,21 @@ from makemore.core.terminal import say
 from makemore.core.text import known_form, normalize, plural, quote
 from makemore.data.reading import WordFile
 from makemore.data.word_list import WordList
+from makemore.inference.classification import joint_log_probs, label_probs
 from makemore.inference.generation import Accept, Filters, NothingFits, Sample, generate_scored
 from makemore.inference.predictor import as_predictor
 from makemore.inference.scoring import log_likelihoods
 from makemore.inference.selection import NotNear, all_of, novel, of_length, usual_lengths
+from makemore.run.label_choice import ChosenLabels, choose_labels, label_lines
 from makemore.run.model_file import Model
 from makemore.run.opened_model import Opened, known_words, open_model
 from makemore.run.settings import SampleSettings, flag
 
 SCORED_LINES = 8192
 """Lines of a file whose words are scored at a time."""
+
+OWN_COLUMNS = ("word", "log_likelihood", "novel")
+"""The columns of sampled words besides their labels."""
 
 MAX_REPEATED = 100_000
 """The number of repeated words in a row after which --unique gives up."""
@@ -70,12 +77,16 @@ def sample(path: Path | None, wanted: SampleSettings) -> None:
     opened = open_model(path, "makemore-sample")
     model = opened.model
     model.network.to(device)
-    if wanted.score is not None:
-        write_scores(model, wanted, wanted.score)
+    if wanted.labels:
+        write_labels(model, wanted)
+    elif wanted.score is not None:
+        write_rows(model, wanted, wanted.score, Scorer(model, wanted))
+    elif wanted.classify is not None:
+        write_rows(model, wanted, wanted.classify, Classifier(model, wanted))
     elif wanted.interactive:
         generator = seeded_generator(wanted.seed)
         accept = wanted_words(wanted, listed_words(opened, wanted))
-        answer_beginnings(model, generator, filters, accept)
+        answer_beginnings(model, choose_labels(model, wanted.label), generator, filters, accept)
     elif len(known_form(wanted.prefix, model.vocabulary.stoi)) > wanted.max_length:
         raise UsageError(f"--prefix {wanted.prefix!r} is longer than --max-length {wanted.max_length}")
     else:
@@ -197,8 +208,9 @@ def write_words(opened: Opened, wanted: SampleSettings, filters: Filters) -> Non
     model = opened.model
     number, part = words_to_sample(wanted)
     listed = listed_words(opened, wanted)
+    chosen = choose_labels(model, wanted.label)
     samples = generate_scored(
-        model.network,
+        chosen.network,
         model.vocabulary,
         seeded_generator(wanted.seed),
         number,
@@ -206,9 +218,10 @@ def write_words(opened: Opened, wanted: SampleSettings, filters: Filters) -> Non
         prefix=wanted.prefix,
         part=None if number is None else part,
         accept=wanted_words(wanted, listed),
+        labels=chosen.labels,
     )
     samples = with_reason(unique(samples) if wanted.unique else samples, len(part), wanted)
-    lines = sample_lines(itertools.islice(samples, len(part)), wanted, listed)
+    lines = sample_lines(itertools.islice(samples, len(part)), wanted, listed, chosen)
     with open_output(wanted.output) as file:
         write_lines(lines, len(part), file)
 
@@ -261,19 +274,30 @@ def is_table(wanted: SampleSettings) -> bool:
     return wanted.format in ("csv", "jsonl")
 
 
-def sample_lines(samples: Iterable[Sample], wanted: SampleSettings, listed: WordList | None) -> Iterator[str]:
+def sample_lines(
+    samples: Iterable[Sample], wanted: SampleSettings, listed: WordList | None, chosen: ChosenLabels
+) -> Iterator[str]:
     """The lines to write for some samples."""
-    if not is_table(wanted):
-        return (f"{s.word}\t{s.log_likelihood:.4f}" if wanted.with_score else s.word for s in samples)
-    columns: dict[str, Callable[[Sample], Cell]] = {
-        "word": lambda sample: sample.word,
-        "log_likelihood": lambda sample: sample.log_likelihood,
-    }
-    if listed is not None:
+    columns: dict[str, Callable[[Sample], Cell]] = {"word": lambda sample: sample.word}
+    if is_table(wanted) or wanted.with_label:
+        for k, name in enumerate(chosen.columns):
+            # A list may have a label column of the name that a column of the output has.
+            unique = name if name not in OWN_COLUMNS else f"label {name}"
+            columns[unique] = partial(label_of, chosen=chosen, column=k)
+    if is_table(wanted) or wanted.with_score:
+        columns["log_likelihood"] = lambda sample: sample.log_likelihood
+    if is_table(wanted) and listed is not None:
         known = listed.word_set()
         columns["novel"] = lambda sample: normalize(sample.word) not in known
+    if len(columns) == 1:
+        return (sample.word for sample in samples)
     rows = ({name: cell(sample) for name, cell in columns.items()} for sample in samples)
     return lines_of(rows, list(columns), wanted)
+
+
+def label_of(sample: Sample, chosen: ChosenLabels, column: int) -> str:
+    """The label of a sample in one of the model's columns."""
+    return chosen.names(sample.labels)[column]
 
 
 def lines_of(rows: Iterable[Row], columns: list[str], wanted: SampleSettings) -> Iterator[str]:
@@ -284,13 +308,104 @@ def lines_of(rows: Iterable[Row], columns: list[str], wanted: SampleSettings) ->
     return jsonl_lines(rows) if wanted.format == "jsonl" else text_lines(rows)
 
 
-def write_scores(model: Model, wanted: SampleSettings, source: str) -> None:
-    """Write the log-likelihood of every word of a file, in nats and per character.
+def write_labels(model: Model, wanted: SampleSettings) -> None:
+    """Write the labels that a model knows. Raises UsageError if there are none, and WriteError."""
+    if model.labels is None:
+        raise UsageError("the model was trained on words without labels: there are none to list")
+    lines = label_lines(model.labels)
+    with open_output(wanted.output) as target:
+        write_lines(lines, len(lines), target)
 
-    The stop counts as a character, as in the loss. Blank lines are skipped. A word is scored in the form that
-    the vocabulary knows and written as it is in the file. One with a character that is not in the vocabulary
-    gets nan, or no value in csv and jsonl, and is reported on stderr. Raises UsageError, DataError and
-    WriteError.
+
+class WordRows(ABC):
+    """What is written for the words of a file: some rows for each, with these ``columns``."""
+
+    columns: Sequence[str]
+
+    @abstractmethod
+    def rows(self, words: Sequence[str], forms: Sequence[str | None]) -> Iterator[list[Row]]:
+        """The rows of each word; its form is the one that the vocabulary knows, None if it knows none."""
+
+    def lines(self, rows: Iterator[list[Row]], wanted: SampleSettings) -> Iterator[str]:
+        """The rows as lines of output."""
+        return lines_of(itertools.chain.from_iterable(rows), list(self.columns), wanted)
+
+
+class Scorer(WordRows):
+    """The log-likelihood of every word, in nats and per character; the stop counts as a character.
+
+    If labels are not chosen, a word is scored as one whose labels are not known: the sum over all of them.
+    """
+
+    columns = ("word", "log_likelihood", "per_character")
+
+    def __init__(self, model: Model, wanted: SampleSettings) -> None:
+        chosen = choose_labels(model, wanted.label)
+        self.vocabulary, self.labels = model.vocabulary, chosen.labels
+        self.predictor = as_predictor(chosen.network)
+
+    def rows(self, words: Sequence[str], forms: Sequence[str | None]) -> Iterator[list[Row]]:
+        known = [form for form in forms if form is not None]
+        if self.labels is None:
+            scores = log_likelihoods(self.predictor, self.vocabulary, known)
+        else:
+            scores = joint_log_probs(self.predictor, self.vocabulary, known, self.labels).logsumexp(1)
+        log_likelihood = iter(scores.tolist())
+        for word, form in zip(words, forms, strict=True):
+            score = None if form is None else next(log_likelihood)
+            each = None if score is None or form is None else score / (len(form) + 1)
+            yield [dict(zip(self.columns, (word, score, each), strict=True))]
+
+
+class Classifier(WordRows):
+    """The labels that fit every word best, and how probable each is."""
+
+    columns = ("word", "column", "rank", "label", "probability")
+
+    def __init__(self, model: Model, wanted: SampleSettings) -> None:
+        if model.labels is None:
+            raise UsageError(
+                "the model was trained on words without labels: --classify needs one with labels"
+            )
+        self.vocabulary, self.labels, self.top = model.vocabulary, model.labels, wanted.top
+        self.predictor = as_predictor(model.network)
+
+    def rows(self, words: Sequence[str], forms: Sequence[str | None]) -> Iterator[list[Row]]:
+        known = [form for form in forms if form is not None]
+        probs = iter(zip(*label_probs(self.predictor, self.vocabulary, known, self.labels), strict=True))
+        for word, form in zip(words, forms, strict=True):
+            each = None if form is None else next(probs)
+            yield [row for k in range(len(self.labels.columns)) for row in self._of_column(word, each, k)]
+
+    def _of_column(self, word: str, each: Sequence[Tensor] | None, k: int) -> Iterator[Row]:
+        column = self.labels.columns[k]
+        if each is None:
+            yield dict(zip(self.columns, (word, column.name, None, None, None), strict=True))
+            return
+        best = each[k].sort(descending=True, stable=True)
+        shares = zip(best.values[: self.top].tolist(), best.indices.tolist(), strict=False)
+        for rank, (prob, label) in enumerate(shares, start=1):
+            yield dict(zip(self.columns, (word, column.name, rank, column.values[label], prob), strict=True))
+
+    def lines(self, rows: Iterator[list[Row]], wanted: SampleSettings) -> Iterator[str]:
+        """In text, the labels of a word are in its line."""
+        if is_table(wanted):
+            return super().lines(rows, wanted)
+        return ("\t".join([str(of_word[0]["word"]), *map(self._text, of_word)]) for of_word in rows)
+
+    @staticmethod
+    def _text(row: Row) -> str:
+        return (
+            "nan" if row["label"] is None else f"{row['label']} {100 * float(row['probability'] or 0):.1f} %"
+        )
+
+
+def write_rows(model: Model, wanted: SampleSettings, source: str, kind: WordRows) -> None:
+    """Write the rows of all words of a file.
+
+    Blank lines are skipped. A word is read in the form that the vocabulary knows and written as it is in the
+    file. One with a character that is not in the vocabulary gets nan, or no value in csv and jsonl, and is
+    reported on stderr. Raises UsageError, DataError and WriteError.
     """
     with open_output(wanted.output) as target, WordFile(source) as file:
         total = file.num_lines()
@@ -298,39 +413,36 @@ def write_scores(model: Model, wanted: SampleSettings, source: str) -> None:
         if wanted.shard is not None:
             part = shard_of(total or 0, wanted.shard)
             if total is None:
-                raise UsageError("--shard counts the lines first: give --score a file, not a pipe")
-        columns = ["word", "log_likelihood", "per_character"]
-        rows = (dict(zip(columns, cells, strict=True)) for cells in scores(model, file, part))
-        write_lines(lines_of(rows, columns, wanted), None if total is None else len(part), target)
+                raise UsageError("--shard counts the lines first: give a file, not a pipe")
+        lines = kind.lines(rows_of_file(model, file, part, kind), wanted)
+        write_lines(lines, None if total is None else len(part), target)
 
 
-def scores(model: Model, file: WordFile, part: range) -> Iterator[tuple[str, float | None, float | None]]:
-    """The words of those lines of a file whose numbers are in ``part``, and their scores, None if unknown.
+def rows_of_file(model: Model, file: WordFile, part: range, kind: WordRows) -> Iterator[list[Row]]:
+    """The rows of the words on those lines of a file whose numbers are in ``part``.
 
-    Words are scored in chunks of ``SCORED_LINES`` lines, counted from the start of the file for every part.
-    So a word's score has the same bits whatever the part, although a BLAS may add in an order that depends on
+    Words are read in chunks of ``SCORED_LINES`` lines, counted from the start of the file for every part. So
+    a word's score has the same bits whatever the part, although a BLAS may add in an order that depends on
     the number of words.
     """
-    predictor = as_predictor(model.network)
     known = set(model.vocabulary.characters)
     num_unknown = 0
     start = part.start // SCORED_LINES * SCORED_LINES
     lines = file.lines(start)
     while start < part.stop and (chunk := list(itertools.islice(lines, SCORED_LINES))):
-        words = [(i, word) for i, line in enumerate(chunk, start) if (word := line.strip())]
-        forms = [known_form(word, known).strip() for _, word in words]
-        scorable = [form for form in forms if known.issuperset(form)]
-        log_likelihood = iter(log_likelihoods(predictor, model.vocabulary, scorable).tolist())
-        for (i, word), form in zip(words, forms, strict=True):
-            unknown = [ch for ch in form if ch not in known]
-            score = None if unknown else next(log_likelihood)
+        numbered = [(i, word) for i, line in enumerate(chunk, start) if (word := line.strip())]
+        words = [word for _, word in numbered]
+        forms = [known_form(word, known).strip() for word in words]
+        unknown = [next((ch for ch in form if ch not in known), "") for form in forms]
+        scorable = [None if ch else form for form, ch in zip(forms, unknown, strict=True)]
+        for (i, _), form, ch, rows in zip(numbered, forms, unknown, kind.rows(words, scorable), strict=True):
             if i not in part or not form:
                 continue
-            yield word, score, None if score is None else score / (len(form) + 1)
-            if unknown:
+            yield rows
+            if ch:
                 num_unknown += 1
                 if num_unknown <= MAX_REPORTED:
-                    say(f"{file.name}, line {i + 1}: {why_unknown(unknown[0])}", sys.stderr)
+                    say(f"{file.name}, line {i + 1}: {why_unknown(ch)}", sys.stderr)
         start += SCORED_LINES
     if num_unknown > MAX_REPORTED:
         say(f"{file.name}: {num_unknown:,} words have unknown characters", sys.stderr)

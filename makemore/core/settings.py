@@ -34,6 +34,7 @@ class Knob:
     group: str = ""
     metavar: str | None = None
     may_change: bool = False
+    repeated: bool = False
     name: str = ""
     type: type = str
 

@@ -15,13 +15,14 @@ from torch import Tensor
 
 from makemore.core.text import require_words
 from makemore.data.labels import Labels
+from makemore.inference.conditioning import LabelDistribution
 from makemore.inference.predictor import Predictable, as_predictor
 from makemore.inference.scoring import log_likelihoods
 from makemore.lecture.words import Vocabulary
 
 
 def joint_log_probs(
-    network: Predictable, vocabulary: Vocabulary, words: Iterable[str], labels: Labels
+    network: Predictable, vocabulary: Vocabulary, words: Iterable[str], labels: LabelDistribution
 ) -> Tensor:
     """log P(word, labels) of each word with each combination of ``labels.rows``: float64, (words, D).
 
@@ -31,28 +32,30 @@ def joint_log_probs(
     """
     words = list(words)
     require_words(words, "joint_log_probs")
-    predictor = as_predictor(network)
-    scores = [log_likelihoods(predictor, vocabulary, words, labels, row) for row in range(len(labels))]
-    return torch.stack(scores, dim=1) + (labels.counts.double() / labels.counts.sum()).log()
+    predictor, rows = as_predictor(network), len(labels.rows)
+    known = Labels(labels.columns, labels.rows, torch.ones(rows, dtype=torch.int64))
+    scores = [log_likelihoods(predictor, vocabulary, words, known, row) for row in range(rows)]
+    return torch.stack(scores, dim=1) + labels.probs.log()
 
 
 def label_probs(
-    network: Predictable, vocabulary: Vocabulary, words: Iterable[str], labels: Labels, column: int = 0
-) -> Tensor:
-    """How probable each label of a column is for each word: float64, (words, labels of the column).
+    network: Predictable, vocabulary: Vocabulary, words: Iterable[str], labels: Labels
+) -> list[Tensor]:
+    """How probable each label is for each word: for each column, float64, (words, labels of the column).
 
-    Label i of ``labels.columns[column].values`` is at index i; that a word has no label is left out. Raises
-    DataError as ``joint_log_probs``, and if all words of the list are without a label of the column.
+    Label i of ``labels.columns[k].values`` is at index i; that a word may have no label is left out. The
+    labels are as frequent as in the list, ``labels.counts``. Raises DataError as ``joint_log_probs``.
     """
-    return _by_label(joint_log_probs(network, vocabulary, words, labels), labels, column).softmax(dim=1)
+    distribution = LabelDistribution.of(labels)
+    joint = joint_log_probs(network, vocabulary, words, distribution)
+    return [_by_label(joint, distribution, k).softmax(dim=1) for k in range(len(labels.columns))]
 
 
-def _by_label(joint: Tensor, labels: Labels, column: int) -> Tensor:
+def _by_label(joint: Tensor, labels: LabelDistribution, column: int) -> Tensor:
     """log P(word, label) of the labels of one column: (words, D) -> (words, labels of the column)."""
     row_label = labels.rows[:, column]
-    size = len(labels.columns[column].values)
-    with_label = [joint[:, row_label == label] for label in range(1, size + 1)]
-    return torch.stack([part.logsumexp(dim=1) for part in with_label], dim=1)
+    numbers = range(1, len(labels.columns[column].values) + 1)
+    return torch.stack([joint[:, row_label == label].logsumexp(dim=1) for label in numbers], dim=1)
 
 
 @dataclass(frozen=True)
@@ -100,14 +103,15 @@ def confusions(
 
     Words without a label of a column are left out there; so is a column of which no word has a label.
     """
-    joint = joint_log_probs(network, vocabulary, words, labels)
+    distribution = LabelDistribution.of(labels)
+    joint = joint_log_probs(network, vocabulary, words, distribution)
     found = []
     for k, column in enumerate(labels.columns):
         right, size = labels.rows[rows.long(), k], len(column.values)
         known = right > 0
         if not known.any():
             continue
-        chosen = _by_label(joint[known], labels, k).argmax(dim=1)
+        chosen = _by_label(joint[known], distribution, k).argmax(dim=1)
         pairs = (right[known] - 1) * size + chosen
         counts = F.pad(torch.bincount(pairs), (0, size * size))[: size * size].view(size, size)
         found.append(Confusion(column.name, column.values, counts))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from makemore.core.graph import context_length
-from makemore.core.layer import Layer
+from makemore.core.layer import Layer, label_sizes
 from makemore.lecture.layers import Sequential
 
 
@@ -16,8 +16,9 @@ def summary(network: Layer, batch_size: int = 32) -> str:
     below it. Raises ValueError if the length of the context is not known.
     """
     device = network.parameters()[0].device
+    length = len(label_sizes(network)) + context_length(network)
     with network.evaluating():  # one context: a batch of long ones could take gigabytes
-        network(torch.zeros((1, context_length(network)), dtype=torch.int64, device=device))
+        network(torch.zeros((1, length), dtype=torch.int64, device=device))
     rows = [("layer", "output", "parameters"), *_rows(network, batch_size)]
     rows.append(("total", "", f"{_num_parameters(network):,}"))
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]

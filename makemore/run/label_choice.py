@@ -24,13 +24,14 @@ from makemore.run.model_file import Model
 class ChosenLabels(NamedTuple):
     """A network for chosen labels, and how the labels of the other columns are drawn.
 
-    ``labels`` is None if no column is left. ``texts`` has the choice for each column as text, None for those
-    that are drawn.
+    ``labels`` is None if no column is left. ``texts`` has the choice for each of the model's ``columns`` as
+    text, None for those that are drawn.
     """
 
     network: Layer
     labels: LabelDistribution | None
-    texts: tuple[str | None, ...]
+    columns: tuple[str, ...] = ()
+    texts: tuple[str | None, ...] = ()
 
     def names(self, drawn: Sequence[str]) -> list[str]:
         """The labels of a word in all columns, given those that were drawn for it."""
@@ -46,7 +47,7 @@ def choose_labels(model: Model, texts: Sequence[str] = ()) -> ChosenLabels:
     if model.labels is None:
         if texts:
             raise UsageError("the model was trained on words without labels: leave out --label")
-        return ChosenLabels(model.network, None, ())
+        return ChosenLabels(model.network, None)
     chosen: dict[str, Choice] = {}
     for text in texts:
         choice = parse_choice(text, model.labels.columns)
@@ -59,7 +60,8 @@ def choose_labels(model: Model, texts: Sequence[str] = ()) -> ChosenLabels:
     distribution = LabelDistribution.of(model.labels, chosen)
     columns = model.labels.columns
     said = tuple(_text_of(chosen[c.name]) if c.name in chosen else None for c in columns)
-    return ChosenLabels(network, distribution if distribution.columns else None, said)
+    names = tuple(column.name for column in columns)
+    return ChosenLabels(network, distribution if distribution.columns else None, names, said)
 
 
 def _text_of(choice: Choice) -> str:
@@ -128,12 +130,11 @@ def _share(text: str, item: str) -> float:
     return share
 
 
-def typical_network(model: Model, texts: Sequence[str] = ()) -> Layer:
-    """The model's network for chosen labels, with the mean over its list for each column that is not chosen.
+def typical_network(chosen: ChosenLabels) -> Layer:
+    """The network for chosen labels, with the mean over the list for each column that is not chosen.
 
     It takes contexts without labels, as pictures need.
     """
-    chosen = choose_labels(model, texts)
     if chosen.labels is None:
         return chosen.network
     shares = {column.name: _shares_in(chosen.labels, k) for k, column in enumerate(chosen.labels.columns)}

@@ -26,7 +26,7 @@ from makemore.pictures.probabilities import draw_probabilities
 from makemore.pictures.recorder import GRADIENTS_FILE, read_records
 from makemore.pictures.tree import draw_tree
 from makemore.run.catalog import PICTURES
-from makemore.run.label_choice import typical_network
+from makemore.run.label_choice import choose_labels, typical_network
 from makemore.run.model_file import Model
 
 SEED = 42
@@ -51,7 +51,7 @@ class Subject:
     @cached_property
     def network(self) -> Layer:
         """The network, for the chosen labels if it takes any; for the mean of those of its list otherwise."""
-        return typical_network(self.model, self.labels)
+        return typical_network(choose_labels(self.model, self.labels))
 
     @cached_property
     def contexts(self) -> Tensor:

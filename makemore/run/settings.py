@@ -185,6 +185,15 @@ class SampleSettings(Knobs):
         group=FIRST,
     )
     prefix: str = knob("", "beginning of every new word", group=FIRST, metavar="TEXT")
+    label: tuple[str, ...] = knob(
+        (),
+        "label of the words, for a model of words with labels: LABEL, COLUMN=LABEL, or a blend such as"
+        " Irish=0.7,Japanese=0.3; may be given for each column",
+        default_text="drawn for each word, as often as in the list",
+        group=FIRST,
+        metavar="LABEL",
+        repeated=True,
+    )
     seed: int | None = knob(
         None,
         "random seed; the same seed gives the same words",
@@ -252,6 +261,11 @@ class SampleSettings(Knobs):
         "in text, print the log-likelihood in nats after each word, separated by a tab",
         group=FORM,
     )
+    with_label: bool = knob(
+        False,
+        "in text, print the labels of each word after it, separated by tabs",
+        group=FORM,
+    )
     shard: str | None = knob(
         None,
         "sample or score only part I of N; the outputs of parts 1 to N, joined, are that without --shard",
@@ -264,6 +278,18 @@ class SampleSettings(Knobs):
         " in total and per character",
         group=OTHERWISE,
         metavar="FILE",
+    )
+    classify: str | None = knob(
+        None,
+        "print each word of a file with the labels that fit it best, and how probable each is",
+        group=OTHERWISE,
+        metavar="FILE",
+    )
+    top: int = knob(3, "for --classify: number of labels to print", 1, 10_000, group=OTHERWISE)
+    labels: bool = knob(
+        False,
+        "list the model's labels: column, label, and number of words in the list, separated by tabs",
+        group=OTHERWISE,
     )
     interactive: bool = knob(
         False,
