@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from torch import Tensor
+
 from makemore.core.errors import DataError, UsageError
 from makemore.core.graph import context_length, trace
 from makemore.core.layer import Layer, declared
@@ -27,13 +29,31 @@ def check_data(network: Layer, characters: str | None, block_size: int | None = 
         require_length(block_size, known_context_length(network))
 
 
+def check_logits(logits: Tensor, X: Tensor) -> Tensor:
+    """A network's logits for contexts X (B, T). Raises UsageError unless their shape is (B, V)."""
+    if logits.ndim != 2 or len(logits) != len(X):
+        advice = ""
+        if logits.ndim == 3:
+            advice = f"; concatenate what is left, as FlattenConsecutive({logits.shape[1]}) does"
+        raise UsageError(
+            "a network must give logits (B, vocab_size), one row for each context, but this one gives"
+            f" {tuple(logits.shape)} for contexts {tuple(X.shape)}{advice}"
+        )
+    return logits
+
+
 def note_data(network: Layer, examples: Any) -> None:
     """Check the data that a network is trained on, and note its characters in the network.
 
-    Examples that do not say what they are made of are taken as they are.
+    Examples that do not say what they are made of are taken as they are. Raises UsageError if the network
+    does not give logits (B, V) for them.
     """
     characters = getattr(examples, "characters", None)
     check_data(network, characters, getattr(examples, "block_size", None))
+    if len(examples):
+        X, _ = examples[:1]
+        with network.evaluating():
+            check_logits(network(X), X)
     if characters is not None:
         network.characters = characters
 

@@ -30,7 +30,7 @@ from torch import Tensor
 import makemore
 from makemore.core.errors import UsageError
 from makemore.core.fit import check_data
-from makemore.core.layer import Layer
+from makemore.core.layer import Layer, layer_text
 from makemore.core.text import normalize, require_words
 from makemore.inference.convolution import Convolution
 from makemore.lecture.layers import Sequential, Tanh
@@ -132,7 +132,9 @@ def pointwise_layers(activation: Layer | None) -> list[Layer]:
 def describe_layer(layer: Layer) -> dict[str, Any]:
     """A pointwise layer in plain values, without its tensors. Raises UsageError on an unknown layer."""
     if type(layer) not in ACTIVATIONS:
-        raise UsageError(f"no page can be made of this network: a page cannot compute the layer {layer}")
+        raise UsageError(
+            f"no page can be made of this network: a page cannot compute the layer {layer_text(layer)}"
+        )
     settings = {"eps": layer.eps} if isinstance(layer, RMSNorm | LayerNorm) else {}
     return {"name": ACTIVATIONS[type(layer)], **settings}
 

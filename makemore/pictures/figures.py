@@ -15,7 +15,8 @@ from torch import Tensor
 
 from makemore.core.errors import UsageError
 from makemore.core.figure import Figure
-from makemore.core.layer import Layer, window_of
+from makemore.core.fit import check_logits
+from makemore.core.layer import Layer, recorded_outputs, window_of
 from makemore.lecture.words import Vocabulary
 from makemore.pictures.palette import GRAY
 
@@ -134,12 +135,12 @@ def observe(network: Layer, X: Tensor) -> list[Observed]:
     on their input, such as FlattenConsecutive, are left out. The network is copied and does not change.
     """
     network = copy.deepcopy(network).to("cpu")
-    with network.evaluating():
+    with network.evaluating(), recorded_outputs(network) as outputs:
         network(X.cpu())
     observed: list[Observed] = []
     known = set()
     for name, layer in named_layers(network):
-        out = vars(layer).get("out")
+        out = outputs.get(id(layer))
         if out is None or window_of(layer) is not None:
             continue
         memory = out.data_ptr(), out.numel()  # equal for a view of another layer's whole output
@@ -159,4 +160,4 @@ def named_layers(layer: Layer, name: str = "") -> Iterator[tuple[str, Layer]]:
 def logits_of(network: Layer, X: Tensor) -> Tensor:
     """The logits for contexts X in evaluation, on the CPU: (B, block_size) -> (B, vocab_size)."""
     with network.evaluating():
-        return network(X.to(network.parameters()[0].device)).cpu()
+        return check_logits(network(X.to(network.parameters()[0].device)), X).cpu()
