@@ -223,6 +223,70 @@ def test_contexts_of_another_length_are_refused(name: str, block_size: int) -> N
         assert torch.equal(tensor, before[key])
 
 
+class Halves(Layer):
+    """The sum of the positions of each half of the context: it leaves two. It declares nothing."""
+
+    def __call__(self, x: Tensor) -> Tensor:
+        B, T, C = x.shape
+        self.out = x.view(B, 2, T // 2, C).sum(2)  # (B, T, C) -> (B, 2, C)
+        return self.out
+
+
+def test_a_network_with_positions_left_is_refused_by_one_message() -> None:
+    """Where autograd and torch would speak of target sizes, and a sum would be taken over the wrong one."""
+    network = Sequential([Embedding(27, 4), Halves(), Linear(4, 27)])
+    network.block_size = 8
+    vocabulary = load_words().vocabulary
+    examples = some_examples(vocabulary, 8)
+    X, Y = examples[:]
+
+    def message(batch: int, left: int = 2) -> str:
+        return (
+            rf"^a network must give logits \(B, vocab_size\), one row for each context, but this one gives"
+            rf" \({batch}, {left}, 27\) for contexts \({batch}, 8\); concatenate what is left, as"
+            rf" FlattenConsecutive\({left}\) does$"
+        )
+
+    for evaluate in LOSSES:
+        with pytest.raises(UsageError, match=message(len(X))):
+            evaluate(network, examples)
+    with pytest.raises(UsageError, match=message(1)):
+        sample_word(network, vocabulary, Generator())
+    with pytest.raises(UsageError, match=message(256)):
+        next(generate(network, vocabulary, Generator()))
+    with pytest.raises(UsageError, match=message(len(X))):
+        AutogradEngine(network).gradients(X, Y)
+    with pytest.raises(UsageError, match=message(1)):
+        train(network, examples, max_steps=1)
+    with pytest.raises(UsageError, match=message(1)):
+        draw_tree(network, vocabulary, "ann")
+    for kind, recipe in ((Trainer, LectureRecipe()), (ModernTrainer, ModernRecipe())):
+        with pytest.raises(UsageError, match=message(1)):
+            trainer(kind, recipe, network, vocabulary, 8)
+    network.layers.append(FlattenConsecutive(2))
+    network.layers.append(Linear(54, 27))
+    assert loss(network, examples) == pytest.approx(split_loss(network, examples))
+
+
+def test_a_bigram_network_is_told_to_drop_its_only_position() -> None:
+    """Its context is one character, and its output (B, 1, V)."""
+    layers = [Embedding(27, 27)]
+    vocabulary = load_words().vocabulary
+    examples = some_examples(vocabulary, 1)
+    for use in (
+        lambda network: loss(network, examples),
+        lambda network: split_loss(network, examples),
+        lambda network: BackpropEngine(network).gradients(*examples[:]),
+        lambda network: WindowsEngine(network).gradients(*examples[:]),
+        lambda network: next(generate(network, vocabulary, Generator())),
+    ):
+        with pytest.raises(UsageError, match=r"\(\d+, 1, 27\).*as FlattenConsecutive\(1\) does$"):
+            use(Sequential(layers))
+    network = Sequential([*layers, FlattenConsecutive(1)])
+    assert loss(network, examples) == pytest.approx(split_loss(network, examples), abs=1e-6)
+    assert BackpropEngine(network).gradients(*examples[:]).item() == pytest.approx(loss(network, examples))
+
+
 class MeanOverPositions(Layer):
     """Takes contexts of any length, and does not declare what it does with them."""
 
