@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 from makemore.core.layer import Layer
 
 
@@ -11,6 +14,20 @@ def require_gradients(network: Layer) -> None:
     if not any(p.requires_grad for p in parameters):
         for p in parameters:
             p.requires_grad = True
+
+
+@contextmanager
+def frozen_as_they_are(network: Layer) -> Iterator[None]:
+    """Keep the frozen parameters frozen during a ``with`` block that makes engines for parts of a network.
+
+    An engine would take a part whose parameters are all frozen for one that was built by hand.
+    """
+    frozen = [p for p in network.parameters() if not p.requires_grad]
+    try:
+        yield
+    finally:
+        for p in frozen:
+            p.requires_grad = False
 
 
 def enter_training(network: Layer) -> None:
