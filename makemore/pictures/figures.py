@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import textwrap
+import unicodedata
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
@@ -99,8 +100,18 @@ def missing_glyphs(text: str) -> str:
 
 
 def drawable_symbol(symbol: str, weight: str = "normal") -> str:
-    """A character that can be drawn and seen: a blank is replaced by a mark."""
-    return "\N{OPEN BOX}" if symbol.isspace() else drawable(symbol, weight)
+    """A character that can be drawn and seen: a blank is replaced by a mark, an accent is on a circle.
+
+    >>> drawable_symbol(" "), drawable_symbol("\u0301")
+    ('␣', '◌́')
+    """
+    if symbol.isspace():
+        return "\N{OPEN BOX}"
+    text = drawable(symbol, weight)
+    if text == MISSING or unicodedata.category(symbol[0])[0] != "M":
+        return text
+    circle = drawable("\N{DOTTED CIRCLE}", weight)
+    return text if circle == MISSING else circle + text
 
 
 def drawable_symbols(vocabulary: Vocabulary, weight: str = "normal") -> list[str]:
@@ -110,7 +121,8 @@ def drawable_symbols(vocabulary: Vocabulary, weight: str = "normal") -> list[str
 
 def quoted(word: str) -> str:
     """A word in quotation marks for a title; the end of a long word is cut off."""
-    text = "".join(map(drawable_symbol, word))
+    text = drawable_symbol(word[0]) if word else ""  # an accent has something below it later on
+    text += "".join("\N{OPEN BOX}" if ch.isspace() else drawable(ch) for ch in word[1:])
     return f"“{text}”" if len(text) <= MAX_QUOTED else f"“{text[: MAX_QUOTED - 1]}…”"
 
 

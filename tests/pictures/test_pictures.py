@@ -25,6 +25,7 @@ from makemore import (
     draw_batchnorm,
     draw_embedding,
     draw_gradients,
+    draw_nodes,
     draw_probabilities,
     draw_tree,
     summary,
@@ -39,7 +40,7 @@ from makemore.paper.layers import ReLU
 from makemore.pictures import palette
 from makemore.pictures.activations import saturation
 from makemore.pictures.embedding import kind_of, principal_components
-from makemore.pictures.figures import observe
+from makemore.pictures.figures import drawable_symbols, observe, quoted
 from makemore.pictures.recorder import Record, write_records
 from makemore.run.architecture import register_layer
 from makemore.run.catalog import NETWORKS, PICTURES, Plan, build_network, network_plan
@@ -72,6 +73,32 @@ def test_a_layer_that_does_not_store_its_output_is_shown_like_others() -> None:
     draw_tree(own, vocabulary, "abba")
     assert [type(layer) for layer in own.layers[3:5]] == [type(plain.layers[3]), Squashed]
     assert "out" not in vars(own.layers[4])
+
+
+def test_an_accent_of_its_own_is_shown_on_a_circle() -> None:
+    """In the labels of single characters. In a word it is above the letter before it."""
+    vocabulary = Vocabulary("eo\u0301\u093e")
+    assert drawable_symbols(vocabulary) == [".", "e", "o", "\u25cc\u0301", "\ufffd"]
+    assert quoted("e\u0301o") == "“e\u0301o”"
+    assert quoted("\u0301o") == "“\u25cc\u0301o”"
+    network = NETWORKS["mlp"].build(len(vocabulary), Generator().manual_seed(1))
+    network.characters = vocabulary.characters
+    for figure in (
+        draw_nodes(network, "é"),
+        draw_tree(network, vocabulary, "é"),
+        draw_probabilities(network, vocabulary, "é"),
+        draw_embedding(network, vocabulary),
+    ):
+        assert "\u25cc\u0301" in [text.get_text() for text in figure.findobj(Text)]
+
+
+def test_the_word_of_the_nodes_has_the_form_of_all_words() -> None:
+    network = NETWORKS["mlp"].build(5, Generator().manual_seed(1))
+    texts = [
+        [t.get_text() for t in draw_nodes(network, word).findobj(Text)] for word in ("Zoé", "Zoe\u0301\u200b")
+    ]
+    assert texts[0] == texts[1]
+    assert "é" in texts[0]
 
 
 class TwoOutputs(Layer):
