@@ -170,10 +170,11 @@ class Trainer:
             layer.generator.set_state(state[f"generator.{name}"])
 
     def run(self, yield_every: int) -> Iterator[Tensor]:
-        """Train to the end. Yields the losses of the steps done since the last yield.
+        """Train to the end, and yield the losses of the steps done since the last yield.
 
-        That is at every multiple of ``yield_every`` steps, at the end, and in between as often as batches
-        are drawn.
+        It yields at every multiple of ``yield_every`` steps, where ``step`` is that multiple, and at the end.
+        It also yields in between: after 500 steps at the latest, and after fewer if their batches would have
+        more than 65,536 examples.
         """
         most = max(1, min(MAX_BATCHES_PER_DRAW, MAX_EXAMPLES_PER_DRAW // self.recipe.batch_size))
         while not self.done:
