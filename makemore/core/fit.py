@@ -12,16 +12,17 @@ from torch import Tensor
 
 from makemore.core.errors import DataError, UsageError
 from makemore.core.graph import context_length, trace
-from makemore.core.layer import Layer, declared
+from makemore.core.layer import Layer, declared, require_network
 from makemore.core.text import quote
 
 
 def check_data(network: Layer, characters: str | None, block_size: int | None = None) -> None:
     """Check that a vocabulary's characters and contexts of ``block_size`` symbols are those of a network.
 
-    What is None or not known is not checked. Raises DataError that names a character, or UsageError that
-    names both lengths.
+    What is None or not known is not checked. Raises DataError that names a character, UsageError that names
+    both lengths, and TypeError on what is not a network.
     """
+    require_network(network)
     if characters is not None:
         num_symbols = symbol_count(network) if network.characters is None else None
         require_characters(characters, network.characters, num_symbols)

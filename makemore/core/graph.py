@@ -23,6 +23,7 @@ from makemore.core.layer import (
     declared,
     keeps_positions,
     layer_text,
+    require_network,
     window_of,
     with_children_replaced,
 )
@@ -54,8 +55,9 @@ def trace(network: Layer) -> list[Node]:
     """The nodes of a network in an order in which each follows those it reads. The last gives the output.
 
     Nodes whose output is not read are left out. Raises FalseDeclaration on a layer that declares
-    ``composite`` but does more than call layers and add.
+    ``composite`` but does more than call layers and add, and TypeError on what is not a network.
     """
+    require_network(network)
     nodes: list[Node] = []
     output = _follow(network, _Value(nodes, INPUT))
     read = {output.index}

@@ -263,6 +263,20 @@ def with_children_replaced(layer: Layer, replacement: Callable[[Layer], Any]) ->
     return result
 
 
+def require_network(network: object) -> None:
+    """Raise TypeError unless it is a network, not a model that contains one, nor a torch module."""
+    if isinstance(network, Layer):
+        return
+    advice = ""
+    if isinstance(getattr(network, "network", None), Layer):
+        advice = ": pass its .network"
+    elif isinstance(network, torch.nn.Module):
+        advice = ": from_module gives the network that to_module made one from"
+    raise TypeError(
+        f"a network is needed, a Layer such as Sequential, not a {type(network).__name__}{advice}"
+    )
+
+
 def layer_text(layer: Layer) -> str:
     """The text of a layer on one line, for messages.
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from makemore.core.layer import Layer
+from makemore.core.layer import Layer, require_network
 
 
 def require_gradients(network: Layer) -> None:
     """Let all parameters require gradients if none does: the network was built by hand."""
+    require_network(network)
     parameters = network.parameters()
     if not any(p.requires_grad for p in parameters):
         for p in parameters:

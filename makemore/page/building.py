@@ -35,7 +35,7 @@ from makemore.core.text import normalize, require_words
 from makemore.inference.convolution import Convolution
 from makemore.lecture.layers import Sequential, Tanh
 from makemore.paper.layers import GatedActivation, LayerNorm, ReLU, RMSNorm
-from makemore.run.model_file import Model
+from makemore.run.model_file import Model, require_model
 from makemore.training.ensemble import members_of
 
 SCRIPTS = ("network.js", "text.js", "tree.js", "view.js")
@@ -56,6 +56,7 @@ def page_html(model: Model, words: Iterable[str] = (), source: str = "") -> str:
     ``MAX_LIST`` characters is left out, and the page says so. Raises UsageError on a network that the page
     cannot compute.
     """
+    require_model(model, "page_html")
     check_data(model.network, model.vocabulary.characters)
     require_words(words, "page_html")
     members = [describe(network) for network in members_of(model.network)]

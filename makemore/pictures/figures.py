@@ -17,7 +17,7 @@ from torch import Tensor
 from makemore.core.errors import UsageError
 from makemore.core.figure import Figure
 from makemore.core.fit import check_logits
-from makemore.core.layer import Layer, recorded_outputs, window_of
+from makemore.core.layer import Layer, recorded_outputs, require_network, window_of
 from makemore.lecture.words import Vocabulary
 from makemore.pictures.palette import GRAY
 
@@ -146,6 +146,7 @@ def observe(network: Layer, X: Tensor) -> list[Observed]:
     They are in the order of the forward pass, a layer that contains others after these. Layers that only pass
     on their input, such as FlattenConsecutive, are left out. The network is copied and does not change.
     """
+    require_network(network)
     network = copy.deepcopy(network).to("cpu")
     with network.evaluating(), recorded_outputs(network) as outputs:
         network(X.cpu())

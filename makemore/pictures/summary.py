@@ -18,9 +18,9 @@ def summary(network: Layer, batch_size: int = 32) -> str:
     The layers of a Sequential take its place in the table; the layers within any other layer are indented
     below it. Raises ValueError if the length of the context is not known.
     """
-    device = network.parameters()[0].device
+    length = context_length(network)
     # One context: a batch of long ones could take gigabytes.
-    X = torch.zeros((1, context_length(network)), dtype=torch.int64, device=device)
+    X = torch.zeros((1, length), dtype=torch.int64, device=network.parameters()[0].device)
     with network.evaluating(), recorded_outputs(network) as outputs:
         network(X)
     rows = [("layer", "output", "parameters"), *_rows(network, batch_size, outputs)]

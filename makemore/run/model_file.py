@@ -127,8 +127,15 @@ def save_model(model: Model, path: str | Path) -> None:
     are not finite, another vocabulary, a context whose length is not known. Raises WriteError if the file
     cannot be written; an existing file then stays as it was.
     """
+    require_model(model, "save_model")
     with atomic_write(path) as file:
         file.write(model_bytes(model))
+
+
+def require_model(model: object, what: str) -> None:
+    """Raise TypeError unless it is a Model, such as for a network without its vocabulary."""
+    if not isinstance(model, Model):
+        raise TypeError(f"{what} needs a Model(network, vocabulary), got a {type(model).__name__}")
 
 
 def model_bytes(model: Model) -> bytes:

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from makemore.core.fit import require_characters, symbol_count
 from makemore.core.graph import context_length
-from makemore.core.layer import Layer
+from makemore.core.layer import Layer, require_network
 from makemore.core.text import plural
 from makemore.core.trained import enter_training, frozen_as_they_are, require_gradients
 from makemore.lecture.layers import Sequential
@@ -77,6 +77,7 @@ def mean_log_probs(logits: Sequence[Tensor]) -> Tensor:
 
 def members_of(network: Layer) -> list[Layer]:
     """The members of an ensemble; for any other network, the network itself."""
+    require_network(network)
     return network.members if isinstance(network, Ensemble) else [network]
 
 
