@@ -31,7 +31,7 @@ from makemore.backprop.derivatives import (
     SumDerivative,
     derivative_class,
 )
-from makemore.core.fit import check_batch
+from makemore.core.fit import check_batch, check_logits
 from makemore.core.graph import INPUT, Node, check_declarations, node_values, trace, use_counts
 from makemore.core.layer import (
     Layer,
@@ -39,6 +39,7 @@ from makemore.core.layer import (
     index_outside,
     keeps_positions,
     label_sizes,
+    layer_text,
     stochastic_layers,
     window_of,
 )
@@ -159,7 +160,11 @@ class Backward:
 
 
 def known_nodes(network: Layer) -> list[Node]:
-    """The nodes of a network. Raises ValueError on a layer without a derivative."""
+    """The nodes of a network.
+
+    Raises ValueError on a layer without a derivative, on a network that does not begin with its only
+    Embedding, and on one in which a parameter is used twice.
+    """
     nodes = trace(network)
     for layer in layers_of(nodes):
         if type(layer) not in DERIVATIVES:
@@ -167,13 +172,22 @@ def known_nodes(network: Layer) -> list[Node]:
                 f"there is no hand-derived gradient for {layer_text(layer)}: train with the autograd engine,"
                 " or add a class to makemore.backprop.derivatives.DERIVATIVES"
             )
+    first = [i for i, node in enumerate(nodes) if isinstance(node.layer, Embedding) or INPUT in node.inputs]
+    if first != [0] or not isinstance(nodes[0].layer, Embedding):
+        raise ValueError(
+            "hand-derived gradients need a network with one Embedding, as its first layer: train with the"
+            " autograd engine"
+        )
+    known: set[int] = set()
+    for layer in layers_of(nodes):
+        own = [p.untyped_storage().data_ptr() for p in layer.parameters() if p.numel()]
+        if len(own) > len({*own} - known):
+            raise ValueError(
+                "hand-derived gradients need a network in which no parameter is used twice, and"
+                f" {layer_text(layer)} has one that is: train with the autograd engine"
+            )
+        known.update(own)
     return nodes
-
-
-def layer_text(layer: Layer) -> str:
-    """The text of a layer on one line, with the name of its own class, as a ``repr`` may be inherited."""
-    text, name = " ".join(str(layer).split()), type(layer).__name__
-    return text if text.startswith(f"{name}(") else f"{name}()"
 
 
 def layers_of(nodes: Sequence[Node]) -> list[Layer]:
@@ -189,23 +203,18 @@ def is_collective(network: Layer) -> bool:
 def values_of(network: Layer, nodes: Sequence[Node], X: Tensor, Y: Tensor) -> list[Tensor]:
     """The output of every node for a batch, computed by the layers, which are left as they were.
 
-    Raises what the layers and the loss raise on a batch that does not fit, and ValueError on a network that
-    does not begin with its only Embedding, or in which a parameter is used twice.
+    Raises what the layers and the loss raise on a batch that does not fit.
     """
-    first = [i for i, node in enumerate(nodes) if isinstance(node.layer, Embedding) or INPUT in node.inputs]
-    if first != [0] or not isinstance(nodes[0].layer, Embedding):
-        raise ValueError("hand-derived gradients need a network with one Embedding, as its first layer")
-    parameters = [p for layer in layers_of(nodes) for p in layer.parameters()]
-    if len({p.untyped_storage().data_ptr() for p in parameters}) < len(parameters):
-        raise ValueError("hand-derived gradients need a network in which no parameter is used twice")
     if X.ndim == 2:
         check_batch(network, X.shape[1])
     if is_collective(network):  # other processes do not take part
         with network.evaluating():
-            return node_values(nodes, X)
+            values = node_values(nodes, X)
+            check_logits(values[-1], X)
+            return values
     with unchanged(network):
         values = node_values(nodes, X)
-        F.cross_entropy(values[-1], Y)
+        F.cross_entropy(check_logits(values[-1], X), Y)
     return values
 
 
@@ -296,9 +305,9 @@ class BackpropEngine:
     the default is ``capture_cuda_graph`` on CUDA, and elsewhere steps are not recorded.
 
     Layers and tensors may be moved, loaded or replaced between steps, modes changed and parameters frozen,
-    but the layers' settings (eps, momentum, n) may not be changed. Raises ValueError on a layer without a
-    derivative, FalseDeclaration on one that computes something else than it declares, and what the layers
-    raise on batches that do not fit.
+    but the layers' settings (eps, momentum, n) may not be changed. Raises ValueError on a network that
+    ``known_nodes`` refuses. Steps raise FalseDeclaration on a layer that computes something else than it
+    declares, and what the layers raise on batches that do not fit.
     """
 
     def __init__(self, network: Layer, capture: Capture | None = None) -> None:

@@ -43,7 +43,6 @@ from makemore.backprop.engine import (
     Backward,
     Step,
     known_nodes,
-    layer_text,
     layers_of,
     probe_contexts,
     values_of,
@@ -57,7 +56,7 @@ from makemore.core.graph import (
     geometry,
     use_counts,
 )
-from makemore.core.layer import Layer, Window, declared, label_sizes, stochastic_layers, window_of
+from makemore.core.layer import Layer, Window, declared, label_sizes, layer_text, stochastic_layers, window_of
 from makemore.core.text import plural
 from makemore.core.unique_rows import unique_rows
 from makemore.lecture.layers import BatchNorm1d, Embedding, Linear

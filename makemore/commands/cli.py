@@ -104,7 +104,6 @@ def one_of(parser: Parser, positional: Any, named: Any, name: str) -> Any:
 
 def number_type(knob: Knob) -> Callable[[str], float]:
     """The argparse type of a flag: a whole number, or any number, in the range of its setting."""
-    needed = "a whole number from {} to {}" if knob.type is int else "a number from {:g} to {:g}"
 
     def parse(text: str) -> float:
         try:
@@ -112,8 +111,7 @@ def number_type(knob: Knob) -> Callable[[str], float]:
         except ValueError:
             value = math.nan
         if not knob.low <= value <= knob.high:
-            limits = needed.format(knob.low, knob.high)
-            raise argparse.ArgumentTypeError(f"must be {limits}, got {text[:80]!r}")
+            raise argparse.ArgumentTypeError(f"must be {knob.needed}, got {text[:80]!r}")
         return value
 
     return parse

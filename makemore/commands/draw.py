@@ -12,7 +12,6 @@ from makemore.core.atomic_write import atomic_write
 from makemore.core.errors import UsageError, WriteError
 from makemore.core.figure import Figure
 from makemore.core.terminal import say
-from makemore.core.text import normalize
 from makemore.pictures.figures import DEFAULT_WORD, missing_glyphs, save_figure
 from makemore.pictures.nodes import draw_nodes
 from makemore.run.catalog import PICTURES, network_plan
@@ -50,7 +49,7 @@ def draw(
         if what != "nodes":
             raise UsageError(f"--network is for nodes only; {what} needs a trained network, by --model")
         untrained = network_plan(network).build(VOCAB_SIZE, Generator().manual_seed(SEED))
-        write_picture(draw_nodes(untrained, DEFAULT_WORD if word is None else normalize(word)), picture)
+        write_picture(draw_nodes(untrained, DEFAULT_WORD if word is None else word), picture)
         return
     opened = open_model(model, COMMAND)
     subject = Subject(opened.model, word, opened.directory, labels)

@@ -10,9 +10,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from torch import Tensor
+
 from makemore.core.errors import DataError, UsageError
 from makemore.core.graph import context_length, trace
-from makemore.core.layer import LabelColumn, Layer, declared, label_sizes
+from makemore.core.layer import LabelColumn, Layer, declared, label_sizes, require_network
 from makemore.core.text import plural, quote
 
 Columns = Sequence[LabelColumn]
@@ -27,9 +29,10 @@ def check_data(
 ) -> None:
     """Check that the characters, contexts of ``block_size`` symbols and labels of data are a network's.
 
-    What is None or not known is not checked. Raises DataError that names a character or a label, or
-    UsageError that names both lengths.
+    What is None or not known is not checked. Raises DataError that names a character or a label, UsageError
+    that names both lengths, and TypeError on what is not a network.
     """
+    require_network(network)
     if characters is not None:
         num_symbols = symbol_count(network) if network.characters is None else None
         require_characters(characters, network.characters, num_symbols)
@@ -39,6 +42,19 @@ def check_data(
         require_length(block_size, known_context_length(network))
 
 
+def check_logits(logits: Tensor, X: Tensor) -> Tensor:
+    """A network's logits for contexts X (B, T). Raises UsageError unless their shape is (B, V)."""
+    if logits.ndim != 2 or len(logits) != len(X):
+        advice = ""
+        if logits.ndim == 3:
+            advice = f"; concatenate what is left, as FlattenConsecutive({logits.shape[1]}) does"
+        raise UsageError(
+            "a network must give logits (B, vocab_size), one row for each context, but this one gives"
+            f" {tuple(logits.shape)} for contexts {tuple(X.shape)}{advice}"
+        )
+    return logits
+
+
 def check_examples(network: Layer, examples: Any) -> None:
     """``check_data`` for examples. Those that do not say what they are made of are not checked."""
     characters = getattr(examples, "characters", None)
@@ -46,8 +62,15 @@ def check_examples(network: Layer, examples: Any) -> None:
 
 
 def note_data(network: Layer, examples: Any) -> None:
-    """Check the data that a network is trained on, and note its characters and labels in the network."""
+    """Check the data that a network is trained on, and note its characters and labels in the network.
+
+    Raises UsageError if the network does not give logits (B, V) for them.
+    """
     check_examples(network, examples)
+    if len(examples):
+        X, _ = examples[:1]
+        with network.evaluating():
+            check_logits(network(X), X)
     if (characters := getattr(examples, "characters", None)) is not None:
         network.characters = characters
     if (columns := columns_of(examples)) is not None:

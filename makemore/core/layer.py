@@ -7,8 +7,9 @@ and channel count C.
 
 from __future__ import annotations
 
+import copy
 import textwrap
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, ClassVar, NamedTuple, Self
 
@@ -61,10 +62,10 @@ class Layer:
     * ``concatenates(self) -> Window``: the output at position p is the concatenation of the input's channels
       at the positions stride * p + offset.
     * ``pointwise = True``: each output position depends on the input at the same position alone.
-    * ``affine(self) -> (scale, shift)``: in evaluation the layer computes x * scale + shift, or
-      x @ scale + shift if the scale is a matrix.
-    * ``composite = True``: ``__call__`` does nothing but call layers, which are attributes or in a list that
-      is one, and add their outputs. Whoever knows these layers then knows this one.
+    * ``affine(self) -> (scale, shift)``: in evaluation the layer computes x * scale + shift, with a factor
+      for each channel, or x @ scale + shift if the scale is a matrix.
+    * ``composite = True``: ``__call__`` does nothing but call layers, which are attributes or in a list or
+      tuple that is one, and add their outputs. Whoever knows these layers then knows this one.
     * ``stochastic = True``: in training the layer draws random numbers from ``generator``; in evaluation it
       returns its input.
     * ``output_range = (low, high)``: the outputs saturate near these bounds.
@@ -245,6 +246,73 @@ def stochastic_layers(network: Layer) -> dict[str, Layer]:
     return found
 
 
+@contextmanager
+def recorded_outputs(network: Layer) -> Iterator[dict[int, Tensor]]:
+    """Record the last output of each layer during a ``with`` block, by the ``id`` of the layer.
+
+    A layer need not store its output as ``out``. Outputs that are not tensors are left out. Within the block
+    the layers are of other classes, whose declarations are not known.
+    """
+    outputs: dict[int, Tensor] = {}
+    classes = {id(layer): (layer, type(layer)) for layer in network.modules()}.values()
+
+    def recording(cls: type[Layer]) -> type[Layer]:
+        def call(self: Layer, *inputs: Any, **named: Any) -> Any:
+            out: Any = cls.__call__(self, *inputs, **named)
+            if isinstance(out, Tensor):
+                outputs[id(self)] = out
+            return out
+
+        return type(cls.__name__, (cls,), {"__call__": call})
+
+    try:
+        for layer, cls in classes:
+            layer.__class__ = recording(cls)
+        yield outputs
+    finally:
+        for layer, cls in classes:
+            layer.__class__ = cls
+
+
+def with_children_replaced(layer: Layer, replacement: Callable[[Layer], Any]) -> Layer:
+    """A shallow copy of a layer with a replacement for each of its children.
+
+    Those are the layers among its attributes, and in lists and tuples that are.
+    """
+    result = copy.copy(layer)
+    for name, value in vars(layer).items():
+        if isinstance(value, Layer):
+            setattr(result, name, replacement(value))
+        elif isinstance(value, list | tuple):
+            items = [replacement(item) if isinstance(item, Layer) else item for item in value]
+            make = getattr(value, "_make", list if isinstance(value, list) else tuple)  # of a named tuple
+            setattr(result, name, make(items))
+    return result
+
+
+def require_network(network: object) -> None:
+    """Raise TypeError unless it is a network, not a model that contains one, nor a torch module."""
+    if isinstance(network, Layer):
+        return
+    advice = ""
+    if isinstance(getattr(network, "network", None), Layer):
+        advice = ": pass its .network"
+    elif isinstance(network, torch.nn.Module):
+        advice = ": from_module gives the network that to_module made one from"
+    raise TypeError(
+        f"a network is needed, a Layer such as Sequential, not a {type(network).__name__}{advice}"
+    )
+
+
+def layer_text(layer: Layer) -> str:
+    """The text of a layer on one line, for messages.
+
+    It has the name of the layer's own class: a ``repr`` may be inherited, and name the parent.
+    """
+    text, name = " ".join(repr(layer).split()), type(layer).__name__
+    return text if text.startswith(f"{name}(") else f"{name}()"
+
+
 def nested_repr(name: str, layers: Sequence[object]) -> str:
     """The text of a layer that contains others, each on its own indented lines."""
     return f"{name}([\n" + "".join(textwrap.indent(f"{layer},\n", "    ") for layer in layers) + "])"
@@ -255,21 +323,23 @@ def require_indices(layer: Layer, IX: object) -> None:
     if not isinstance(IX, Tensor):
         kind = type(IX)
         name = kind.__name__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__name__}"
-        raise TypeError(f"{layer} needs a tensor of indices, got a {name}: pass torch.tensor(...) of it")
+        raise TypeError(
+            f"{layer_text(layer)} needs a tensor of indices, got a {name}: pass torch.tensor(...) of it"
+        )
     if IX.dtype not in (torch.int32, torch.int64):
-        raise TypeError(f"{layer} needs int64 indices, got {IX.dtype}")
+        raise TypeError(f"{layer_text(layer)} needs int64 indices, got {IX.dtype}")
 
 
 def require_positions(layer: Layer, x: Tensor) -> None:
     """Raise ValueError unless the input has a dimension of positions, (B, T, C)."""
     if x.ndim == 2:  # which dimension is missing, that of the batch or of the positions, is not known here
         raise ValueError(
-            f"{layer} needs (B, T, C), got {tuple(x.shape)}: the network's input needs a batch dimension,"
-            " (B, T), as x.unsqueeze(0) has; if it has one, only one position is left and there is nothing to"
-            " concatenate"
+            f"{layer_text(layer)} needs (B, T, C), got {tuple(x.shape)}: the network's input needs a batch"
+            " dimension, (B, T), as x.unsqueeze(0) has; if it has one, only one position is left and there is"
+            " nothing to concatenate"
         )
     if x.ndim != 3:
-        raise ValueError(f"{layer} needs (B, T, C), got {tuple(x.shape)}")
+        raise ValueError(f"{layer_text(layer)} needs (B, T, C), got {tuple(x.shape)}")
 
 
 def drop_single_position(x: Tensor) -> Tensor:

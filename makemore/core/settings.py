@@ -51,6 +51,18 @@ class Knob:
             return (value,) if isinstance(value, str) else tuple(value)
         return value
 
+    @property
+    def needed(self) -> str:
+        """Which values the setting may have, to follow "must be"."""
+        if self.type is bool:
+            return "True or False"
+        if self.type is tuple:
+            return "one or more texts"
+        if self.type is str:
+            return f"one of {', '.join(self.choices)}" if self.choices else "text"
+        kind = "a whole number" if self.type is int else "a number"
+        return f"{kind} from {number_text(self.low)} to {number_text(self.high)}"
+
     def check(self, value: Any, called: str = "") -> None:
         """Raise UsageError unless the value has the right type and range.
 
@@ -59,16 +71,26 @@ class Knob:
         value = self.normalized(value)
         if value is None and self.default is None:
             return
-        types, needed = (int, float) if self.type is float else (self.type,), "text"
+        types = (int, float) if self.type is float else (self.type,)
         fits = isinstance(value, str) if self.type is str else type(value) in types
         if self.type is tuple:
-            fits, needed = fits and all(isinstance(text, str) for text in value), "one or more texts"
+            fits = fits and all(isinstance(text, str) for text in value)
         elif self.type in (int, float):
-            fits, needed = fits and self.low <= value <= self.high, f"from {self.low:g} to {self.high:g}"
+            fits = fits and self.low <= value <= self.high
         elif self.choices:
-            fits, needed = fits and value in self.choices, f"one of {', '.join(self.choices)}"
+            fits = fits and value in self.choices
         if not fits:
-            raise UsageError(f"{called or self.name} must be {needed}, got {value!r}")
+            raise UsageError(f"{called or self.name} must be {self.needed}, got {value!r}")
+
+
+def number_text(value: float) -> str:
+    """A number for a message.
+
+    >>> number_text(10**9), number_text(1e9), number_text(0.5), number_text(1e30)
+    ('1,000,000,000', '1,000,000,000', '0.5', '1e+30')
+    """
+    is_whole = isinstance(value, int) or (abs(value) < 1e15 and value.is_integer())
+    return f"{int(value):,}" if is_whole else f"{value:g}"
 
 
 def knob(default: Any, help: str, low: float = -math.inf, high: float = math.inf, **more: Any) -> Any:

@@ -22,7 +22,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from makemore.core.layer import Layer
+from makemore.core.layer import Layer, require_network
 
 
 class TorchModule(nn.Module):
@@ -101,6 +101,7 @@ def to_module(layer: Layer) -> TorchModule:
 
     Frozen parameters stay frozen, unless all are: a network built by hand is one to be trained.
     """
+    require_network(layer)
     module = TorchModule(layer)
     if any(p.requires_grad for p in layer.parameters()):
         for name, p in layer.named_parameters():

@@ -27,19 +27,20 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor
 
-from makemore.core.fit import require_labels
+from makemore.core.fit import check_logits, require_labels
 from makemore.core.graph import (
     INPUT,
     FalseDeclaration,
     Geometry,
     Node,
     UndeclaredLayer,
+    check_declarations,
     context_length,
     geometry,
     trace,
     use_counts,
 )
-from makemore.core.layer import LabelColumn, Layer, Window, declared, label_sizes, window_of
+from makemore.core.layer import LabelColumn, Layer, Window, declared, label_sizes, layer_text, window_of
 from makemore.core.text import plural
 from makemore.core.unique_rows import unique_rows
 from makemore.data.examples import LabelledExamples, word_offsets
@@ -186,19 +187,20 @@ class Convolution:
 
         Raises NotAConvolution on a layer that does not declare what it does with positions, on statistics
         kept for each position separately, on a second layer that reads the symbols, and on a sum of nodes
-        that belong to different times. Raises FalseDeclaration if the logits differ from the network's, and
-        ValueError if the network's ``block_size`` is not what its layers need.
+        that belong to different times. Raises FalseDeclaration if a layer computes something else than it
+        declares or the logits differ from the network's, and ValueError if the network's ``block_size`` is
+        not what its layers need.
         """
         nodes = trace(network)
         embedding = nodes[0].layer if nodes else None
         if type(embedding) not in (Embedding, LabelledEmbedding):
-            raise NotAConvolution(f"a convolution begins with an Embedding, got {embedding}")
+            first = "no layer" if embedding is None else layer_text(embedding)
+            raise NotAConvolution(f"a convolution begins with an Embedding, got {first}")
         assert isinstance(embedding, Embedding)
         for layer, inputs in nodes[1:]:
             if INPUT in inputs:
-                raise NotAConvolution(
-                    f"a convolution reads the symbols once, {layer or 'a sum'} reads them again"
-                )
+                reader = "a sum" if layer is None else layer_text(layer)
+                raise NotAConvolution(f"a convolution reads the symbols once, {reader} reads them again")
         try:
             where = geometry(nodes)
         except UndeclaredLayer as error:
@@ -207,8 +209,10 @@ class Convolution:
         symbols = _symbols_to_check(len(embedding.weight), block_size).to(embedding.weight.device)
         contexts = symbols.unfold(0, block_size, 1)[:-1]
         labels = torch.tensor([[size - 1 for size in label_sizes(network)]], device=symbols.device)
+        contexts = torch.cat([labels.long().expand(len(contexts), -1), contexts], dim=1)
+        check_declarations(network, nodes, contexts)
         with network.evaluating():
-            expected = network(torch.cat([labels.long().expand(len(contexts), -1), contexts], dim=1))
+            expected = check_logits(network(contexts), contexts)
         stages, partials = _Stages(embedding.weight), [_Partial(0, embedding.weight.shape[1])]
         counts = use_counts(nodes)
         for i, (layer, inputs) in enumerate(nodes[1:], start=1):
@@ -447,12 +451,13 @@ def _channels_after(layer: Layer, x: Tensor) -> int:
         out = layer(x)
     except Exception as error:
         raise FalseDeclaration(
-            f"{layer} declares that it is pointwise, but fails on one position, {tuple(x.shape)}: {error}"
+            f"{layer_text(layer)} declares that it is pointwise, but fails on one position,"
+            f" {tuple(x.shape)}: {error}"
         ) from error
     if out.ndim != 2 or len(out) != 1:
         raise FalseDeclaration(
-            f"{layer} declares that it is pointwise, but makes {tuple(out.shape)} of one position,"
-            f" {tuple(x.shape)}"
+            f"{layer_text(layer)} declares that it is pointwise, but makes {tuple(out.shape)} of one"
+            f" position, {tuple(x.shape)}"
         )
     return int(out.shape[1])
 
@@ -468,7 +473,8 @@ def _multiplied_out(layers: Sequence[Layer], channels: int) -> tuple[Tensor, Ten
             raise NotAConvolution(str(error)) from error
         if len(scale) != len(bias):
             raise FalseDeclaration(
-                f"{layer} takes {plural(len(scale), 'channel')}, but the layers before it declare {len(bias)}"
+                f"{layer_text(layer)} takes {plural(len(scale), 'channel')}, but the layers before it declare"
+                f" {len(bias)}"
             )
         if scale.ndim == 1:  # a factor for each channel
             weight, bias = weight * scale, bias * scale + shift

@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from makemore.core.fit import check_logits
 from makemore.core.graph import context_length
 from makemore.core.layer import Layer
 from makemore.core.unique_rows import unique_rows
@@ -99,7 +100,9 @@ class FullContextDecoder(Decoder):
         words = len(symbols)
         filled = F.pad(self.contexts, (0, 0, 0, -words % TILE))
         with self.network.evaluating() as network:
-            logits = torch.cat([network(tile) for tile in torch.split(filled, TILE)])[:words]
+            logits = torch.cat([check_logits(network(tile), tile) for tile in torch.split(filled, TILE)])[
+                :words
+            ]
         return logits, torch.arange(words, device=self.device)
 
     def select(self, index: Tensor) -> None:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from makemore.core.fit import Columns, check_data, require_characters, require_labels, require_length
 from makemore.core.graph import context_length
-from makemore.core.layer import Layer
+from makemore.core.layer import Layer, require_network
 from makemore.inference.convolution import Convolution, NotAConvolution
 from makemore.inference.decoder import CachedDecoder, Decoder, EnsembleDecoder, FullContextDecoder
 from makemore.lecture.evaluation import log_probs
@@ -137,6 +137,7 @@ def as_predictor(network: Predictable) -> Predictor:
         return network
     if isinstance(network, Convolution):
         return ConvolutionPredictor(network)
+    require_network(network)
     if isinstance(network, Ensemble):
         return EnsemblePredictor([as_predictor(member) for member in network.members])
     try:

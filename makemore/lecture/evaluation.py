@@ -12,7 +12,7 @@ from collections.abc import Iterator
 import torch.nn.functional as F
 from torch import Tensor
 
-from makemore.core.fit import check_examples
+from makemore.core.fit import check_examples, check_logits
 from makemore.core.layer import Layer
 from makemore.lecture.words import Examples
 
@@ -37,5 +37,5 @@ def log_probs(network: Layer, examples: Examples) -> Iterator[Tensor]:
     for start in range(0, len(examples), CHUNK_EXAMPLES):
         X, Y = examples[start : start + CHUNK_EXAMPLES]
         with network.evaluating():
-            logits = network(X)
+            logits = check_logits(network(X), X)
             yield F.log_softmax(logits, dim=1).gather(1, Y.unsqueeze(1)).squeeze(1)

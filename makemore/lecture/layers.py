@@ -57,7 +57,7 @@ class Linear(Layer):
 
     def __repr__(self) -> str:
         fan_in, fan_out = self.weight.shape
-        return f"Linear({fan_in}, {fan_out}{', bias=False' if self.bias is None else ''})"
+        return f"{type(self).__name__}({fan_in}, {fan_out}{', bias=False' if self.bias is None else ''})"
 
 
 class BatchNorm1d(Layer):
@@ -204,7 +204,8 @@ class Embedding(Layer):
         return self.out
 
     def __repr__(self) -> str:
-        return "Embedding({}, {})".format(*self.weight.shape)
+        num_embeddings, embedding_dim = self.weight.shape
+        return f"{type(self).__name__}({num_embeddings}, {embedding_dim})"
 
 
 class FlattenConsecutive(Layer):
@@ -235,7 +236,7 @@ class FlattenConsecutive(Layer):
         return Window(self.n, tuple(range(self.n)))
 
     def __repr__(self) -> str:
-        return f"FlattenConsecutive({self.n})"
+        return f"{type(self).__name__}({self.n})"
 
 
 class Sequential(Layer):
@@ -260,4 +261,4 @@ class Sequential(Layer):
             yield str(i), layer
 
     def __repr__(self) -> str:
-        return nested_repr("Sequential", self.layers)
+        return nested_repr(type(self).__name__, self.layers)

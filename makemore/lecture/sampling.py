@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor
 
-from makemore.core.fit import check_data
+from makemore.core.fit import check_data, check_logits
 from makemore.core.graph import context_length
 from makemore.core.layer import Layer
 from makemore.core.text import known_form
@@ -43,7 +43,8 @@ def sample_word(
     context = ([STOP] * block_size + out)[-block_size:]
     with network.evaluating():
         while len(out) < max_length:
-            logits = network(torch.tensor([context], device=device)).cpu()  # (1, vocab_size)
+            X = torch.tensor([context], device=device)
+            logits = check_logits(network(X), X).cpu()  # (1, vocab_size)
             probs = next_symbol_probs(logits, temperature, top_k)
             ix = int(torch.multinomial(probs, num_samples=1, generator=generator))
             if ix == STOP:

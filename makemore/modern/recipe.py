@@ -52,6 +52,8 @@ class ModernRecipe(Recipe):
     given.
     """
 
+    trainer = "ModernTrainer"
+
     steps: int = knob(850, "training steps", 1, 10**9, default_text="by the number of words", group=FIRST)
     batch_size: int = knob(1024, "examples per batch", 2, 2**20, default_text="up to 1,024")
     lr: float = knob(0.02, "peak learning rate of Muon", 0, 1e30, default_text="0.02 to 0.055 for few words")

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Generator, Tensor
 
 from makemore.backprop.engine import BackpropEngine
+from makemore.core.fit import check_logits
 from makemore.core.layer import Layer, require_like
 from makemore.data.examples import shards
 from makemore.data.word_list import Data
@@ -20,7 +21,7 @@ from makemore.modern.optimizers import AdamW, Muon
 from makemore.modern.recipe import ModernRecipe
 from makemore.modern.soft_targets import SoftTargets
 from makemore.modern.teachers import trained_teachers
-from makemore.training.engine import MakeEngine
+from makemore.training.engine import MakeEngine, droppable_nodes
 from makemore.training.ensemble import members_of
 from makemore.training.evaluation import Evaluation
 from makemore.training.processes import ONE_PROCESS, Processes
@@ -56,6 +57,8 @@ class ModernTrainer(Trainer):
     * Optional: batches of consecutive examples. Long contexts are hardly ever equal, but those of consecutive
       examples share windows, which are computed once (``backprop.windows``).
     * Optional: targets mixed with the distributions of teachers, networks of the same plan trained before.
+
+    Raises UsageError on a network whose characters cannot be dropped, unless ``context_dropout`` is 0.
     """
 
     recipe: ModernRecipe
@@ -70,7 +73,12 @@ class ModernTrainer(Trainer):
         evaluate_loss: EvaluateLoss = loss,
         processes: Processes = ONE_PROCESS,
     ) -> None:
+        if not isinstance(recipe, ModernRecipe):
+            raise TypeError(f"ModernTrainer needs a ModernRecipe, such as ModernRecipe(), got {recipe!r}")
         super().__init__(network, data, recipe, generator, make_engine, evaluate_loss, processes)
+        if recipe.context_dropout > 0:
+            for member in members_of(network):
+                droppable_nodes(member)  # raises UsageError
         self.muon, self.adamw = self._make_optimizers()
         self.best: dict[str, Tensor] = {}
         self.best_val = math.inf
@@ -121,7 +129,9 @@ class ModernTrainer(Trainer):
             X = self.rows.examples[examples[start : start + TEACHER_CONTEXTS]][0]
             for teacher in self.teachers:
                 with teacher.evaluating():
-                    prior[start : start + len(X)] += F.softmax(teacher(X), dim=1) / len(self.teachers)
+                    prior[start : start + len(X)] += F.softmax(check_logits(teacher(X), X), dim=1) / len(
+                        self.teachers
+                    )
         self.rows.mix(prior, TEACHER_PSEUDOCOUNT)
 
     def _go_to_shard(self, number: int) -> None:

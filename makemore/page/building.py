@@ -30,12 +30,12 @@ from torch import Tensor
 import makemore
 from makemore.core.errors import UsageError
 from makemore.core.fit import check_data
-from makemore.core.layer import Layer
+from makemore.core.layer import Layer, layer_text
 from makemore.core.text import normalize, require_words
 from makemore.inference.convolution import Convolution
 from makemore.lecture.layers import Sequential, Tanh
 from makemore.paper.layers import GatedActivation, LayerNorm, ReLU, RMSNorm
-from makemore.run.model_file import Model
+from makemore.run.model_file import Model, require_model
 from makemore.training.ensemble import members_of
 
 SCRIPTS = ("network.js", "text.js", "tree.js", "view.js")
@@ -56,6 +56,7 @@ def page_html(model: Model, words: Iterable[str] = (), source: str = "") -> str:
     ``MAX_LIST`` characters is left out, and the page says so. Raises UsageError on a network that the page
     cannot compute.
     """
+    require_model(model, "page_html")
     check_data(model.network, model.vocabulary.characters)
     require_words(words, "page_html")
     members = [describe(network) for network in members_of(model.network)]
@@ -132,7 +133,9 @@ def pointwise_layers(activation: Layer | None) -> list[Layer]:
 def describe_layer(layer: Layer) -> dict[str, Any]:
     """A pointwise layer in plain values, without its tensors. Raises UsageError on an unknown layer."""
     if type(layer) not in ACTIVATIONS:
-        raise UsageError(f"no page can be made of this network: a page cannot compute the layer {layer}")
+        raise UsageError(
+            f"no page can be made of this network: a page cannot compute the layer {layer_text(layer)}"
+        )
     settings = {"eps": layer.eps} if isinstance(layer, RMSNorm | LayerNorm) else {}
     return {"name": ACTIVATIONS[type(layer)], **settings}
 

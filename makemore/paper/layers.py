@@ -140,7 +140,7 @@ class RMSNorm(Layer):
         return self.out
 
     def __repr__(self) -> str:
-        return f"RMSNorm({len(self.gamma)})"
+        return f"{type(self).__name__}({len(self.gamma)})"
 
 
 class LayerNorm(Layer):
@@ -168,7 +168,7 @@ class LayerNorm(Layer):
         return self.out
 
     def __repr__(self) -> str:
-        return f"LayerNorm({len(self.gamma)})"
+        return f"{type(self).__name__}({len(self.gamma)})"
 
 
 class Dropout(Layer):
@@ -197,7 +197,7 @@ class Dropout(Layer):
         return self.out
 
     def __repr__(self) -> str:
-        return f"Dropout({self.p:g})"
+        return f"{type(self).__name__}({self.p:g})"
 
 
 class FlattenDilated(Layer):
@@ -230,7 +230,7 @@ class FlattenDilated(Layer):
         return Window(1, tuple(j * self.dilation for j in range(self.n)))
 
     def __repr__(self) -> str:
-        return f"FlattenDilated({self.n}, {self.dilation})"
+        return f"{type(self).__name__}({self.n}, {self.dilation})"
 
 
 class TakeLast(Layer):
@@ -263,7 +263,7 @@ class TakeLast(Layer):
         return Window(self.n, (self.skip + self.n - 1,))
 
     def __repr__(self) -> str:
-        return f"TakeLast({self.n}{f', skip={self.skip}' if self.skip else ''})"
+        return f"{type(self).__name__}({self.n}{f', skip={self.skip}' if self.skip else ''})"
 
 
 class ResidualBlock(Layer):
@@ -307,7 +307,7 @@ class ResidualBlock(Layer):
         return {name: value for name, value in super().__getstate__().items() if name != "z"}
 
     def __repr__(self) -> str:
-        return nested_repr("ResidualBlock", [child for _, child in self.named_children()])
+        return nested_repr(type(self).__name__, [child for _, child in self.named_children()])
 
 
 class SkipConnections(Layer):
@@ -339,4 +339,4 @@ class SkipConnections(Layer):
             yield f"skips.{i}", skip
 
     def __repr__(self) -> str:
-        return nested_repr("SkipConnections", [child for _, child in self.named_children()])
+        return nested_repr(type(self).__name__, [child for _, child in self.named_children()])

@@ -6,7 +6,6 @@ lecture's. Their derivatives are registered with the hand-derived engines at the
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable
 
 import torch
@@ -22,7 +21,7 @@ from makemore.backprop.derivatives import (
 )
 from makemore.backprop.windows import WINDOW_DERIVATIVES, WindowBatchNormDerivative
 from makemore.core.errors import UsageError
-from makemore.core.layer import Layer
+from makemore.core.layer import Layer, layer_text, with_children_replaced
 from makemore.lecture.layers import BatchNorm1d, HistoricBatchNorm1d
 
 AllGather = Callable[[Tensor], Tensor]
@@ -105,13 +104,14 @@ def with_total_statistics(network: Layer, all_gather: AllGather) -> Layer:
 
     The parallel layers have the tensors of those that they replace. Layers that contain no BatchNorm are the
     network's own; so is the whole network if there is none. Raises UsageError on a BatchNorm that cannot be
-    replaced: one of another class, or one that its parent holds neither as an attribute nor in a list.
+    replaced: one of another class, or one that its parent holds neither as an attribute nor in a list or
+    tuple.
     """
     twin = _twin_of(network, all_gather)
     for layer in twin.modules():
         if isinstance(layer, BatchNorm1d) and not isinstance(layer, ParallelBatchNorm1d):
             raise UsageError(
-                f"{layer} cannot take its statistics over several processes:"
+                f"{layer_text(layer)} cannot take its statistics over several processes:"
                 " train this network with one process"
             )
     return twin
@@ -124,13 +124,7 @@ def _twin_of(network: Layer, all_gather: AllGather) -> Layer:
         parallel = parallel_class.__new__(parallel_class)
         vars(parallel).update(network.__getstate__(), all_gather=all_gather)
         return parallel
-    twin = copy.copy(network)
-    for name, value in vars(network).items():
-        if isinstance(value, Layer):
-            setattr(twin, name, _twin_of(value, all_gather))
-        elif isinstance(value, list):
-            setattr(twin, name, [_twin_of(v, all_gather) if isinstance(v, Layer) else v for v in value])
-    return twin
+    return with_children_replaced(network, lambda child: _twin_of(child, all_gather))
 
 
 class ParallelBatchNormFormulas(BatchNormFormulas):

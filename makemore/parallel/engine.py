@@ -8,6 +8,7 @@ get the same sums, their networks stay equal to the bit.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NoReturn
 
 import torch
 import torch.nn.functional as F
@@ -15,8 +16,9 @@ from torch import Tensor
 
 from makemore.backprop.windows import WindowsEngine
 from makemore.core.errors import UsageError
-from makemore.core.layer import Layer, stochastic_layers
-from makemore.core.trained import enter_training, require_gradients
+from makemore.core.fit import symbol_count
+from makemore.core.layer import Layer, declared, layer_text, stochastic_layers
+from makemore.core.trained import enter_training, frozen_as_they_are, require_gradients
 from makemore.core.unique_rows import unique_rows
 from makemore.parallel.batchnorm import with_total_statistics
 from makemore.training.engine import MakeEngine
@@ -32,8 +34,8 @@ class ParallelEngine:
     It works on a twin of the network with the same tensors, whose BatchNorm layers are parallel ones. Layers
     and tensors of the network may be moved, loaded or replaced between steps.
 
-    Raises UsageError on layers that draw random numbers, as each process would draw its own, and on those
-    that ``with_total_statistics`` refuses.
+    Raises UsageError on layers that draw random numbers, as each process would draw its own, unless they are
+    in evaluation, and on those that ``with_total_statistics`` refuses.
     """
 
     def __init__(self, network: Layer, make_engine: MakeEngine, processes: Processes) -> None:
@@ -43,11 +45,15 @@ class ParallelEngine:
 
     def _make_twin(self) -> None:
         """Make a twin of the network and the engine for it."""
+        modes = [layer.training for layer in self.network.modules()]
         for layer in stochastic_layers(self.network).values():
-            raise UsageError(f"{layer} draws random numbers: train this network with one process")
+            if layer.training or not any(modes):  # a network that is in evaluation is switched to training
+                refuse_random(layer)
         self._built_for = self._layers_and_tensors()
+        self._num_symbols = symbol_count(self.network)
         self._twin = with_total_statistics(self.network, self.processes.all_gather)
-        self.engine = self.make_engine(self._twin)
+        with frozen_as_they_are(self.network):
+            self.engine = self.make_engine(self._twin)
 
     def _layers_and_tensors(self) -> list[Layer | Tensor]:
         network = self.network
@@ -72,10 +78,12 @@ class ParallelEngine:
         if list(map(id, self._layers_and_tensors())) != list(map(id, self._built_for)):
             self._make_twin()  # something has been replaced
         for layer, twin in zip(self.network.modules(), self._twin.modules(), strict=True):
+            if layer.training and declared(layer, "stochastic"):
+                refuse_random(layer)
             twin.training = layer.training
         rows = self._own_rows(X, keep_mask)
         # An example has the same weight in whichever process it is, as in the sums over all processes.
-        own_Y = self._distributions(Y[rows]) * (len(rows) / len(X))
+        own_Y = self._distributions(X, Y[rows]) * (len(rows) / len(X))
         loss = self.engine.gradients(X[rows], own_Y, None if keep_mask is None else keep_mask[rows])
         trained = [p for p in self.network.parameters() if p.grad is not None]
         with torch.no_grad():
@@ -109,10 +117,19 @@ class ParallelEngine:
             rows = (owner * len(counts) + inverse).argsort(stable=True)
         return rows[own]
 
-    def _distributions(self, Y: Tensor) -> Tensor:
-        """Targets as distributions over the symbols, as many as the Embedding has rows."""
-        weight = self.network.parameters()[0]
-        return Y if Y.is_floating_point() else F.one_hot(Y, len(weight)).to(weight.dtype)
+    def _distributions(self, X: Tensor, Y: Tensor) -> Tensor:
+        """Targets as distributions over the symbols."""
+        if Y.is_floating_point():
+            return Y
+        if self._num_symbols is None:
+            with self.network.evaluating():
+                self._num_symbols = self.network(X[:1]).shape[-1]
+        return F.one_hot(Y.long(), self._num_symbols).to(self.network.parameters()[0].dtype)
+
+
+def refuse_random(layer: Layer) -> NoReturn:
+    """Raise UsageError for a layer that draws random numbers."""
+    raise UsageError(f"{layer_text(layer)} draws random numbers: train this network with one process")
 
 
 def check_shareable(examples: int, processes: Processes) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import textwrap
+import unicodedata
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
@@ -15,7 +16,8 @@ from torch import Tensor
 
 from makemore.core.errors import UsageError
 from makemore.core.figure import Figure
-from makemore.core.layer import Layer, window_of
+from makemore.core.fit import check_logits
+from makemore.core.layer import Layer, recorded_outputs, require_network, window_of
 from makemore.lecture.words import Vocabulary
 from makemore.pictures.palette import GRAY
 
@@ -98,8 +100,18 @@ def missing_glyphs(text: str) -> str:
 
 
 def drawable_symbol(symbol: str, weight: str = "normal") -> str:
-    """A character that can be drawn and seen: a blank is replaced by a mark."""
-    return "\N{OPEN BOX}" if symbol.isspace() else drawable(symbol, weight)
+    """A character that can be drawn and seen: a blank is replaced by a mark, an accent is on a circle.
+
+    >>> drawable_symbol(" "), drawable_symbol("\u0301")
+    ('␣', '◌́')
+    """
+    if symbol.isspace():
+        return "\N{OPEN BOX}"
+    text = drawable(symbol, weight)
+    if text == MISSING or unicodedata.category(symbol[0])[0] != "M":
+        return text
+    circle = drawable("\N{DOTTED CIRCLE}", weight)
+    return text if circle == MISSING else circle + text
 
 
 def drawable_symbols(vocabulary: Vocabulary, weight: str = "normal") -> list[str]:
@@ -109,7 +121,8 @@ def drawable_symbols(vocabulary: Vocabulary, weight: str = "normal") -> list[str
 
 def quoted(word: str) -> str:
     """A word in quotation marks for a title; the end of a long word is cut off."""
-    text = "".join(map(drawable_symbol, word))
+    text = drawable_symbol(word[0]) if word else ""  # an accent has something below it later on
+    text += "".join("\N{OPEN BOX}" if ch.isspace() else drawable(ch) for ch in word[1:])
     return f"“{text}”" if len(text) <= MAX_QUOTED else f"“{text[: MAX_QUOTED - 1]}…”"
 
 
@@ -133,13 +146,14 @@ def observe(network: Layer, X: Tensor) -> list[Observed]:
     They are in the order of the forward pass, a layer that contains others after these. Layers that only pass
     on their input, such as FlattenConsecutive, are left out. The network is copied and does not change.
     """
+    require_network(network)
     network = copy.deepcopy(network).to("cpu")
-    with network.evaluating():
+    with network.evaluating(), recorded_outputs(network) as outputs:
         network(X.cpu())
     observed: list[Observed] = []
     known = set()
     for name, layer in named_layers(network):
-        out = vars(layer).get("out")
+        out = outputs.get(id(layer))
         if out is None or window_of(layer) is not None:
             continue
         memory = out.data_ptr(), out.numel()  # equal for a view of another layer's whole output
@@ -159,4 +173,4 @@ def named_layers(layer: Layer, name: str = "") -> Iterator[tuple[str, Layer]]:
 def logits_of(network: Layer, X: Tensor) -> Tensor:
     """The logits for contexts X in evaluation, on the CPU: (B, block_size) -> (B, vocab_size)."""
     with network.evaluating():
-        return network(X.to(network.parameters()[0].device)).cpu()
+        return check_logits(network(X.to(network.parameters()[0].device)), X).cpu()

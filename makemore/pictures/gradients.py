@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from makemore.core.errors import UsageError
 from makemore.core.figure import Figure
-from makemore.core.layer import Layer
+from makemore.core.layer import Layer, require_network
 from makemore.pictures.figures import WIDTH, figure_of, named_layers
 from makemore.pictures.palette import COLORS, FAINT, GRAY, REFERENCE
 from makemore.pictures.recorder import Record
@@ -35,6 +35,7 @@ def draw_gradients(records: Sequence[Record], network: Layer) -> Figure:
     less is slow, far more is unstable. Returns the figure without showing it. Raises UsageError if there are
     no records, or if they are from another network.
     """
+    require_network(network)
     by_name: dict[str, list[Record]] = {name: [] for name, _ in network.named_parameters()}
     for record in records:
         if record.parameter not in by_name:

@@ -26,8 +26,9 @@ from makemore.core.errors import UsageError
 from makemore.core.figure import Figure
 from makemore.core.graph import FalseDeclaration, context_length
 from makemore.core.layer import Layer
+from makemore.core.text import known_form
 from makemore.inference.convolution import Convolution
-from makemore.pictures.figures import DEFAULT_WORD, WIDTH, check_length, drawable, figure_of, wrapped
+from makemore.pictures.figures import DEFAULT_WORD, WIDTH, check_length, drawable_symbol, figure_of, wrapped
 from makemore.pictures.node_rows import Layout, Row, convolution_nodes, rows_of_nodes, tree_nodes
 from makemore.pictures.palette import ACCENT, BACKGROUND, FAINT, GRAY, PRIMARY, RESIDUAL, SKIP
 from makemore.training.ensemble import members_of
@@ -45,9 +46,9 @@ ROOM_FOR_ARROWS = 1.0
 def draw_nodes(network: Layer, word: str = DEFAULT_WORD) -> Figure:
     """Draw the tree over the last context of a word, and the convolutions over the whole word.
 
-    A network that equals no convolution has only the tree, and a note that says why. The next characters are
-    those of the word, not predictions. Of an ensemble the first member is drawn. Returns the figure without
-    showing it.
+    A network that equals no convolution has only the tree, and a note that says why. The word is brought into
+    the form that all words have. The next characters are those of the word, not predictions. Of an ensemble
+    the first member is drawn. Returns the figure without showing it.
 
     The gids of the artists begin with "tree" for the tree, and in the convolutions with "all" for all nodes
     or "seen" for those of the tree. Then follow "nodes", "lines", "residuals" or "skips", and the row, as in
@@ -56,8 +57,9 @@ def draw_nodes(network: Layer, word: str = DEFAULT_WORD) -> Figure:
     Raises UsageError on a word of more than ``MAX_WORD_LENGTH`` characters, and on a network with a layer
     that does not declare what it does with positions, or something else than it does.
     """
-    check_length(word)
     network = members_of(network)[0]
+    word = known_form(word, network.characters or ())
+    check_length(word)
     try:
         rows, size = rows_of_nodes(network), context_length(network)
         problem = why_no_convolution(network)
@@ -162,7 +164,7 @@ def _draw_characters(
 ) -> None:
     """Draw characters by their x. Those that are not ``colored`` are gray."""
     for x, symbol in symbols.items():
-        text = axes.text(x, y, drawable(symbol, "bold"), ha="center", weight="bold", parse_math=False)
+        text = axes.text(x, y, drawable_symbol(symbol, "bold"), ha="center", weight="bold", parse_math=False)
         text.set(color=color if x in colored else GRAY, fontsize=min(14, 0.8 * spacing))
 
 

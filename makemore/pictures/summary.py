@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
+from torch import Tensor
 
 from makemore.core.graph import context_length
-from makemore.core.layer import Layer, label_sizes
+from makemore.core.layer import Layer, label_sizes, layer_text, recorded_outputs
 from makemore.lecture.layers import Sequential
 
 
@@ -15,11 +18,12 @@ def summary(network: Layer, batch_size: int = 32) -> str:
     The layers of a Sequential take its place in the table; the layers within any other layer are indented
     below it. Raises ValueError if the length of the context is not known.
     """
-    device = network.parameters()[0].device
     length = len(label_sizes(network)) + context_length(network)
-    with network.evaluating():  # one context: a batch of long ones could take gigabytes
-        network(torch.zeros((1, length), dtype=torch.int64, device=device))
-    rows = [("layer", "output", "parameters"), *_rows(network, batch_size)]
+    # One context: a batch of long ones could take gigabytes.
+    X = torch.zeros((1, length), dtype=torch.int64, device=network.parameters()[0].device)
+    with network.evaluating(), recorded_outputs(network) as outputs:
+        network(X)
+    rows = [("layer", "output", "parameters"), *_rows(network, batch_size, outputs)]
     rows.append(("total", "", f"{_num_parameters(network):,}"))
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return "\n".join(
@@ -27,15 +31,21 @@ def summary(network: Layer, batch_size: int = 32) -> str:
     )
 
 
-def _rows(layer: Layer, batch_size: int, indent: str = "") -> list[tuple[str, str, str]]:
-    """Description, output shape and number of parameters of a layer and of the layers within it."""
+def _rows(
+    layer: Layer, batch_size: int, outputs: Mapping[int, Tensor], indent: str = ""
+) -> list[tuple[str, str, str]]:
+    """Description, output shape and number of parameters of a layer and of the layers within it.
+
+    The shape is "" if the layer was not called, or if its output is not one tensor.
+    """
     children = [child for _, child in layer.named_children()]
-    shape = str((batch_size, *layer.out.shape[1:]))
+    out = outputs.get(id(layer))
+    shape = "" if out is None else str((batch_size, *out.shape[1:]))
     if not children:
-        return [(f"{indent}{layer}", shape, f"{_num_parameters(layer):,}")]
+        return [(f"{indent}{layer_text(layer)}", shape, f"{_num_parameters(layer):,}")]
     if type(layer) is Sequential:
-        return [row for child in children for row in _rows(child, batch_size, indent)]
-    below = [row for child in children for row in _rows(child, batch_size, indent + "  ")]
+        return [row for child in children for row in _rows(child, batch_size, outputs, indent)]
+    below = [row for child in children for row in _rows(child, batch_size, outputs, indent + "  ")]
     return [(f"{indent}{type(layer).__name__}", shape, ""), *below]
 
 

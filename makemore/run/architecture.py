@@ -21,7 +21,7 @@ from typing import Any, NamedTuple, Union, get_args, get_origin, get_type_hints
 
 from makemore.core.errors import UsageError
 from makemore.core.graph import FalseDeclaration, Node, context_length, trace
-from makemore.core.layer import Layer, declared
+from makemore.core.layer import Layer, declared, layer_text
 from makemore.lecture.layers import (
     BatchNorm1d,
     Embedding,
@@ -319,10 +319,10 @@ def check_symbols(network: Layer, vocab_size: int) -> None:
         return
     for layer, inputs in nodes:
         if isinstance(layer, Embedding) and -1 in inputs and layer.weight.shape[0] != vocab_size:
-            raise ValueError(f"{layer} for a vocabulary of {vocab_size:,} symbols")
+            raise ValueError(f"{layer_text(layer)} for a vocabulary of {vocab_size:,} symbols")
     last = _last_linear(nodes)
     if last is not None and last.weight.shape[1] != vocab_size:
-        raise ValueError(f"{last} gives the logits of a vocabulary of {vocab_size:,} symbols")
+        raise ValueError(f"{layer_text(last)} gives the logits of a vocabulary of {vocab_size:,} symbols")
 
 
 def _last_linear(nodes: Sequence[Node]) -> Linear | None:

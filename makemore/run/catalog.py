@@ -31,7 +31,8 @@ class Plan:
     ``block_size`` characters of context, ``n_embd`` channels for each character, ``n_hidden`` channels for
     each hidden layer, and ``stacks`` of layers whose dilations double from 1 up.
     ``layers(vocab_size, block_size, n_embd, n_hidden)`` returns the layers, drawing their initial values in
-    order; it also takes ``stacks`` if the plan says that it ``has_stacks``.
+    order; it also takes ``stacks`` if the plan says that it ``has_stacks``. ``help`` describes the network in
+    the help of ``--network``.
     """
 
     name: str
@@ -39,6 +40,7 @@ class Plan:
     n_embd: int
     n_hidden: int
     layers: str | Callable[..., list[Layer]]
+    help: str = ""
     stacks: int = 1
     has_stacks: bool = False
 
@@ -96,18 +98,30 @@ class Plan:
         return {name: getattr(self, name) for name in names}
 
 
+_PAPER = "makemore.paper.networks:"
+
 NETWORKS = {
     plan.name: plan
     for plan in (
-        Plan("mlp", 3, 10, 200, "makemore.paper.networks:flat"),
-        Plan("mlp-8", 8, 10, 200, "makemore.paper.networks:flat"),
-        Plan("hierarchical-bug", 8, 10, 68, "makemore.paper.networks:hierarchical_bug"),
-        Plan("hierarchical", 8, 10, 68, "makemore.paper.networks:hierarchical"),
-        Plan("wavenet", 8, 24, 128, "makemore.paper.networks:hierarchical"),
-        Plan("gated", 8, 24, 89, "makemore.paper.networks:gated"),
-        Plan("dropout", 8, 24, 128, "makemore.paper.networks:dropout"),
-        Plan("layernorm", 8, 24, 128, "makemore.paper.networks:layernorm"),
-        Plan("wavenet-paper", 8, 48, 74, "makemore.paper.networks:wavenet_paper", has_stacks=True),
+        Plan("mlp", 3, 10, 200, _PAPER + "flat", "3 characters, one hidden layer"),
+        Plan("mlp-8", 8, 10, 200, _PAPER + "flat", "8 characters, one hidden layer"),
+        Plan(
+            "hierarchical-bug", 8, 10, 68, _PAPER + "hierarchical_bug", "pairs fused, with the lecture's bug"
+        ),
+        Plan("hierarchical", 8, 10, 68, _PAPER + "hierarchical", "pairs fused"),
+        Plan("wavenet", 8, 24, 128, _PAPER + "hierarchical", "hierarchical, but wider"),
+        Plan("gated", 8, 24, 89, _PAPER + "gated", "wavenet with the paper's gates"),
+        Plan("dropout", 8, 24, 128, _PAPER + "dropout", "wavenet with Dropout"),
+        Plan("layernorm", 8, 24, 128, _PAPER + "layernorm", "wavenet with LayerNorm"),
+        Plan(
+            "wavenet-paper",
+            8,
+            48,
+            74,
+            _PAPER + "wavenet_paper",
+            "the paper's network, with gates, residual and skip connections",
+            has_stacks=True,
+        ),
     )
 }
 """The rows of the lecture's performance log in their order, and networks beyond the lecture."""

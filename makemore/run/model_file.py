@@ -64,6 +64,11 @@ BUNDLED_NAME = "bundled"
 VERSION = 6
 """The version of the format. Earlier ones were written by pre-releases; version 1 was a pickled file."""
 
+FIELDS = (
+    "sha256", "version", "network", "shared", "frozen", "plan", "characters", "labels", "progress",
+)  # fmt: skip
+"""The fields of the JSON."""
+
 NO_DIGEST = "0" * 64
 """In the place of the sha256 while it is computed."""
 
@@ -125,13 +130,22 @@ class Model:
 def save_model(model: Model, path: str | Path) -> None:
     """Write a model file.
 
-    The plan is left out if the network has other layers than it says. Raises UsageError if the network cannot
-    be saved: a layer of your own that is not registered, values that are not finite, another vocabulary, a
-    context whose length is not known. Raises WriteError if the file cannot be written; an existing file then
-    stays as it was.
+    The plan is left out if the network has other layers than it says. Parameters that are frozen stay frozen,
+    unless all are: a network built by hand is one to be trained.
+
+    Raises UsageError if the network cannot be saved: a layer of your own that is not registered, values that
+    are not finite, another vocabulary, a context whose length is not known. Raises WriteError if the file
+    cannot be written; an existing file then stays as it was.
     """
+    require_model(model, "save_model")
     with atomic_write(path) as file:
         file.write(model_bytes(model))
+
+
+def require_model(model: object, what: str) -> None:
+    """Raise TypeError unless it is a Model, such as for a network without its vocabulary."""
+    if not isinstance(model, Model):
+        raise TypeError(f"{what} needs a Model(network, vocabulary), got a {type(model).__name__}")
 
 
 def model_bytes(model: Model) -> bytes:
@@ -164,6 +178,7 @@ def model_bytes(model: Model) -> bytes:
         "version": VERSION,
         "network": description,
         "shared": shared_tensors(model.network),
+        "frozen": _frozen_parameters(model.network),
         "plan": None if plan is None else plan.sizes(),
         "characters": model.vocabulary.characters,
         "labels": None if model.labels is None else _labels_to_json(model.labels),
@@ -188,6 +203,13 @@ def model_bytes(model: Model) -> bytes:
     return whole.replace(NO_DIGEST.encode(), digest.encode(), 1)
 
 
+def _frozen_parameters(network: Layer) -> list[str]:
+    """The names of the frozen parameters; none if all are, as in a network built by hand."""
+    parameters = {name: p for name, p in network.named_parameters() if p.is_floating_point()}
+    frozen = [name for name, p in parameters.items() if not p.requires_grad]
+    return frozen if len(frozen) < len(parameters) else []
+
+
 def _with_metadata(whole: bytes, metadata: Mapping[str, str]) -> bytes:
     """A safetensors file with metadata in this order: safetensors would write another order each time."""
     end = 8 + int.from_bytes(whole[:8], "little")
@@ -201,9 +223,9 @@ def load_model(path: str | Path = BUNDLED_NAME) -> Model:
     """Read a model file, or that of a run's directory; by default, or as "bundled", the bundled network.
 
     The network is on the CPU, in evaluation, with the dtypes it was saved with, and its parameters require
-    gradients. The bundled network was trained by the default command on the bundled list. Raises
-    ModelFileError if the file cannot be read, is not a model file, is damaged, or was written by another
-    version. Nothing in the file is executed.
+    gradients unless they were frozen. The bundled network was trained by the default command on the bundled
+    list. Raises ModelFileError if the file cannot be read, is not a model file, is damaged, or was written by
+    another version. Nothing in the file is executed.
     """
     path = model_path(path)
     return read_model(read_bytes(path), str(path))
@@ -277,9 +299,7 @@ def _content_of(whole: bytes) -> dict[str, Any]:
     if hashlib.sha256(unsigned).hexdigest() != digest:
         raise ModelFileError("is damaged: its sha256 does not match")
     _require(metadata.keys() == {*FORMAT, "makemore"}, "unknown metadata")
-    _require_keys(
-        content, "sha256", "version", "network", "shared", "plan", "characters", "labels", "progress"
-    )
+    _require_keys(content, *FIELDS)
     return content
 
 
@@ -314,6 +334,7 @@ def _model_of(content: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Mode
     others = {"losses", "generator"} | {f"state.{name}" for name in state} if progress is not None else set()
     _require(of_run.keys() == others, "missing or unexpected tensors")
     network = _network_of(content["network"], content["shared"], values, vocabulary, labels)
+    _freeze(network, content["frozen"])
     if plan is not None:
         fits = _is_of_plan(content["network"], plan, vocabulary, labels)
         _require(fits, "an invalid plan: it is not that of its network")
@@ -353,6 +374,17 @@ def _network_of(
         same = tensor.dtype == values[name].dtype and torch.equal(tensor, values[name])
         _require(same or bool(tensor.isnan().any()), f"different values in the shared tensor {name}")
     return network.eval()
+
+
+def _freeze(network: Layer, frozen: Any) -> None:
+    """Freeze the parameters of these names."""
+    parameters = dict(network.named_parameters())
+    _require(
+        isinstance(frozen, list) and all(isinstance(n, str) for n in frozen), "invalid frozen parameters"
+    )
+    for name in frozen:
+        _require(name in parameters, "frozen parameters that it does not have")
+        parameters[name].requires_grad = False
 
 
 def _check_network(

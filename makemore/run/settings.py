@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from makemore.core.errors import UsageError
 from makemore.core.settings import FIRST, Knob, Knobs, knob
-from makemore.run.catalog import ENGINES, RECIPES
+from makemore.run.catalog import ENGINES, NETWORKS, RECIPES
 from makemore.training.recipe import Recipe
 
 COLUMNS, NETWORK, TRAINING, OUTPUT = "columns of a table, CSV or TSV", "network", "training", "output"
@@ -75,9 +75,7 @@ class RunSettings(Knobs):
     )
     network: str = knob(
         "wavenet",
-        "mlp, mlp-8, hierarchical-bug, hierarchical, wavenet: the rows of the lecture's performance log;"
-        " gated, dropout, layernorm: wavenet with gates, with Dropout, with LayerNorm; wavenet-paper: the"
-        " paper's network, with gates, residual and skip connections",
+        "; ".join(f"{plan.name}: {plan.help}" if plan.help else plan.name for plan in NETWORKS.values()),
         group=NETWORK,
         metavar="NAME",
     )

@@ -23,9 +23,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from makemore.core.fit import check_batch
-from makemore.core.graph import INPUT, node_values, trace
-from makemore.core.layer import Layer
+from makemore.core.errors import UsageError
+from makemore.core.fit import check_batch, check_logits
+from makemore.core.graph import INPUT, Node, node_values, trace
+from makemore.core.layer import Layer, layer_text
 from makemore.core.trained import enter_training, require_gradients
 from makemore.lecture.layers import Embedding
 from makemore.paper.layers import LabelledEmbedding
@@ -86,9 +87,8 @@ class AutogradEngine(Engine):
         if X.shape[-1] != self._checked_length:
             check_batch(network, X.shape[-1])
             self._checked_length = X.shape[-1]
-        batch_loss = F.cross_entropy(
-            network(X) if keep_mask is None else logits_with_dropped_characters(network, X, keep_mask), Y
-        )
+        logits = network(X) if keep_mask is None else logits_with_dropped_characters(network, X, keep_mask)
+        batch_loss = F.cross_entropy(check_logits(logits, X), Y)
         for p in network.parameters():
             p.grad = None
         if batch_loss.requires_grad:  # else all parameters are frozen
@@ -102,13 +102,28 @@ class AutogradEngine(Engine):
 def logits_with_dropped_characters(network: Layer, X: Tensor, keep_mask: Tensor) -> Tensor:
     """The logits for contexts X (B, T) whose embeddings are multiplied by ``keep_mask`` (B, T).
 
-    Labels in front of the symbols, X (B, K + T), are never dropped. Raises ValueError unless the network
+    Labels in front of the symbols, X (B, K + T), are never dropped. Raises UsageError unless the network
     begins with its only Embedding.
     """
+    nodes = droppable_nodes(network)
+    first = nodes[0].layer
+    assert first is not None
+    if isinstance(first, LabelledEmbedding):
+        return node_values(nodes, X, first.with_dropped(X, keep_mask))[-1]
+    return node_values(nodes, X, first(X) * keep_mask.unsqueeze(-1))[-1]
+
+
+def droppable_nodes(network: Layer) -> list[Node]:
+    """The nodes of a network whose characters can be dropped.
+
+    Raises UsageError unless the network begins with an Embedding, and no other layer reads the symbols.
+    """
     nodes = trace(network)
-    embedding = nodes[0].layer if nodes else None
-    if not isinstance(embedding, Embedding) or any(INPUT in node.inputs for node in nodes[1:]):
-        raise ValueError("dropping characters needs a network that begins with its only Embedding")
-    if isinstance(embedding, LabelledEmbedding):
-        return node_values(nodes, X, embedding.with_dropped(X, keep_mask))[-1]
-    return node_values(nodes, X, embedding(X) * keep_mask.unsqueeze(-1))[-1]
+    readers = [node.layer for node in nodes if INPUT in node.inputs]
+    if len(readers) == 1 and isinstance(readers[0], Embedding):
+        return nodes
+    found = " and ".join("a sum" if layer is None else layer_text(layer) for layer in readers) or "nothing"
+    raise UsageError(
+        f"context dropout needs a network whose symbols are read by one Embedding, not by {found}: train with"
+        " context_dropout=0 (--context-dropout 0)"
+    )

@@ -19,9 +19,9 @@ from torch import Tensor
 
 from makemore.core.fit import require_characters, symbol_count
 from makemore.core.graph import context_length
-from makemore.core.layer import LabelColumn, Layer, label_sizes
+from makemore.core.layer import LabelColumn, Layer, label_sizes, require_network
 from makemore.core.text import plural
-from makemore.core.trained import enter_training, require_gradients
+from makemore.core.trained import enter_training, frozen_as_they_are, require_gradients
 from makemore.lecture.layers import Sequential
 from makemore.training.engine import MakeEngine
 
@@ -90,6 +90,7 @@ def mean_log_probs(logits: Sequence[Tensor]) -> Tensor:
 
 def members_of(network: Layer) -> list[Layer]:
     """The members of an ensemble; for any other network, the network itself."""
+    require_network(network)
     return network.members if isinstance(network, Ensemble) else [network]
 
 
@@ -102,15 +103,13 @@ class EnsembleEngine:
     def __init__(self, network: Layer, make_engine: MakeEngine) -> None:
         require_gradients(network)
         self.network = network
-        # Modes and frozen parameters are those of the whole ensemble. An engine would switch a member that is
-        # in evaluation to training, and thaw one that is frozen.
-        frozen = [p for p in network.parameters() if not p.requires_grad]
+        # The modes are those of the whole ensemble: an engine would switch a member that is in evaluation to
+        # training.
         self._wholes = [Sequential([member]) for member in members_of(network)]
         for whole, member in zip(self._wholes, members_of(network), strict=True):
             whole.block_size = member.block_size
-        self.engines = [make_engine(whole) for whole in self._wholes]
-        for p in frozen:
-            p.requires_grad = False
+        with frozen_as_they_are(network):
+            self.engines = [make_engine(whole) for whole in self._wholes]
 
     def _enter_training(self) -> None:
         enter_training(self.network)

@@ -22,6 +22,7 @@ class Recipe(Knobs):
     shows_val: ClassVar[bool] = True  # whether log lines show the val loss
     can_extend: ClassVar[bool] = False  # whether a finished run can be resumed with more steps
     depends_on_evaluations: ClassVar[bool] = True  # whether the network depends on when val is evaluated
+    trainer: ClassVar[str] = "Trainer"  # the name of the class that trains by it, or of a base class of that
 
     steps: int
     batch_size: int
@@ -62,7 +63,10 @@ class Recipe(Knobs):
 
 @dataclass(frozen=True)
 class LectureRecipe(Recipe):
-    """Plain SGD at the learning rate ``lr``, and ``lr_final`` from step ``lr_drop`` on (lecture cell 10)."""
+    """Plain SGD at the learning rate ``lr``, and ``lr_final`` from step ``lr_drop`` on (lecture cell 10).
+
+    By default ``lr_final`` is a tenth of ``lr``, and ``lr_drop`` 3/4 of the steps.
+    """
 
     shows_val = False
     can_extend = True
@@ -71,20 +75,21 @@ class LectureRecipe(Recipe):
     steps: int = knob(200_000, "training steps", 1, 10**9, may_change=True, group=FIRST)
     batch_size: int = knob(32, "examples per batch", 2, 2**20)
     lr: float = knob(0.1, "learning rate", 0, 1e30)
-    lr_final: float = knob(0.01, "learning rate from step --lr-drop on", 0, 1e30, default_text="lr / 10")
+    lr_final: float = knob(None, "learning rate from step --lr-drop on", 0, 1e30, default_text="lr / 10")
     lr_drop: int = knob(
-        150_000,
+        None,
         "step at which the learning rate drops to --lr-final",
         0,
         10**9,
         default_text="3/4 of the steps",
     )
 
-    @classmethod
-    def for_examples(cls, examples: int, width: float = 1.0, **given: Any) -> LectureRecipe:
-        """The same recipe for every list. ``lr_final`` and ``lr_drop`` follow from ``lr`` and ``steps``."""
-        steps, lr = given.get("steps", cls.steps), given.get("lr", cls.lr)
-        return cls(**({"lr_final": lr / 10, "lr_drop": steps * 3 // 4} | given))
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        defaults = {"lr_final": self.lr / 10, "lr_drop": self.steps * 3 // 4}
+        for name, default in defaults.items():
+            if getattr(self, name) is None:
+                object.__setattr__(self, name, default)
 
     def lr_at(self, step: int) -> float:
         """The learning rate of a step, counted from 0."""

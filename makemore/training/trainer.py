@@ -14,7 +14,7 @@ from typing import Protocol
 import torch
 from torch import Generator, Tensor
 
-from makemore.core.fit import check_examples, note_data
+from makemore.core.fit import check_examples, check_logits, note_data
 from makemore.core.layer import Layer, stochastic_layers
 from makemore.data.examples import shards
 from makemore.data.word_list import Data
@@ -86,7 +86,8 @@ class Trainer:
     their numbers do not depend on how many batches are drawn in one call.
 
     The characters of the data are noted in the network. Raises UsageError on data of another vocabulary or
-    context length than the network's.
+    context length than the network's and on a network that does not give logits (B, vocab_size), and
+    TypeError on a recipe that needs another trainer.
     """
 
     def __init__(
@@ -99,7 +100,7 @@ class Trainer:
         evaluate_loss: EvaluateLoss = split_loss,
         processes: Processes = ONE_PROCESS,
     ) -> None:
-        check_examples(network, data.train)
+        self._check(network, data, recipe)
         self.network = network
         self.data = data
         self.recipe = recipe
@@ -118,6 +119,20 @@ class Trainer:
         seeds = torch.randint(2**63 - 1, (len(self._stochastic),), generator=generator.clone_state()).tolist()
         for layer, seed in zip(self._stochastic.values(), seeds, strict=True):
             layer.generator = Generator().manual_seed(seed)
+
+    def _check(self, network: Layer, data: Data, recipe: Recipe) -> None:
+        """Raise TypeError or UsageError unless network, data and recipe fit each other and this trainer."""
+        name = type(self).__name__
+        if not isinstance(data, Data):
+            raise TypeError(f"{name} needs Data, such as words.data(block_size), got a {type(data).__name__}")
+        if not isinstance(recipe, Recipe):
+            raise TypeError(f"{name} needs a recipe, such as LectureRecipe(), got {recipe!r}")
+        if recipe.trainer not in {cls.__name__ for cls in type(self).__mro__}:
+            raise TypeError(f"{name} cannot train by a {type(recipe).__name__}: use {recipe.trainer}")
+        check_examples(network, data.train)
+        X, _ = data.train[:1]
+        with network.evaluating():
+            check_logits(network(X), X)
 
     def prepare(self, context: RunContext) -> None:
         """Called before the steps of a run, new or resumed."""
@@ -155,10 +170,11 @@ class Trainer:
             layer.generator.set_state(state[f"generator.{name}"])
 
     def run(self, yield_every: int) -> Iterator[Tensor]:
-        """Train to the end. Yields the losses of the steps done since the last yield.
+        """Train to the end, and yield the losses of the steps done since the last yield.
 
-        That is at every multiple of ``yield_every`` steps, at the end, and in between as often as batches
-        are drawn.
+        It yields at every multiple of ``yield_every`` steps, where ``step`` is that multiple, and at the end.
+        It also yields in between: after 500 steps at the latest, and after fewer if their batches would have
+        more than 65,536 examples.
         """
         most = max(1, min(MAX_BATCHES_PER_DRAW, MAX_EXAMPLES_PER_DRAW // self.recipe.batch_size))
         while not self.done:

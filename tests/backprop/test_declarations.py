@@ -18,12 +18,13 @@ from makemore.backprop.derivatives import (
     Derivative,
     FlattenConsecutiveDerivative,
     GradBuffer,
+    LinearDerivative,
     PositionsDerivative,
     ReLUDerivative,
 )
 from makemore.backprop.engine import BackpropEngine
 from makemore.backprop.windows import WindowsEngine
-from makemore.core.graph import FalseDeclaration
+from makemore.core.graph import FalseDeclaration, check_declarations, trace
 from makemore.core.layer import Layer, Window
 from makemore.data.word_list import Data, bundled_path, read_words
 from makemore.lecture.layers import BatchNorm1d, Embedding, FlattenConsecutive, Linear, Sequential, Tanh
@@ -169,8 +170,48 @@ def test_a_pointwise_layer_that_needs_all_positions_is_refused(
 
 @pytest.mark.parametrize("make_engine", HAND_DERIVED)
 def test_a_false_composite_is_refused(make_engine: type[BackpropEngine]) -> None:
-    with pytest.raises(FalseDeclaration, match="AddsOne does more than call layers and add"):
+    with pytest.raises(FalseDeclaration, match="AddsOne declares composite = True, but does more"):
         make_engine(Sequential([Embedding(9, 3), FlattenConsecutive(2), AddsOne(), Linear(6, 9)]))
+
+
+class OwnLinear(Linear):
+    """Declares another shift than it has. Its ``repr`` is inherited."""
+
+    def affine(self) -> tuple[Tensor, Tensor]:
+        return self.weight, torch.zeros_like(self.weight[0])
+
+
+@pytest.mark.parametrize("make_engine", HAND_DERIVED)
+def test_a_false_affine_is_refused(
+    make_engine: type[BackpropEngine], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its derivative is given rows (B*T, C), as it declares that each position is computed alone."""
+    monkeypatch.setitem(DERIVATIVES, OwnLinear, LinearDerivative)
+    own = OwnLinear(3, 5)
+    layers = [Embedding(9, 3), own, FlattenConsecutive(4), Linear(20, 9)]
+    X, Y = batches(1, 50, 4, 9)
+    engine = make_engine(Sequential(layers))
+    engine.gradients(X[0], Y[0])  # the bias is zero
+    own.bias = torch.ones(5)
+    with pytest.raises(
+        FalseDeclaration, match=r"^OwnLinear\(3, 5\) declares that it is affine, but it is not"
+    ):
+        engine.gradients(X[0], Y[0])
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("var", [0.0, 1.0, 1e6])
+def test_a_batchnorm_is_affine_in_every_dtype(dtype: torch.dtype, var: float) -> None:
+    """Also where its scale and shift are large and cancel each other, and where it has overflowed."""
+    norm = BatchNorm1d(3)
+    norm.running_mean.fill_(300)
+    norm.running_var.fill_(var)
+    network = Sequential([Embedding(9, 3), norm]).to(dtype)
+    network.layers[0].weight += 300
+    X = torch.arange(9).view(-1, 1)
+    check_declarations(network, trace(network), X)
+    network.layers[0].weight.fill_(torch.inf)
+    check_declarations(network, trace(network), X)
 
 
 # Declarations that are true.

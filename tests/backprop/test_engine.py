@@ -19,6 +19,8 @@ from torch import Generator, Tensor
 
 from makemore.backprop.derivatives import ONEHOT_SYMBOLS, EmbeddingDerivative
 from makemore.backprop.engine import CACHED_SHAPES, BackpropEngine
+from makemore.backprop.windows import WindowsEngine
+from makemore.core.errors import UsageError
 from makemore.core.layer import Layer, stochastic_layers
 from makemore.data.word_list import WordList
 from makemore.lecture.layers import (
@@ -31,6 +33,7 @@ from makemore.lecture.layers import (
     Tanh,
 )
 from makemore.run.catalog import NETWORKS, network_plan
+from makemore.run.training_run import engine_maker
 from makemore.training.engine import AutogradEngine
 from makemore.training.recipe import LectureRecipe
 from makemore.training.trainer import Trainer
@@ -338,19 +341,30 @@ class Tanh2(Tanh):
 
 
 def test_networks_without_derivatives_or_with_shared_parameters_are_refused():
-    with pytest.raises(ValueError, match=r"no hand-derived gradient for Tanh2\(\): train with the autograd"):
-        BackpropEngine(Sequential([Embedding(27, 2), Tanh2(), Linear(2, 27)]))
-    X, Y = batches(1, 4, 2)
+    """When the engine is made: a command then ends before its first step, with one line."""
     linear = Linear(4, 4)
     shared = [Embedding(27, 2), FlattenConsecutive(2), linear, Tanh(), linear, Linear(4, 27)]
-    with pytest.raises(ValueError, match="no parameter is used twice"):
-        BackpropEngine(Sequential(shared)).gradients(X[0], Y[0])
     tied = Sequential([Embedding(27, 4), FlattenConsecutive(1), Linear(4, 27, bias=False)])
     tied.layers[2].weight = tied.layers[0].weight.t()
-    with pytest.raises(ValueError, match="no parameter is used twice"):
-        BackpropEngine(tied).gradients(X[0, :, :1], Y[0])
-    with pytest.raises(ValueError, match="one Embedding"):
-        BackpropEngine(Sequential([Linear(2, 2)])).gradients(X[0], Y[0])
+    for network, message in (
+        (Sequential([Embedding(27, 2), Tanh2(), Linear(2, 27)]), r"no hand-derived gradient for Tanh2\(\)"),
+        (Sequential(shared), r"no parameter is used twice, and Linear\(4, 4\) has one that is"),
+        (tied, r"no parameter is used twice, and Linear\(4, 27, bias=False\) has one that is"),
+        (Sequential([Linear(2, 2)]), "one Embedding, as its first layer"),
+        (Sequential([Embedding(27, 2), Embedding(2, 2)]), "one Embedding, as its first layer"),
+        (Sequential([]), "one Embedding, as its first layer"),
+    ):
+        for kind in (BackpropEngine, WindowsEngine):
+            with pytest.raises(ValueError, match=f"{message}.*: train with the autograd engine"):
+                kind(network)
+        with pytest.raises(UsageError, match=r"^--engine windows: .*: train with the autograd engine"):
+            engine_maker("windows")(network)
+    engine = BackpropEngine(Sequential([Embedding(27, 2), FlattenConsecutive(2), Linear(4, 27)]))
+    X, Y = batches(1, 4, 2)
+    engine.gradients(X[0], Y[0])
+    engine.network.layers.append(Tanh2())
+    with pytest.raises(ValueError, match="no hand-derived gradient"):
+        engine.gradients(X[0], Y[0])
 
 
 def test_batches_that_do_not_fit_raise_the_errors_of_the_layers():

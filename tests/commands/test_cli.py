@@ -565,9 +565,9 @@ def test_help_names_every_network(
     monkeypatch.setenv("COLUMNS", "10000")  # else a name may be broken at its hyphen
     assert train(["--help"]) == 0
     text = " ".join(capsys.readouterr().out.split())
-    assert "mlp, mlp-8, hierarchical-bug, hierarchical, wavenet" in text
-    (names,) = re.findall(r"--network NAME (mlp, .*?) --block-size", text)
-    assert [name for name in NETWORKS if re.search(rf"(^|[ ;]){name}[,:]", names) is None] == []
+    (names,) = re.findall(r"--network NAME (mlp: .*?) \(default: wavenet\) --block-size", text)
+    assert names == "; ".join(f"{plan.name}: {plan.help}" for plan in NETWORKS.values())
+    assert all(plan.help for plan in NETWORKS.values())
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,7 @@ from makemore.backprop.engine import BackpropEngine
 from makemore.backprop.windows import WindowsEngine
 from makemore.core.errors import DataError, UsageError
 from makemore.core.fit import symbol_count
+from makemore.core.graph import context_length
 from makemore.core.layer import Layer
 from makemore.data.word_list import WordList, load_words
 from makemore.export.torch_module import from_module, to_module
@@ -32,8 +33,13 @@ from makemore.modern.recipe import ModernRecipe
 from makemore.modern.trainer import ModernTrainer
 from makemore.page.building import page_html
 from makemore.parallel.engine import ParallelEngine
+from makemore.pictures.activations import draw_activations
+from makemore.pictures.batchnorm import draw_batchnorm
 from makemore.pictures.embedding import draw_embedding
+from makemore.pictures.gradients import draw_gradients
+from makemore.pictures.nodes import draw_nodes
 from makemore.pictures.probabilities import draw_probabilities
+from makemore.pictures.summary import summary
 from makemore.pictures.tree import draw_tree
 from makemore.run.catalog import network_plan
 from makemore.run.model_file import Model, load_model, save_model
@@ -221,6 +227,116 @@ def test_contexts_of_another_length_are_refused(name: str, block_size: int) -> N
             engine.sgd_steps(X.unsqueeze(0), Y.unsqueeze(0), [0.1])
     for key, tensor in network.state_dict().items():
         assert torch.equal(tensor, before[key])
+
+
+@pytest.mark.parametrize(
+    "use",
+    [
+        lambda m: loss(m, some_examples(m.vocabulary, 8)),
+        lambda m: split_loss(m, some_examples(m.vocabulary, 8)),
+        lambda m: log_likelihoods(m, m.vocabulary, ["ann"]),
+        lambda m: next(generate(m, m.vocabulary, Generator())),
+        lambda m: sample_word(m, m.vocabulary, Generator()),
+        lambda m: train(m, some_examples(m.vocabulary, 8)),
+        lambda m: trainer(Trainer, LectureRecipe(), m, m.vocabulary),
+        lambda m: trainer(ModernTrainer, ModernRecipe(), m, m.vocabulary),
+        AutogradEngine,
+        BackpropEngine,
+        WindowsEngine,
+        Convolution.from_network,
+        context_length,
+        to_module,
+        summary,
+        lambda m: draw_nodes(m, "ann"),
+        lambda m: draw_tree(m, m.vocabulary, "ann"),
+        lambda m: draw_probabilities(m, m.vocabulary, "ann"),
+        lambda m: draw_embedding(m, m.vocabulary),
+        lambda m: draw_activations(m, some_examples(m.vocabulary, 8)[:][0]),
+        lambda m: draw_batchnorm(m, some_examples(m.vocabulary, 8)[:][0]),
+        lambda m: draw_gradients([], m),
+        lambda m: Ensemble([m]),
+    ],
+)
+def test_a_model_in_place_of_its_network_is_named(use: Callable[[Any], object], model: Model) -> None:
+    with pytest.raises(TypeError, match=r"^a network is needed, .*, not a Model: pass its \.network$"):
+        use(model)
+
+
+def test_a_network_in_place_of_a_model_is_named(model: Model, tmp_path: Path) -> None:
+    for name, use in (
+        ("page_html", page_html),
+        ("save_model", lambda network: save_model(network, tmp_path / "model")),
+    ):
+        with pytest.raises(
+            TypeError, match=rf"^{name} needs a Model\(network, vocabulary\), got a Sequential$"
+        ):
+            use(model.network)
+    with pytest.raises(TypeError, match=r"not a TorchModule: from_module gives the network"):
+        loss(to_module(model.network), some_examples(model.vocabulary, 8))
+
+
+class Halves(Layer):
+    """The sum of the positions of each half of the context: it leaves two. It declares nothing."""
+
+    def __call__(self, x: Tensor) -> Tensor:
+        B, T, C = x.shape
+        self.out = x.view(B, 2, T // 2, C).sum(2)  # (B, T, C) -> (B, 2, C)
+        return self.out
+
+
+def test_a_network_with_positions_left_is_refused_by_one_message() -> None:
+    """Where autograd and torch would speak of target sizes, and a sum would be taken over the wrong one."""
+    network = Sequential([Embedding(27, 4), Halves(), Linear(4, 27)])
+    network.block_size = 8
+    vocabulary = load_words().vocabulary
+    examples = some_examples(vocabulary, 8)
+    X, Y = examples[:]
+
+    def message(batch: int, left: int = 2) -> str:
+        return (
+            rf"^a network must give logits \(B, vocab_size\), one row for each context, but this one gives"
+            rf" \({batch}, {left}, 27\) for contexts \({batch}, 8\); concatenate what is left, as"
+            rf" FlattenConsecutive\({left}\) does$"
+        )
+
+    for evaluate in LOSSES:
+        with pytest.raises(UsageError, match=message(len(X))):
+            evaluate(network, examples)
+    with pytest.raises(UsageError, match=message(1)):
+        sample_word(network, vocabulary, Generator())
+    with pytest.raises(UsageError, match=message(256)):
+        next(generate(network, vocabulary, Generator()))
+    with pytest.raises(UsageError, match=message(len(X))):
+        AutogradEngine(network).gradients(X, Y)
+    with pytest.raises(UsageError, match=message(1)):
+        train(network, examples, max_steps=1)
+    with pytest.raises(UsageError, match=message(1)):
+        draw_tree(network, vocabulary, "ann")
+    for kind, recipe in ((Trainer, LectureRecipe()), (ModernTrainer, ModernRecipe())):
+        with pytest.raises(UsageError, match=message(1)):
+            trainer(kind, recipe, network, vocabulary, 8)
+    network.layers.append(FlattenConsecutive(2))
+    network.layers.append(Linear(54, 27))
+    assert loss(network, examples) == pytest.approx(split_loss(network, examples))
+
+
+def test_a_bigram_network_is_told_to_drop_its_only_position() -> None:
+    """Its context is one character, and its output (B, 1, V)."""
+    layers = [Embedding(27, 27)]
+    vocabulary = load_words().vocabulary
+    examples = some_examples(vocabulary, 1)
+    for use in (
+        lambda network: loss(network, examples),
+        lambda network: split_loss(network, examples),
+        lambda network: BackpropEngine(network).gradients(*examples[:]),
+        lambda network: WindowsEngine(network).gradients(*examples[:]),
+        lambda network: next(generate(network, vocabulary, Generator())),
+    ):
+        with pytest.raises(UsageError, match=r"\(\d+, 1, 27\).*as FlattenConsecutive\(1\) does$"):
+            use(Sequential(layers))
+    network = Sequential([*layers, FlattenConsecutive(1)])
+    assert loss(network, examples) == pytest.approx(split_loss(network, examples), abs=1e-6)
+    assert BackpropEngine(network).gradients(*examples[:]).item() == pytest.approx(loss(network, examples))
 
 
 class MeanOverPositions(Layer):

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
 import pytest
+import torch
 from torch import Tensor
 
 from makemore.core.graph import (
     INPUT,
+    FalseDeclaration,
+    Node,
     geometry,
+    node_values,
     trace,
     use_counts,
 )
@@ -64,12 +71,77 @@ class Halved(Layer):
         return x / 2
 
 
+class Branches(Layer):
+    """Layers in a tuple and in a named tuple, whose outputs are added by ``sum``."""
+
+    composite = True
+
+    def __init__(self) -> None:
+        self.branches = (Linear(3, 3), Linear(3, 3))
+        self.last = Last(Tanh(), 7)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return self.last.layer(sum(branch(x) for branch in self.branches))
+
+
+class Last(NamedTuple):
+    layer: Layer
+    number: int
+
+
+def test_layers_in_tuples_are_followed() -> None:
+    network = Sequential([Embedding(5, 3), Branches()])
+    assert names(network) == [
+        *[("Embedding", (INPUT,)), ("Linear", (0,)), ("Linear", (0,)), ("sum", (1, 2)), ("Tanh", (3,))]
+    ]
+    assert isinstance(network.layers[1].branches[0], Linear), "the layers are left as they are"
+    X = torch.tensor([[1, 2]])
+    assert torch.equal(node_values(trace(network), X)[-1], network(X))
+
+
+class Composite(Layer):
+    """Does with its input what it is told to do."""
+
+    composite = True
+
+    def __init__(self, what: Callable[..., Any]) -> None:
+        self.linear, self.what = Linear(3, 3), what
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return self.what(self.linear, x)
+
+
+@pytest.mark.parametrize(
+    ("what", "message"),
+    [
+        (lambda _, x: x * 2, r"unsupported operand type\(s\) for \*: 'value' and 'int'"),
+        (lambda _, x: x.tanh(), "'value' object has no attribute 'tanh'"),
+        (lambda _, x: torch.tanh(x), r"tanh\(\): argument .* must be Tensor, not value"),
+        (lambda _, x: torch.cat([x, x]), "expected Tensor as element 0 .*, but got value"),
+        (lambda _, x: x[:, 0], "'value' object is not subscriptable"),
+        (lambda _, x: x + 1, "unsupported operand .*: 'value' and 'int'"),
+        (lambda linear, x: x + linear, "unsupported operand .*: 'value' and 'layer'"),
+        (lambda linear, x: x @ linear.weight, "unsupported operand .*: 'value' and 'Tensor'"),
+        (lambda linear, x: linear(x, x), r"it calls Linear\(3, 3\) with value, value, not with one value"),
+        (lambda linear, _: linear(torch.ones(3)), r"it calls Linear\(3, 3\) with Tensor, not with one value"),
+        (lambda linear, _: None, "it returns NoneType, not one value"),
+        (lambda linear, x: (x, x), "it returns tuple, not one value"),
+        (lambda linear, x: linear, "it returns layer, not one value"),
+    ],
+)
+def test_what_a_composite_layer_does_besides_is_said_in_plain_words(
+    what: Callable[..., Any], message: str
+) -> None:
+    with pytest.raises(FalseDeclaration, match=f"^Composite declares composite = True.*: {message}"):
+        trace(Sequential([Embedding(5, 3), Composite(what)]))
+
+
 class Unlike(Sequential):
     """A subclass may do something else with its layers: it is followed no further."""
 
 
 def test_what_does_more_than_it_declares_is_named() -> None:
-    with pytest.raises(ValueError, match="Halved does more than call layers and add: unsupported operand"):
+    with pytest.raises(ValueError, match=r"^Halved declares composite = True"):
         trace(Sequential([Embedding(5, 3), Halved()]))
     assert names(Unlike([Tanh()])) == [("Unlike", (INPUT,))]
 
@@ -82,3 +154,9 @@ def test_lengths_that_do_not_agree_are_named() -> None:
         ValueError, match=r"one needs 8 positions from a node, FlattenConsecutive\(2\) needs 4"
     ):
         geometry(trace(network))
+    nodes = [
+        *(Node(Embedding(5, 3), (INPUT,)), Node(Tanh(), (0,)), Node(Tanh(), (1,)), Node(None, (1, 2))),
+        *(Node(FlattenConsecutive(2), (1,)), Node(None, (3, 4))),
+    ]
+    with pytest.raises(ValueError, match=r"^the layers disagree: one needs 2 positions .*, a sum needs 1$"):
+        geometry(nodes)

@@ -226,7 +226,7 @@ def test_a_network_without_a_convolution_is_refused_and_its_layers_answer(
     ("layers", "error", "message"),
     [
         ([Linear(2, 2)], NotAConvolution, r"begins with an Embedding, got Linear\(2, 2\)"),
-        ([], NotAConvolution, "begins with an Embedding, got None"),
+        ([], NotAConvolution, "begins with an Embedding, got no layer"),
         ([Embedding(V, 2), Embedding(V, 2)], TypeError, r"Embedding\(9, 2\) needs int64 indices"),
         (
             [Embedding(V, 2), FlattenConsecutive(2), Linear(2, 5)],
@@ -367,6 +367,17 @@ class WrongMatrix(Fixed):
         return self.table[:, :8].T, torch.zeros_like(self.table[0])
 
 
+class OneFactor(Fixed):
+    """Declares one number in place of one for each channel."""
+
+    def __call__(self, x: Tensor) -> Tensor:
+        self.out = 2 * x
+        return self.out
+
+    def affine(self) -> tuple[Tensor, Tensor]:
+        return torch.tensor(2.0), torch.tensor(0.0)
+
+
 class Noise(Fixed):
     """Declares that it only acts in training, but also does so in evaluation."""
 
@@ -378,19 +389,20 @@ class Noise(Fixed):
         return self.out
 
 
-IS_WRONG = "a declaration .* is wrong"
+IS_WRONG = "a declaration .* is wrong"  # of which layer is not known
 FALSE_DECLARATIONS: dict[type[Fixed], str] = {
-    SumOfTwo: r"takes 8 channels, but the layers before it declare 16",
-    SumOfTwoTwice: IS_WRONG,
-    Swapped: IS_WRONG,
-    Centered: IS_WRONG,
-    AddsPosition: IS_WRONG,
+    SumOfTwo: r"^SumOfTwo\(\) declares that it concatenates Window.*, but it does not",
+    SumOfTwoTwice: r"^SumOfTwoTwice\(\) declares that it concatenates Window.*, but it does not",
+    Swapped: r"^Swapped\(\) declares that it concatenates Window.*, but it does not",
+    Centered: r"^Centered\(\) declares that it is pointwise, but it is not",
+    AddsPosition: r"^AddsPosition\(\) declares that it is pointwise, but it is not",
     UpToEight: IS_WRONG,
-    NeedsPositions: r"^NeedsPositions\(\) declares that it is pointwise, but fails on one position, .*: not ",
-    WrongScale: IS_WRONG,
-    WrongShift: IS_WRONG,
-    WrongMatrix: IS_WRONG,
-    Noise: IS_WRONG,
+    NeedsPositions: r"^NeedsPositions\(\) declares that it is pointwise, but fails on rows .*: not enough",
+    WrongScale: r"^WrongScale\(\) declares that it is affine, but it is not",
+    WrongShift: r"^WrongShift\(\) declares that it is affine, but it is not",
+    WrongMatrix: r"^WrongMatrix\(\) declares that it is affine, but it is not",
+    OneFactor: r"^OneFactor\(\) declares that it is affine, with a scale \(\) .* do not fit 8",
+    Noise: r"^Noise\(\) declares that it is stochastic, but in evaluation it does not return its input",
 }
 
 
@@ -428,7 +440,9 @@ def test_a_false_declaration_is_found(kind: type[Fixed], message: str, place: in
 
 def test_a_pointwise_layer_without_positions_in_its_output_is_found() -> None:
     network = Sequential([Embedding(V, 8), MeanOfAll(8), Linear(8, V)])
-    with pytest.raises(FalseDeclaration, match=r"pointwise, but makes \(1,\) of one position, \(1, 8\)"):
+    with pytest.raises(
+        FalseDeclaration, match=r"^MeanOfAll\(\) declares that it is pointwise, but it is not"
+    ):
         as_predictor(network)
     network.block_size = 8
     with pytest.raises(ValueError, match="block_size is 8, but its layers need contexts of 1"):

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Generator
+from torch import Generator, Tensor
 
 from makemore.backprop.engine import BackpropEngine
 from makemore.backprop.windows import WindowsEngine
@@ -17,6 +17,7 @@ from makemore.core.layer import Layer
 from makemore.data.encoding import encode_words
 from makemore.data.word_list import Data, bundled_path, read_words
 from makemore.lecture.evaluation import split_loss
+from makemore.lecture.layers import Linear, Sequential
 from makemore.lecture.words import Examples
 from makemore.modern import trainer as trainer_module
 from makemore.modern.recipe import ModernRecipe
@@ -27,6 +28,7 @@ from makemore.pictures.recorder import Recorder
 from makemore.run.catalog import network_plan
 from makemore.training import trainer as training_loop
 from makemore.training.engine import AutogradEngine, MakeEngine
+from makemore.training.ensemble import Ensemble, EnsembleEngine
 from makemore.training.processes import ONE_PROCESS, Processes
 from makemore.training.trainer import NetworkFiles, RunContext
 
@@ -55,6 +57,39 @@ def test_both_engines_give_the_same_losses(data: Data, targets: str) -> None:
     losses = [torch.cat(list(run.run(30))) for run in runs]
     torch.testing.assert_close(losses[0], losses[1], rtol=0, atol=2e-3)
     assert losses[0][-1] < losses[0][0]
+
+
+class OwnEmbedding(Layer):
+    """A user's own first layer: (B, T) -> (B, C)."""
+
+    PARAMETERS = ("table",)
+
+    def __init__(self, rows: int, dim: int) -> None:
+        self.table = torch.randn(rows, dim) / 3
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return self.table[x].mean(1)
+
+
+@pytest.mark.parametrize("members", [1, 2])
+def test_context_dropout_needs_an_embedding_and_says_so_at_once(data: Data, members: int) -> None:
+    V = len(data.vocabulary)
+    networks = [Sequential([OwnEmbedding(V, 9), Linear(9, V)]) for _ in range(members)]
+    for each in networks:
+        each.block_size = 8
+    network = networks[0] if members == 1 else Ensemble(networks)
+    kind = AutogradEngine if members == 1 else partial(EnsembleEngine, make_engine=AutogradEngine)
+    with pytest.raises(
+        UsageError,
+        match=r"symbols are read by one Embedding, not by OwnEmbedding\(\): train with context_dropout=0"
+        r" \(--context-dropout 0\)$",
+    ):
+        ModernTrainer(network, data, ModernRecipe(steps=20), Generator(), kind)
+    with pytest.raises(UsageError, match="one Embedding"):
+        AutogradEngine(networks[0]).gradients(*data.train[:3], torch.ones(3, 8))
+    run = ModernTrainer(network, data, ModernRecipe(steps=20, context_dropout=0), Generator(), kind)
+    (losses,) = run.run(20)
+    assert losses[-1] < losses[0]
 
 
 def test_recording_does_not_change_how_teachers_are_trained(

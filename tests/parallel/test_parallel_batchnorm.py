@@ -258,8 +258,25 @@ class OwnBatchNorm(BatchNorm1d):
     """A subclass may compute something else."""
 
 
+class InADict(Layer):
+    """A layer that holds others otherwise than as attributes, or in a list or tuple."""
+
+    def __init__(self, *layers: Layer) -> None:
+        self.layers = dict(enumerate(layers))
+
+    def __call__(self, x: Tensor) -> Tensor:
+        for layer in self.layers.values():
+            x = layer(x)
+        self.out = x
+        return self.out
+
+    def named_children(self) -> Iterator[tuple[str, Layer]]:
+        for i, layer in self.layers.items():
+            yield str(i), layer
+
+
 class InATuple(Layer):
-    """A layer that holds others otherwise than as attributes or in a list."""
+    """A layer that holds others in a tuple."""
 
     def __init__(self, *layers: Layer) -> None:
         self.layers = layers
@@ -267,19 +284,24 @@ class InATuple(Layer):
     def __call__(self, x: Tensor) -> Tensor:
         for layer in self.layers:
             x = layer(x)
-        self.out = x
-        return self.out
+        return x
 
-    def named_children(self) -> Iterator[tuple[str, Layer]]:
-        for i, layer in enumerate(self.layers):
-            yield str(i), layer
+
+def test_a_batchnorm_in_a_tuple_is_replaced() -> None:
+    network = InATuple(Linear(2, 3), BatchNorm1d(3))
+    twin = with_total_statistics(network, ONE_PROCESS.all_gather)
+    assert [type(layer) for layer in twin.layers] == [Linear, ParallelBatchNorm1d]
+    assert twin.layers[1].gamma is network.layers[1].gamma
+    assert [type(layer) for layer in network.layers] == [Linear, BatchNorm1d]
+    x = torch.randn(5, 2)
+    torch.testing.assert_close(twin(x), network(x))
 
 
 @pytest.mark.parametrize(
     ("layer", "message"),
     [
         (OwnBatchNorm(6), r"OwnBatchNorm\(6\) cannot take its statistics over several processes"),
-        (InATuple(BatchNorm1d(6)), r"BatchNorm1d\(6\) cannot take its statistics over several processes"),
+        (InADict(BatchNorm1d(6)), r"BatchNorm1d\(6\) cannot take its statistics over several processes"),
         (Dropout(0.1), r"Dropout\(0.1\) draws random numbers"),
     ],
 )

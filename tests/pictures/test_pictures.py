@@ -25,8 +25,10 @@ from makemore import (
     draw_batchnorm,
     draw_embedding,
     draw_gradients,
+    draw_nodes,
     draw_probabilities,
     draw_tree,
+    summary,
 )
 from makemore.commands.cli import draw_main
 from makemore.core.errors import DataError, UsageError
@@ -38,13 +40,87 @@ from makemore.paper.layers import ReLU
 from makemore.pictures import palette
 from makemore.pictures.activations import saturation
 from makemore.pictures.embedding import kind_of, principal_components
-from makemore.pictures.figures import observe
+from makemore.pictures.figures import drawable_symbols, observe, quoted
 from makemore.pictures.recorder import Record, write_records
 from makemore.run.architecture import register_layer
 from makemore.run.catalog import NETWORKS, PICTURES, Plan, build_network, network_plan
 from makemore.run.model_file import Model, save_model
 from makemore.run.pictures import Subject, draw_picture
 from makemore.training.ensemble import Ensemble
+
+
+class Squashed(Tanh):
+    """A user's layer that returns its output and does not store it."""
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return torch.tanh(x)
+
+
+def test_a_layer_that_does_not_store_its_output_is_shown_like_others() -> None:
+    vocabulary = Vocabulary("abcd")
+    networks = []
+    for squash in (Tanh(), Squashed()):
+        network = NETWORKS["hierarchical"].build(5, Generator().manual_seed(1))
+        network.layers = [squash if type(layer) is Tanh else layer for layer in network.layers]
+        networks.append(network)
+    plain, own = networks
+    own.block_size = plain.block_size = 8
+    assert summary(own).split() == summary(plain).replace("Tanh()", "Squashed()").split()
+    X = torch.randint(0, 5, (6, 8), generator=Generator().manual_seed(2))
+    for a, b in zip(observe(plain, X), observe(own, X), strict=True):
+        assert a.name.replace("Tanh", "Squashed") == b.name
+        assert torch.equal(a.out, b.out)
+    draw_tree(own, vocabulary, "abba")
+    assert [type(layer) for layer in own.layers[3:5]] == [type(plain.layers[3]), Squashed]
+    assert "out" not in vars(own.layers[4])
+
+
+def test_an_accent_of_its_own_is_shown_on_a_circle() -> None:
+    """In the labels of single characters. In a word it is above the letter before it."""
+    vocabulary = Vocabulary("eo\u0301\u093e")
+    assert drawable_symbols(vocabulary) == [".", "e", "o", "\u25cc\u0301", "\ufffd"]
+    assert quoted("e\u0301o") == "“e\u0301o”"
+    assert quoted("\u0301o") == "“\u25cc\u0301o”"
+    network = NETWORKS["mlp"].build(len(vocabulary), Generator().manual_seed(1))
+    network.characters = vocabulary.characters
+    for figure in (
+        draw_nodes(network, "é"),
+        draw_tree(network, vocabulary, "é"),
+        draw_probabilities(network, vocabulary, "é"),
+        draw_embedding(network, vocabulary),
+    ):
+        assert "\u25cc\u0301" in [text.get_text() for text in figure.findobj(Text)]
+
+
+def test_the_word_of_the_nodes_has_the_form_of_all_words() -> None:
+    network = NETWORKS["mlp"].build(5, Generator().manual_seed(1))
+    texts = [
+        [t.get_text() for t in draw_nodes(network, word).findobj(Text)] for word in ("Zoé", "Zoe\u0301\u200b")
+    ]
+    assert texts[0] == texts[1]
+    assert "é" in texts[0]
+
+
+class TwoOutputs(Layer):
+    """Contains a layer that returns two tensors, and one that is never called."""
+
+    def __init__(self) -> None:
+        self.pair, self.unused = Pair(), Linear(2, 2)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return self.pair(x)[0]
+
+
+class Pair(Layer):
+    def __call__(self, x: Tensor):
+        return x.sum(1), x
+
+
+def test_the_shape_of_what_is_not_one_tensor_is_left_out() -> None:
+    network = Sequential([Embedding(5, 3), TwoOutputs(), Linear(3, 5)])
+    network.block_size = 4
+    rows = [line.split() for line in summary(network, 7).splitlines()]
+    assert rows[2:5] == [["TwoOutputs", "(7,", "3)"], ["Pair()", "0"], ["Linear(2,", "2)", "6"]]
 
 
 class Doubled(Layer):

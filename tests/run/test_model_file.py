@@ -135,6 +135,43 @@ def test_networks_in_networks_come_back(monkeypatch: pytest.MonkeyPatch, tmp_pat
     assert all(p.requires_grad for p in loaded.parameters())
 
 
+def test_frozen_parameters_stay_frozen(tmp_path: Path) -> None:
+    network, path = NETWORKS["wavenet"].build(3), tmp_path / "model"
+    network.layers[0].weight.requires_grad = network.layers[-1].bias.requires_grad = False
+    for each in (network, Ensemble([network, NETWORKS["wavenet"].build(3)])):
+        save_model(Model(each, Vocabulary("ab")), path)
+        loaded = load_model(path).network
+        frozen = [name for name, p in loaded.named_parameters() if not p.requires_grad]
+        assert frozen == [name for name, p in each.named_parameters() if not p.requires_grad]
+        assert len(frozen) == 2
+        assert model_bytes(Model(loaded, Vocabulary("ab"))) == path.read_bytes()
+
+
+def test_a_network_built_by_hand_or_frozen_as_a_whole_is_one_to_be_trained(tmp_path: Path) -> None:
+    network = Sequential(hierarchical(3, 4, 2, 3))
+    assert not any(p.requires_grad for p in network.parameters())
+    save_model(Model(network, Vocabulary("ab")), tmp_path / "model")
+    assert all(p.requires_grad for p in load_model(tmp_path / "model").network.parameters())
+
+
+@pytest.mark.parametrize(
+    ("frozen", "message"),
+    [
+        ("0.weight", "has invalid frozen parameters"),
+        ([0], "has invalid frozen parameters"),
+        (None, "has invalid frozen parameters"),
+        (["9.weight"], "has frozen parameters that it does not have"),
+        (["3.running_mean"], "has frozen parameters that it does not have"),
+    ],
+)
+def test_forged_frozen_parameters_are_refused(saved: Path, frozen: Any, message: str) -> None:
+    content = content_of(saved.read_bytes())
+    content["frozen"] = frozen
+    saved.write_bytes(forged(content))
+    with pytest.raises(ModelFileError, match=message):
+        load_model(saved)
+
+
 def test_whole_numbers_of_a_layer_come_back(tmp_path: Path) -> None:
     class Counter(Layer):
         BUFFERS = ("batches",)

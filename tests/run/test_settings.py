@@ -169,7 +169,10 @@ def test_settings_of_every_type(
     [
         (["--fading", "2"], "argument --fading: must be a number from 0.5 to 1, got '2'"),
         (["--fading", "x"], "argument --fading: must be a number from 0.5 to 1, got 'x'"),
-        (["--recipe", "fading", "--batch-size", "100"], "--batch-size must be from 2 to 64, got 100"),
+        (
+            ["--recipe", "fading", "--batch-size", "100"],
+            "--batch-size must be a whole number from 2 to 64, got 100",
+        ),
         (["--recipe", "fading", "--context-dropout", "0.1"], "the fading recipe has no --context-dropout"),
         (["--fading", "0.6"], "the modern recipe has no --fading"),
         (["--targets", "smooth"], "--targets must be one of soft, hard, got 'smooth'"),

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pytest
 
 from makemore.core.errors import UsageError
 from makemore.core.settings import knob
 from makemore.modern.recipe import EFFORTS, LECTURE_EXAMPLES, WIDE_NETWORK_EXAMPLES, ModernRecipe
+from makemore.run.settings import RunSettings
 from makemore.training.recipe import LectureRecipe, Recipe
 
 
@@ -87,16 +88,23 @@ def test_an_effort_is_a_preset_for_the_settings_not_given() -> None:
 def test_the_lectures_final_rate_and_drop_follow_from_lr_and_steps() -> None:
     recipe = LectureRecipe.for_examples(10, steps=100, lr=0.4)
     assert (recipe.lr_final, recipe.lr_drop, recipe.batch_size) == (0.04, 75, 32)
+    assert recipe == LectureRecipe(steps=100, lr=0.4)
     assert LectureRecipe.for_examples(10) == LectureRecipe()
+    default = LectureRecipe()
+    assert (default.lr, default.lr_final, default.lr_drop) == (0.1, 0.01, 150_000)
+    given = LectureRecipe(steps=8, lr_final=0.05, lr_drop=2)
+    assert [given.lr_at(step) for step in range(4)] == [0.1, 0.1, 0.05, 0.05]
+    assert replace(given, lr=0.3) == LectureRecipe(8, 32, 0.3, 0.05, 2)
 
 
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"steps": 0}, "steps must be from 1 to 1e\\+09, got 0"),
-        ({"steps": 2.5}, "steps must be from 1 to 1e\\+09, got 2.5"),
-        ({"context_dropout": 1.5}, "context_dropout must be from 0 to 1, got 1.5"),
-        ({"context_dropout": float("nan")}, "context_dropout must be from 0 to 1, got nan"),
+        ({"steps": 0}, "^steps must be a whole number from 1 to 1,000,000,000, got 0$"),
+        ({"steps": 2.5}, r"^steps must be a whole number from 1 to 1,000,000,000, got 2\.5$"),
+        ({"context_dropout": 1.5}, r"^context_dropout must be a number from 0 to 1, got 1\.5$"),
+        ({"context_dropout": float("nan")}, "^context_dropout must be a number from 0 to 1, got nan$"),
+        ({"lr": "fast"}, r"^lr must be a number from 0 to 1e\+30, got 'fast'$"),
         ({"targets": "firm"}, "targets must be one of soft, hard, got 'firm'"),
         ({"teachers": 2, "targets": "hard"}, "teachers need soft targets"),
         ({"effort": "much"}, "effort must be one of quick, default, best, got 'much'"),
@@ -114,6 +122,18 @@ def test_a_conflict_with_a_preset_names_the_flags_to_change() -> None:
         ModernRecipe.for_examples(10_000, effort="best", consecutive=128)
     recipe = ModernRecipe.for_examples(10_000, effort="best", consecutive=128, teachers=0)
     assert (recipe.targets, recipe.context_dropout, recipe.teachers) == ("hard", 0.0, 0)
+
+
+def test_a_setting_of_each_type_says_what_it_needs() -> None:
+    for name, value, needed in (
+        ("tensorboard", "yes", "True or False, got 'yes'"),
+        ("data", 3, "text, got 3"),
+        ("engine", "torch", "one of windows, backprop, autograd, got 'torch'"),
+        ("seed", -1, "a whole number from 0 to 9,223,372,036,854,775,807, got -1"),
+        ("save_every", -0.5, r"a number from 0 to 1,000,000,000, got -0\.5"),
+    ):
+        with pytest.raises(UsageError, match=f"^{name} must be {needed}$"):
+            RunSettings(**{name: value})
 
 
 def test_a_recipe_names_the_field_without_a_knob() -> None:

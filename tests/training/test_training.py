@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import Generator
 
 from makemore.backprop.engine import BackpropEngine
 from makemore.backprop.windows import WindowsEngine
 from makemore.core.layer import stochastic_layers
-from makemore.data.word_list import Data, WordList, bundled_path, read_words
+from makemore.data.word_list import Data, WordList, bundled_path, load_words, read_words
 from makemore.lecture.evaluation import split_loss
 from makemore.lecture.layers import Embedding, FlattenConsecutive, Linear, Sequential, Tanh
-from makemore.run.catalog import NETWORKS, Plan, network_plan
+from makemore.modern.recipe import ModernRecipe
+from makemore.modern.trainer import ModernTrainer
+from makemore.run.catalog import NETWORKS, RECIPES, Plan, network_plan
 from makemore.training.engine import AutogradEngine, Engine
 from makemore.training.recipe import LectureRecipe
 from makemore.training.trainer import Trainer
@@ -121,6 +125,46 @@ def test_a_run_with_random_layers_is_resumed_to_the_bit(data: Data, engine: Engi
     assert torch.equal(losses, second.losses)
     for key, tensor in second.network.state_dict().items():
         assert torch.equal(tensor, whole.network.state_dict()[key]), key
+
+
+@pytest.mark.parametrize(
+    ("kind", "recipe", "message"),
+    [
+        (Trainer, ModernRecipe(), "^Trainer cannot train by a ModernRecipe: use ModernTrainer$"),
+        (
+            ModernTrainer,
+            LectureRecipe(),
+            r"^ModernTrainer needs a ModernRecipe, such as .*, got LectureRecipe",
+        ),
+        (Trainer, "lecture", r"^Trainer needs a recipe, such as LectureRecipe\(\), got 'lecture'$"),
+        (Trainer, LectureRecipe, r"^Trainer needs a recipe, such as LectureRecipe\(\), got <class"),
+        (
+            ModernTrainer,
+            ModernRecipe,
+            r"^ModernTrainer needs a ModernRecipe, such as ModernRecipe\(\), got <class",
+        ),
+    ],
+)
+def test_a_trainer_refuses_a_recipe_that_it_does_not_train_by(
+    kind: Any, recipe: Any, message: str, data: Data
+) -> None:
+    network = network_plan("mlp", 8, 2, 2).build(len(data.vocabulary))
+    with pytest.raises(TypeError, match=message):
+        kind(network, data, recipe, Generator())
+
+
+def test_a_trainer_refuses_a_list_of_words_in_place_of_its_data() -> None:
+    words = load_words()
+    network = network_plan("mlp", 8, 2, 2).build(len(words.vocabulary))
+    with pytest.raises(
+        TypeError, match=r"^Trainer needs Data, such as words\.data\(block_size\), got a WordList$"
+    ):
+        Trainer(network, words, LectureRecipe(), Generator())
+
+
+def test_every_recipe_names_its_trainer() -> None:
+    for recipe, trainer_path in RECIPES.values():
+        assert trainer_path.endswith(f":{recipe.trainer}")
 
 
 def test_few_large_batches_are_drawn_in_one_call(data: Data) -> None:
