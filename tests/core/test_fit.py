@@ -93,7 +93,7 @@ def test_a_list_encoded_by_another_vocabulary(without_c: WordList) -> None:
     assert encoded.split() == without_c.split()
     assert encoded.symbols.dtype == torch.int16
     own, other = without_c.data(3), without_c.data(3, vocabulary)
-    assert [len(split) for split in own[1:]] == [len(split) for split in other[1:]]
+    assert [len(split) for split in own[1:6]] == [len(split) for split in other[1:6]]
     assert encoded.number_in_training(["anna", "emma"]) == without_c.number_in_training(["anna", "emma"])
     assert without_c.encoded_by(Vocabulary(without_c.vocabulary.characters)) is without_c
     with pytest.raises(DataError, match=r"missing from the vocabulary 'abdef.*': 'c', 'é'$"):
