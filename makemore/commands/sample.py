@@ -61,7 +61,7 @@ def sample(path: Path | None, wanted: SampleSettings) -> None:
     model.network.to(device)
     if wanted.score is not None:
         write_scores(model, wanted, wanted.score)
-    elif len(known_form(wanted.prefix, model.vocabulary.stoi)) > wanted.max_length:
+    elif len(known_form(model.lowered(wanted.prefix), model.vocabulary.stoi)) > wanted.max_length:
         raise UsageError(f"--prefix {wanted.prefix!r} is longer than --max-length {wanted.max_length}")
     else:
         write_words(opened, wanted, filters)
@@ -143,12 +143,19 @@ def write_words(opened: Opened, wanted: SampleSettings, filters: Filters) -> Non
     generator = Generator()
     generator.manual_seed(generator.seed() if wanted.seed is None else wanted.seed)
     samples = generate_scored(
-        model.network, model.vocabulary, generator, number, filters, prefix=wanted.prefix, part=part
+        model.network,
+        model.vocabulary,
+        generator,
+        number,
+        filters,
+        prefix=model.lowered(wanted.prefix),
+        part=part,
     )
     most = wanted.samples if number is None else len(part)
     if wanted.unique or wanted.novel:
         samples = allowed(samples, wanted, training_words, most)
-    lines = (f"{word}\t{score:.4f}" if wanted.with_score else word for word, score in samples)
+    words = ((model.restored(word), score) for word, score in samples)
+    lines = (f"{word}\t{score:.4f}" if wanted.with_score else word for word, score in words)
     with open_output(wanted.output) as file:
         write_lines(lines, most, file)
 
@@ -184,8 +191,9 @@ def write_scores(model: Model, wanted: SampleSettings, source: str) -> None:
     """Write the log-likelihood of every word of a file, one word a line, in nats and per character.
 
     The stop counts as a character, as in the loss. Blank lines are skipped. A word is scored in the form that
-    the vocabulary knows and written as it is in the file. One with a character that is not in the vocabulary
-    gets nan and is reported on stderr. Raises UsageError, DataError and WriteError.
+    the vocabulary knows, without capitals if the network did not learn them, and written as it is in the
+    file. One with a character that is not in the vocabulary gets nan and is reported on stderr. Raises
+    UsageError, DataError and WriteError.
     """
     with open_output(wanted.output) as target, WordFile(source) as file:
         total = file.num_lines()
@@ -211,7 +219,7 @@ def scores(model: Model, file: WordFile, part: range) -> Iterator[str]:
     lines = file.lines(start)
     while start < part.stop and (chunk := list(itertools.islice(lines, SCORED_LINES))):
         words = [(i, word) for i, line in enumerate(chunk, start) if (word := line.strip())]
-        forms = [known_form(word, known).strip() for _, word in words]
+        forms = [known_form(model.lowered(word), known).strip() for _, word in words]
         scorable = [form for form in forms if known.issuperset(form)]
         log_likelihood = iter(log_likelihoods(predictor, model.vocabulary, scorable).tolist())
         for (i, word), form in zip(words, forms, strict=True):

@@ -7,6 +7,7 @@ Departures from the lecture (cells 2 to 6), without effect on the examples of it
 * The list is any utf-8 text, one word a line, in any alphabet, compressed or on stdin. A byte-order mark,
   line ends of any system, blanks around a word and blank lines are left out; duplicates are kept. A ``.``
   inside a word is a character like any other.
+* Where a rule gives the capitals of the words, they may be left out: see ``capitals.py`` and ``read_words``.
 * All words are brought into the form of ``core.text.normalize``; ``WordList.changes`` says what that changed.
 """
 
@@ -27,6 +28,7 @@ from torch import Tensor
 from makemore.core.atomic_write import atomic_write
 from makemore.core.errors import DataError, WriteError
 from makemore.core.text import DROPPED, drop_invisible, known_form, plural, quote, quote_all, require_words
+from makemore.data.capitals import Capitals, Found, find_rule, lower_table
 from makemore.data.encoding import (
     SLAB,
     StreamEncoder,
@@ -107,6 +109,8 @@ class WordList:
     ``symbols``, (N,), are the symbols of all words, each word followed by its stop. ``cuts`` are the numbers
     of symbols before the val and before the test split, ``source`` is the name of the list,
     ``fingerprint`` is the sha256 of its words joined by newlines, and ``changes`` are those of ``normalize``.
+    If the list was read with ``case="auto"`` and a rule gives the capitals of its words, ``found`` is the
+    rule; the words are then those that a network learns, without capitals.
     Of a list with ``labels``, ``row``, (num_words,), is the combination of labels of each word, an index into
     ``labels.rows``, in the order of ``symbols``.
     """
@@ -118,6 +122,7 @@ class WordList:
     source: str
     fingerprint: str
     changes: Changes = UNCHANGED
+    found: Found | None = None
     labels: Labels | None = None
     row: Tensor | None = None
 
@@ -151,6 +156,11 @@ class WordList:
         digest.update(repr(labels.columns).encode())
         digest.update(labels.rows[row_of].numpy().tobytes())
         return replace(self, labels=labels, row=row, fingerprint=digest.hexdigest())
+
+    @property
+    def capitals(self) -> Capitals | None:
+        """The rule that puts back the capitals of the words: ``capitals.restore(word)``; None without one."""
+        return None if self.found is None else self.found.rule
 
     def __len__(self) -> int:
         return self.num_words
@@ -230,8 +240,8 @@ class WordList:
         return self.symbols.tensor_split(self.cuts)
 
 
-def _word_list(texts: Iterable[str], source: str) -> WordList:
-    """The word list of a text, given in blocks of whole lines."""
+def _word_list(texts: Iterable[str], source: str, case: str = "keep") -> WordList:
+    """The word list of a text, given in blocks of whole lines; for ``case`` see ``read_words``."""
     encoder, digest, number = StreamEncoder(), hashlib.sha256(), 0
     changed, dropped, characters = 0, 0, set[str]()
     first: list[str] = []
@@ -253,10 +263,13 @@ def _word_list(texts: Iterable[str], source: str) -> WordList:
     if number < LEAST_WORDS:
         raise DataError(f"{source} has {_why_too_few(first)}")
     slabs, vocabulary, table = encoder.end()
+    found = find_rule(slabs, encoder.characters, number) if case == "auto" else None
+    if found is not None:
+        vocabulary, table = lower_table(encoder.characters)
     n1, n2 = int(0.8 * number), int(0.9 * number)
     symbols, (cut1, cut2) = shuffled(slabs, number, SHUFFLE_SEED, table, (n1, n2))
     changes = Changes(changed, dropped, "".join(sorted(characters)))
-    return WordList(vocabulary, symbols, (cut1, cut2), number, source, digest.hexdigest(), changes)
+    return WordList(vocabulary, symbols, (cut1, cut2), number, source, digest.hexdigest(), changes, found)
 
 
 def _words_of(text: str) -> list[str]:
@@ -280,23 +293,25 @@ def _why_too_few(words: Sequence[str]) -> str:
     return f"{plural(len(words), 'word')}; at least {LEAST_WORDS} are needed for train, val and test{empty}"
 
 
-def read_words(path: str | Path) -> WordList:
+def read_words(path: str | Path, case: str = "keep") -> WordList:
     """Read a word list. It is decompressed if its name ends in .gz, .bz2, .xz or .zst; ``-`` is stdin.
 
-    Raises DataError if it cannot be read, is not text, or has too few words.
+    With ``case="auto"`` the words have no capitals where a rule gives them; ``WordList.capitals`` is the
+    rule, whose ``restore`` puts them back into a word. Raises DataError if the list cannot be read, is not
+    text, or has too few words.
     """
     with WordFile(str(path)) as file:
-        return _word_list(file.texts(), file.name)
+        return _word_list(file.texts(), file.name, case)
 
 
-def load_words(source: str | None = None) -> WordList:
+def load_words(source: str | None = None, case: str = "keep") -> WordList:
     """Read the word list at a path; the lecture's own for ``"lecture"``, the bundled one by default.
 
-    Raises DataError if it cannot be read or downloaded.
+    For ``case`` see ``read_words``. Raises DataError if the list cannot be read or downloaded.
     """
     if source is None:
-        return read_words(bundled_path())
-    return read_words(lecture_path() if source == "lecture" else source)
+        return read_words(bundled_path(), case)
+    return read_words(lecture_path() if source == "lecture" else source, case)
 
 
 def bundled_path() -> Path:

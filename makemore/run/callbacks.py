@@ -104,6 +104,7 @@ class TensorBoard(Callback):
                 self.writer.add_scalar(f"loss/{split}", loss, losses.step)
         run, generator = self.settings.run, Generator().manual_seed(self.settings.run.seed)
         words = generate(self.trainer.network, self.model.vocabulary, generator, run.samples)
+        words = map(self.model.restored, words)
         self.writer.add_text("new words", "\n".join(f"    {word}" for word in words), losses.step)
 
 

@@ -19,7 +19,7 @@ import hashlib
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import astuple, dataclass, fields
+from dataclasses import asdict, astuple, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +34,7 @@ from makemore.core.graph import context_length
 from makemore.core.layer import Layer
 from makemore.core.random import default_generator
 from makemore.core.shapes import shapes_only
+from makemore.data.capitals import Capitals
 from makemore.data.file_kinds import OLD_MODEL, SAFETENSORS, START, file_kind, is_text, why_not_opened
 from makemore.lecture.layers import BatchNorm1d
 from makemore.lecture.words import Vocabulary
@@ -60,7 +61,7 @@ BUNDLED = Path(__file__).parents[1] / "trained.safetensors"
 BUNDLED_NAME = "bundled"
 """Names the bundled network where a path of a model file is asked for. A file of that name is ./bundled."""
 
-VERSION = 5
+VERSION = 6
 """The version of the format. Earlier ones were written by pre-releases; version 1 was a pickled file."""
 
 NO_DIGEST = "0" * 64
@@ -99,12 +100,25 @@ class Progress:
 
 @dataclass(frozen=True)
 class Model:
-    """A network or ``Ensemble`` with its vocabulary; if known, its plan, or that of a member, and its run."""
+    """A network or ``Ensemble`` with its vocabulary; if known, its plan, or that of a member, and its run.
+
+    ``capitals`` is the rule for capitals that the network did not learn: its words have small letters, as in
+    ``generate(model.network, ...)``, and ``restored`` puts the capitals back.
+    """
 
     network: Layer
     vocabulary: Vocabulary
     plan: Plan | None = None
     progress: Progress | None = None
+    capitals: Capitals | None = None
+
+    def lowered(self, word: str) -> str:
+        """A word as the network knows it: without capitals if it did not learn them."""
+        return word if self.capitals is None else self.capitals.lower(word)
+
+    def restored(self, word: str) -> str:
+        """A word of the network with the capitals that it did not learn."""
+        return word if self.capitals is None else self.capitals.restore(word)
 
     @property
     def block_size(self) -> int:
@@ -159,6 +173,7 @@ def model_bytes(model: Model) -> bytes:
         "shared": shared_tensors(model.network),
         "plan": None if plan is None else plan.sizes(),
         "characters": model.vocabulary.characters,
+        "capitals": None if model.capitals is None else asdict(model.capitals),
         "progress": None,
     }
     if model.progress is not None:
@@ -269,7 +284,9 @@ def _content_of(whole: bytes) -> dict[str, Any]:
     if hashlib.sha256(unsigned).hexdigest() != digest:
         raise ModelFileError("is damaged: its sha256 does not match")
     _require(metadata.keys() == {*FORMAT, "makemore"}, "unknown metadata")
-    _require_keys(content, "sha256", "version", "network", "shared", "plan", "characters", "progress")
+    _require_keys(
+        content, "sha256", "version", "network", "shared", "plan", "characters", "capitals", "progress"
+    )
     return content
 
 
@@ -295,6 +312,7 @@ def _model_of(content: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Mode
     vocabulary = Vocabulary(characters)
     _require(vocabulary.characters == characters, "an invalid vocabulary")
     characters.encode()  # raises on half a surrogate pair
+    capitals = None if content["capitals"] is None else _capitals_of(content["capitals"])
     plan = None if content["plan"] is None else _plan_of(content["plan"])
 
     of_run = {n.removeprefix(RUN_PREFIX): t for n, t in tensors.items() if n.startswith(RUN_PREFIX)}
@@ -308,7 +326,7 @@ def _model_of(content: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Mode
         _require(fits, "an invalid plan: it is not that of its network")
     read = None if progress is None else _progress_of(progress, of_run["losses"], of_run["generator"], state)
     network.characters = vocabulary.characters
-    return Model(network, vocabulary, plan, read)
+    return Model(network, vocabulary, plan, read, capitals)
 
 
 def _network_of(description: Any, shared: Any, values: Mapping[str, Tensor], vocabulary: Vocabulary) -> Layer:
@@ -388,6 +406,16 @@ def _plan_of(sizes: Mapping[str, Any]) -> Plan:
         return network_plan(**sizes)
     except UsageError as error:
         raise ModelFileError(f"has an invalid plan: {error}") from error
+
+
+def _capitals_of(content: Any) -> Capitals:
+    """The rule for capitals in a file."""
+    _require_keys(content, "everywhere", "after", "small")
+    everywhere, after, small = content["everywhere"], content["after"], content["small"]
+    texts = small if isinstance(small, list) else [None]
+    valid = type(everywhere) is bool and all(isinstance(text, str) for text in [after, *texts])
+    _require(valid, "an invalid rule for capitals")
+    return Capitals(everywhere, after, tuple(small))
 
 
 def _progress_of(

@@ -47,7 +47,8 @@ def open_model(path: Path | None, command: str) -> Opened:
 def known_words(opened: Opened, data: str | None = None) -> WordList:
     """The words the model was trained on; ``data`` is the path of the list if it was moved.
 
-    Raises UsageError if the list is not the one the model was trained on, DataError if there is none.
+    They have no capitals if the model did not learn them. Raises UsageError if the list is not the one the
+    model was trained on, DataError if there is none.
     """
     if opened.is_bundled:
         fingerprint, path = load_words().fingerprint, None
@@ -60,7 +61,7 @@ def known_words(opened: Opened, data: str | None = None) -> WordList:
         fingerprint, path = progress.fingerprint, progress.settings.get("data")
     if path is not None and data is None:
         check_list_is_there(path)
-    words = load_words(data or path)
+    words = load_words(data or path, "keep" if opened.model.capitals is None else "auto")
     if words.fingerprint != fingerprint:
         raise UsageError(
             f"{words.source} is not the word list that the model was trained on; give that list with --data"

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from makemore.core.layer import Layer
 from makemore.core.text import plural
+from makemore.data.capitals import has_capitals
 from makemore.data.word_list import WordList
 from makemore.pictures.summary import summary
 from makemore.run.settings import Settings
@@ -41,6 +42,7 @@ def describe(
         "data": "\n".join(
             [f"{source}: {len(words):,} words, {len(data.vocabulary):,} symbols", *words.changes.describe()]
         ),
+        **({"capitals": note} if run.case == "auto" and (note := capitals_note(words)) else {}),
         "examples": shapes,
         "network": f"{run.network}, block size {run.block_size}, n_embd {run.n_embd},"
         f" n_hidden {run.n_hidden}"
@@ -58,6 +60,13 @@ def describe(
         rows["resumes"] = f"at step {trainer.step:,}"
     lines = (f"{name:<10}{value}" for name, value in rows.items())
     return "".join(line.replace("\n", "\n" + 10 * " ") + "\n" for line in lines)
+
+
+def capitals_note(words: WordList) -> str:
+    """What becomes of the capitals of a list that was read with the case "auto"; "" if it has none."""
+    if words.found is not None:
+        return words.found.describe()
+    return "learnt: no rule gives those of the words" if has_capitals(words.vocabulary.characters) else ""
 
 
 def network_summary(network: Layer, batch_size: int) -> str:

@@ -232,7 +232,7 @@ class TrainingRun:
         words = [sample_word(network, self.model.vocabulary, generator) for _ in range(number)]
         known = self.words.number_in_training(words)
         say(f"\n{plural(number, 'new word')}:")
-        say("\n".join(words))
+        say("\n".join(map(self.model.restored, words)))
         say(f"({known:,} of them {'is' if known == 1 else 'are'} in the training split)")
 
 
@@ -270,7 +270,7 @@ def new_run(given: Mapping[str, Any], out_dir: Path, processes: Processes) -> Tr
     generator = Generator().manual_seed(run.seed)
     members = run.ensemble if run.ensemble > 1 else None
     network = build_network(plan, members, len(data.vocabulary), generator).to(device)
-    model = Model(network, data.vocabulary, plan)
+    model = Model(network, data.vocabulary, plan, capitals=words.capitals)
     trainer = make_trainer(settings, network, data.to(device), generator, processes)
     return TrainingRun(out_dir, settings, words, model, trainer, processes)
 
@@ -332,7 +332,7 @@ def device_and_words(run: RunSettings, processes: Processes) -> tuple[torch.devi
             f"every process reads the word list: give a file with --data, not {display_name(data)}"
         )
     torch.set_num_threads(run.threads)
-    return resolve_device(run.device), load_words(run.data)
+    return resolve_device(run.device), load_words(run.data, run.case)
 
 
 def make_trainer(
