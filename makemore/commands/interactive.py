@@ -14,7 +14,7 @@ from makemore.core.terminal import say
 from makemore.core.text import normalize, quote
 from makemore.inference.generation import Accept, Filters, NothingFits, generate, next_probs
 from makemore.inference.predictor import Predictor, as_predictor
-from makemore.lecture.words import STOP, Vocabulary
+from makemore.lecture.words import STOP
 from makemore.run.label_choice import ChosenLabels, typical_network
 from makemore.run.model_file import Model
 
@@ -45,7 +45,7 @@ def answer_beginnings(
         say("Type the beginning of a word, or nothing; Ctrl-D ends.")
     try:
         for line in lines():
-            for text in answers(predictor, model.vocabulary, generator, filters, accept, line):
+            for text in answers(model, chosen, predictor, generator, filters, accept, line):
                 say(text)
     except KeyboardInterrupt:
         pass
@@ -65,14 +65,16 @@ def lines() -> Iterator[str]:
 
 
 def answers(
+    model: Model,
+    chosen: ChosenLabels,
     predictor: Predictor,
-    vocabulary: Vocabulary,
     generator: Generator,
     filters: Filters,
     accept: Accept | None,
     prefix: str,
 ) -> Iterator[str]:
     """The lines that answer a beginning."""
+    vocabulary, prefix = model.vocabulary, model.lowered(prefix)
     try:
         probs = next_probs(predictor, vocabulary, filters, prefix=prefix)
     except (MakemoreError, ValueError) as error:
@@ -82,11 +84,20 @@ def answers(
     shares = {s: 100 * probs[s].item() for s in likeliest}
     names = {s: "the end" if s == STOP else quote(vocabulary.itos[s]) for s in likeliest}
     yield "next   " + "  ".join(f"{names[s]} {share:.1f} %" for s, share in shares.items() if share >= 0.05)
-    words = generate(predictor, vocabulary, generator, MAX_SAMPLED, filters, prefix=prefix, accept=accept)
+    words = generate(
+        chosen.network,
+        vocabulary,
+        generator,
+        MAX_SAMPLED,
+        filters,
+        prefix=prefix,
+        accept=accept,
+        labels=chosen.labels,
+    )
     found: dict[str, None] = {}
     with suppress(NothingFits):
         for word in words:
-            found[normalize(word)] = None
+            found[normalize(model.restored(word))] = None
             if len(found) == WORDS:
                 break
     yield "words  " + (", ".join(found) or "none is found that the flags accept")

@@ -87,7 +87,7 @@ def sample(path: Path | None, wanted: SampleSettings) -> None:
         generator = seeded_generator(wanted.seed)
         accept = wanted_words(wanted, listed_words(opened, wanted))
         answer_beginnings(model, choose_labels(model, wanted.label), generator, filters, accept)
-    elif len(known_form(wanted.prefix, model.vocabulary.stoi)) > wanted.max_length:
+    elif len(known_form(model.lowered(wanted.prefix), model.vocabulary.stoi)) > wanted.max_length:
         raise UsageError(f"--prefix {wanted.prefix!r} is longer than --max-length {wanted.max_length}")
     else:
         write_words(opened, wanted, filters)
@@ -215,13 +215,13 @@ def write_words(opened: Opened, wanted: SampleSettings, filters: Filters) -> Non
         seeded_generator(wanted.seed),
         number,
         filters,
-        prefix=wanted.prefix,
+        prefix=model.lowered(wanted.prefix),
         part=None if number is None else part,
         accept=wanted_words(wanted, listed),
         labels=chosen.labels,
     )
     samples = with_reason(unique(samples) if wanted.unique else samples, len(part), wanted)
-    lines = sample_lines(itertools.islice(samples, len(part)), wanted, listed, chosen)
+    lines = sample_lines(itertools.islice(samples, len(part)), opened.model, wanted, listed, chosen)
     with open_output(wanted.output) as file:
         write_lines(lines, len(part), file)
 
@@ -275,10 +275,14 @@ def is_table(wanted: SampleSettings) -> bool:
 
 
 def sample_lines(
-    samples: Iterable[Sample], wanted: SampleSettings, listed: WordList | None, chosen: ChosenLabels
+    samples: Iterable[Sample],
+    model: Model,
+    wanted: SampleSettings,
+    listed: WordList | None,
+    chosen: ChosenLabels,
 ) -> Iterator[str]:
-    """The lines to write for some samples."""
-    columns: dict[str, Callable[[Sample], Cell]] = {"word": lambda sample: sample.word}
+    """The lines to write for some samples, whose words get the capitals that the network did not learn."""
+    columns: dict[str, Callable[[Sample], Cell]] = {"word": lambda sample: model.restored(sample.word)}
     if is_table(wanted) or wanted.with_label:
         for k, name in enumerate(chosen.columns):
             # A list may have a label column of the name that a column of the output has.
@@ -290,7 +294,7 @@ def sample_lines(
         known = listed.word_set()
         columns["novel"] = lambda sample: normalize(sample.word) not in known
     if len(columns) == 1:
-        return (sample.word for sample in samples)
+        return (model.restored(sample.word) for sample in samples)
     rows = ({name: cell(sample) for name, cell in columns.items()} for sample in samples)
     return lines_of(rows, list(columns), wanted)
 
@@ -403,9 +407,10 @@ class Classifier(WordRows):
 def write_rows(model: Model, wanted: SampleSettings, source: str, kind: WordRows) -> None:
     """Write the rows of all words of a file.
 
-    Blank lines are skipped. A word is read in the form that the vocabulary knows and written as it is in the
-    file. One with a character that is not in the vocabulary gets nan, or no value in csv and jsonl, and is
-    reported on stderr. Raises UsageError, DataError and WriteError.
+    Blank lines are skipped. A word is read in the form that the vocabulary knows, without capitals if the
+    network did not learn them, and written as it is in the file. One with a character that is not in the
+    vocabulary gets nan, or no value in csv and jsonl, and is reported on stderr. Raises UsageError, DataError
+    and WriteError.
     """
     with open_output(wanted.output) as target, WordFile(source) as file:
         total = file.num_lines()
@@ -432,7 +437,7 @@ def rows_of_file(model: Model, file: WordFile, part: range, kind: WordRows) -> I
     while start < part.stop and (chunk := list(itertools.islice(lines, SCORED_LINES))):
         numbered = [(i, word) for i, line in enumerate(chunk, start) if (word := line.strip())]
         words = [word for _, word in numbered]
-        forms = [known_form(word, known).strip() for word in words]
+        forms = [known_form(model.lowered(word), known).strip() for word in words]
         unknown = [next((ch for ch in form if ch not in known), "") for form in forms]
         scorable = [None if ch else form for form, ch in zip(forms, unknown, strict=True)]
         for (i, _), form, ch, rows in zip(numbered, forms, unknown, kind.rows(words, scorable), strict=True):

@@ -31,11 +31,16 @@ def word_hashes(symbols: Tensor, doing: str) -> Iterator[Tensor]:
     """
     with progress_bar(len(symbols), "symbol", doing) as progress:
         for chunk, lengths in word_chunks(symbols):
-            ends = lengths.cumsum(0)
-            positions = torch.arange(len(chunk)) - (ends - lengths).repeat_interleave(lengths)
-            sums = _splitmix64(chunk.long() + MAX_SYMBOLS * positions).cumsum(0)[ends - 1]
-            yield torch.diff(sums, prepend=sums.new_zeros(1))
+            yield hashes_of(chunk, lengths)
             progress.update(len(chunk))
+
+
+def hashes_of(symbols: Tensor, lengths: Tensor) -> Tensor:
+    """The hash of each word of ``symbols``, (N,), given their lengths, stops included: int64, (words,)."""
+    ends = lengths.cumsum(0)
+    positions = torch.arange(len(symbols)) - (ends - lengths).repeat_interleave(lengths)
+    sums = _splitmix64(symbols.long() + MAX_SYMBOLS * positions).cumsum(0)[ends - 1]
+    return torch.diff(sums, prepend=sums.new_zeros(1))
 
 
 def _splitmix64(x: Tensor) -> Tensor:

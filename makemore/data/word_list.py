@@ -7,6 +7,7 @@ Departures from the lecture (cells 2 to 6), without effect on the examples of it
 * The list is any utf-8 text, one word a line, in any alphabet, compressed or on stdin. A byte-order mark,
   line ends of any system, blanks around a word and blank lines are left out; duplicates are kept. A ``.``
   inside a word is a character like any other.
+* Where a rule gives the capitals of the words, they may be left out: see ``capitals.py`` and ``read_words``.
 * All words are brought into the form of ``core.text.normalize``; ``WordList.changes`` says what that changed.
 """
 
@@ -29,6 +30,7 @@ from makemore.core.atomic_write import atomic_write
 from makemore.core.errors import DataError, WriteError
 from makemore.core.layer import LabelColumn
 from makemore.core.text import DROPPED, drop_invisible, known_form, plural, quote, quote_all, require_words
+from makemore.data.capitals import Capitals, Found, find_rule, lower_table
 from makemore.data.encoding import (
     SLAB,
     StreamEncoder,
@@ -121,6 +123,8 @@ class WordList:
     ``symbols``, (N,), are the symbols of all words, each word followed by its stop. ``cuts`` are the numbers
     of symbols before the val and before the test split, ``source`` is the name of the list,
     ``fingerprint`` is the sha256 of its words joined by newlines, and ``changes`` are those of ``normalize``.
+    If the list was read with ``case="auto"`` and a rule gives the capitals of its words, ``found`` is the
+    rule; the words are then those that a network learns, without capitals.
     Of a list with ``labels``, ``row``, (num_words,), is the combination of labels of each word, an index into
     ``labels.rows``, in the order of ``symbols``. Of a list with ``counts``, (num_words,) in the same order, a
     word has as many examples as if it stood on that many lines, but is in one split only. ``notes`` say what
@@ -134,6 +138,7 @@ class WordList:
     source: str
     fingerprint: str
     changes: Changes = UNCHANGED
+    found: Found | None = None
     labels: Labels | None = None
     row: Tensor | None = None
     counts: Tensor | None = None
@@ -213,6 +218,11 @@ class WordList:
         ):
             result[part.long()] = value
         return result
+
+    @property
+    def capitals(self) -> Capitals | None:
+        """The rule that puts back the capitals of the words: ``capitals.restore(word)``; None without one."""
+        return None if self.found is None else self.found.rule
 
     def __len__(self) -> int:
         return self.num_words
@@ -325,8 +335,13 @@ class WordList:
         return self.symbols.tensor_split(self.cuts)
 
 
-def _word_list(blocks: Iterable[Block], source: str, encoder: LabelEncoder | None = None) -> WordList:
-    """The word list of a text, given in blocks of whole lines; ``encoder`` is that of the labels' numbers."""
+def _word_list(
+    blocks: Iterable[Block], source: str, encoder: LabelEncoder | None = None, case: str = "keep"
+) -> WordList:
+    """The word list of a text, given in blocks of whole lines; ``encoder`` is that of the labels' numbers.
+
+    For ``case`` see ``read_words``.
+    """
     stream, digest, number = StreamEncoder(), hashlib.sha256(), 0
     changed, dropped, characters = 0, 0, set[str]()
     first: list[str] = []
@@ -352,11 +367,14 @@ def _word_list(blocks: Iterable[Block], source: str, encoder: LabelEncoder | Non
     if number < LEAST_WORDS:
         raise DataError(f"{source} has {_why_too_few(first)}")
     slabs, vocabulary, table = stream.end()
+    found = find_rule(slabs, stream.characters, number) if case == "auto" else None
+    if found is not None:
+        vocabulary, table = lower_table(stream.characters)
     n1, n2 = int(0.8 * number), int(0.9 * number)
     positions = shuffle_positions(number, SHUFFLE_SEED)
     symbols, (cut1, cut2) = shuffled(slabs, positions, table, (n1, n2))
     changes = Changes(changed, dropped, "".join(sorted(characters)))
-    result = WordList(vocabulary, symbols, (cut1, cut2), number, source, digest.hexdigest(), changes)
+    result = WordList(vocabulary, symbols, (cut1, cut2), number, source, digest.hexdigest(), changes, found)
     if encoder is not None:
         columns, combinations, position = encoder.end()
         row = torch.cat([position[part] for part in torch.split(_as_tensor(row_of), CHUNK_WORDS)])
@@ -412,6 +430,7 @@ def read_words(
     word_column: Column | None = None,
     label_columns: Column | Sequence[Column] = (),
     count_column: Column | None = None,
+    case: str = "keep",
 ) -> WordList:
     """Read a word list, or several: files, directories of files, and ``-``, which is stdin.
 
@@ -419,6 +438,9 @@ def read_words(
     table, CSV or TSV, whose columns are chosen by their names or numbers. A row with the count n counts as n
     rows do. If there are several files and no ``label_columns``, the name of a file, without suffixes, is the
     label of its words, in the column "label".
+
+    With ``case="auto"`` the words have no capitals where a rule gives them; ``WordList.capitals`` is the
+    rule, whose ``restore`` puts them back into a word.
 
     Raises DataError if a list cannot be read, is not text, looks like a table but no ``word_column`` is given
     (0 takes its lines as words), does not have the columns, or has too few words.
@@ -428,7 +450,7 @@ def read_words(
     word, count = (None if column is None else str(column) for column in (word_column, count_column))
     lists = WordSource([*map(str, paths)], Columns(word, tuple(map(str, labels)), count))
     try:
-        words = _word_list(lists.blocks(), lists.name, lists.encoder)
+        words = _word_list(lists.blocks(), lists.name, lists.encoder, case)
     except DataError as error:
         if left_out := lists.left_out():
             raise DataError(f"{error} ({', '.join(left_out)} left out)") from error
@@ -441,6 +463,7 @@ def load_words(
     word_column: Column | None = None,
     label_columns: Column | Sequence[Column] = (),
     count_column: Column | None = None,
+    case: str = "keep",
 ) -> WordList:
     """Read the word lists at one or more paths, see ``read_words``; by default the bundled one.
 
@@ -450,9 +473,9 @@ def load_words(
     if source is None:
         if columns != (None, (), None):
             raise DataError("the bundled list has no columns to choose: give the path of a table with --data")
-        return read_words(bundled_path())
+        return read_words(bundled_path(), case=case)
     paths = [source] if isinstance(source, str | Path) else source
-    return read_words([lecture_path() if path == "lecture" else path for path in paths], *columns)
+    return read_words([lecture_path() if path == "lecture" else path for path in paths], *columns, case)
 
 
 def bundled_path() -> Path:

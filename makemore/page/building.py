@@ -19,6 +19,7 @@ import html
 import json
 import zlib
 from collections.abc import Iterable
+from dataclasses import asdict
 from importlib import resources
 from itertools import takewhile
 from string import Template
@@ -32,6 +33,7 @@ from makemore.core.errors import UsageError
 from makemore.core.fit import check_data
 from makemore.core.layer import Layer, layer_text
 from makemore.core.text import normalize, require_words
+from makemore.data.capitals import capital_letter
 from makemore.inference.convolution import Convolution
 from makemore.lecture.layers import Sequential, Tanh
 from makemore.paper.layers import GatedActivation, LayerNorm, ReLU, RMSNorm
@@ -61,10 +63,11 @@ def page_html(model: Model, words: Iterable[str] = (), source: str = "") -> str:
     require_words(words, "page_html")
     members = [describe(network) for network in members_of(model.network)]
     values = torch.cat([tensor.flatten() for _, tensors in members for tensor in tensors])
-    known = sorted({normalize(word) for word in words})
+    known = sorted({model.lowered(normalize(word)) for word in words})
     packed = pack_words(known)
     content = {
         "characters": model.vocabulary.characters,
+        "capitals": None if model.capitals is None else describe_capitals(model),
         "members": [description for description, _ in members],
         "weights": base64.b64encode(values.detach().float().cpu().numpy().astype("<f4").tobytes()).decode(),
         "parameters": sum(p.numel() for p in model.network.parameters()),
@@ -84,6 +87,14 @@ def page_html(model: Model, words: Iterable[str] = (), source: str = "") -> str:
         script=script,
         content=json.dumps(content).replace("<", "\\u003c"),
     )
+
+
+def describe_capitals(model: Model) -> dict[str, Any]:
+    """The rule for capitals in plain values, and the capital of each character of the vocabulary."""
+    assert model.capitals is not None
+    characters = model.vocabulary.characters
+    capital_of = {ch: capital for ch in characters if (capital := capital_letter(ch)) != ch}
+    return {**asdict(model.capitals), "of": capital_of}
 
 
 def describe(network: Layer) -> tuple[dict[str, Any], list[Tensor]]:

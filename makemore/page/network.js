@@ -136,20 +136,24 @@ function bytesOf(base64) {
 
 class Network {
   // One member, or several whose probabilities are averaged.
-  constructor({ characters, members, weights }) {
+  constructor({ characters, capitals, members, weights }) {
     const values = new Float32Array(bytesOf(weights).buffer); // machines with a browser are little-endian
     let at = 0;
     const takeValues = (number) => values.subarray(at, (at += number));
     this.characters = [...characters];
     this.symbolOf = new Map(this.characters.map((ch, i) => [ch, i + 1]));
     this.size = this.characters.length + 1;
+    this.capitals = capitals;
+    this.capitalOf = new Map(Object.entries(capitals?.of ?? {}));
+    this.smallOf = new Map([...this.capitalOf].map(([small, capital]) => [capital, small]));
     this.members = members.map((member) => new Member(member, takeValues));
     this.blockSize = this.members[0].blockSize;
   }
 
   // The symbols of a word, in the Unicode form that the network knows: NFC, NFD, or as given. Throws an error
   // that names a character the network does not know.
-  encode(word) {
+  encode(text) {
+    const word = this.lower(text);
     const forms = [word.normalize("NFC"), word.normalize("NFD"), word];
     const known = forms.find((form) => [...form].every((ch) => this.symbolOf.has(ch)));
     return [...(known ?? forms[0])].map((ch) => {
@@ -161,8 +165,32 @@ class Network {
     });
   }
 
+  // The word of some symbols, with the capitals that the network did not learn.
   decode(symbols) {
-    return symbols.map((symbol) => this.characters[symbol - 1]).join("");
+    return this.restore(symbols.map((symbol) => this.characters[symbol - 1]));
+  }
+
+  // A text without the capitals that the network did not learn.
+  lower(text) {
+    return [...text].map((ch) => this.smallOf.get(ch) ?? ch).join("");
+  }
+
+  // The word of some characters with the capitals of the rule, see data/capitals.py. It has as many characters.
+  restore(characters) {
+    if (!this.capitals) return characters.join("");
+    const { everywhere, after, small } = this.capitals;
+    const capital = (ch) => this.capitalOf.get(ch) ?? ch;
+    if (everywhere) return characters.map(capital).join("");
+    const word = characters.join("");
+    const restored = [...characters];
+    let start = 0; // of the part that ends at `end`
+    for (let end = 0; end <= characters.length; end++) {
+      if (end < characters.length && !after.includes(characters[end])) continue;
+      const part = characters.slice(start, end).join("");
+      if (part && (part === word || !small.includes(part))) restored[start] = capital(characters[start]);
+      start = end + 1;
+    }
+    return restored.join("");
   }
 
   // The context after these symbols: the last blockSize of them, after stops if there are fewer.

@@ -292,7 +292,7 @@ function play() {
 let drawing = 0;
 
 // The words of the list are in NFC.
-const isInList = (word) => known !== null && known.has(word.normalize("NFC"));
+const isInList = (word) => known !== null && known.has(network.lower(word.normalize("NFC")));
 
 async function drawWords() {
   const mine = ++drawing;

@@ -108,6 +108,7 @@ class TensorBoard(Callback):
         words = generate(
             self.trainer.network, self.model.vocabulary, generator, run.samples, filters, labels=labels
         )
+        words = map(self.model.restored, words)
         self.writer.add_text("new words", "\n".join(f"    {word}" for word in words), losses.step)
 
 

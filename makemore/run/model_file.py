@@ -19,7 +19,7 @@ import hashlib
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import astuple, dataclass, fields
+from dataclasses import asdict, astuple, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +34,7 @@ from makemore.core.graph import context_length
 from makemore.core.layer import LabelColumn, Layer, label_sizes
 from makemore.core.random import default_generator
 from makemore.core.shapes import shapes_only
+from makemore.data.capitals import Capitals
 from makemore.data.file_kinds import OLD_MODEL, SAFETENSORS, START, file_kind, is_text, why_not_opened
 from makemore.data.labels import Labels
 from makemore.lecture.layers import BatchNorm1d
@@ -65,7 +66,8 @@ VERSION = 6
 """The version of the format. Earlier ones were written by pre-releases; version 1 was a pickled file."""
 
 FIELDS = (
-    "sha256", "version", "network", "shared", "frozen", "plan", "characters", "labels", "progress",
+    "sha256", "version", "network", "shared", "frozen", "plan", "characters", "labels", "capitals",
+    "progress",
 )  # fmt: skip
 """The fields of the JSON."""
 
@@ -107,7 +109,9 @@ class Progress:
 class Model:
     """A network or ``Ensemble`` with its vocabulary; if known, its plan, or that of a member, and its run.
 
-    ``labels`` are those of the words, if the network takes labels.
+    ``labels`` are those of the words, if the network takes labels. ``capitals`` is the rule for capitals that
+    the network did not learn: its words have small letters, as in ``generate(model.network, ...)``, and
+    ``restored`` puts the capitals back.
     """
 
     network: Layer
@@ -115,6 +119,15 @@ class Model:
     plan: Plan | None = None
     progress: Progress | None = None
     labels: Labels | None = None
+    capitals: Capitals | None = None
+
+    def lowered(self, word: str) -> str:
+        """A word as the network knows it: without capitals if it did not learn them."""
+        return word if self.capitals is None else self.capitals.lower(word)
+
+    def restored(self, word: str) -> str:
+        """A word of the network with the capitals that it did not learn."""
+        return word if self.capitals is None else self.capitals.restore(word)
 
     @property
     def block_size(self) -> int:
@@ -182,6 +195,7 @@ def model_bytes(model: Model) -> bytes:
         "plan": None if plan is None else plan.sizes(),
         "characters": model.vocabulary.characters,
         "labels": None if model.labels is None else _labels_to_json(model.labels),
+        "capitals": None if model.capitals is None else asdict(model.capitals),
         "progress": None,
     }
     if model.progress is not None:
@@ -326,6 +340,7 @@ def _model_of(content: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Mode
     _require(vocabulary.characters == characters, "an invalid vocabulary")
     characters.encode()  # raises on half a surrogate pair
     labels = None if content["labels"] is None else _labels_of(content["labels"])
+    capitals = None if content["capitals"] is None else _capitals_of(content["capitals"])
     plan = None if content["plan"] is None else _plan_of(content["plan"])
 
     of_run = {n.removeprefix(RUN_PREFIX): t for n, t in tensors.items() if n.startswith(RUN_PREFIX)}
@@ -341,7 +356,7 @@ def _model_of(content: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Mode
     read = None if progress is None else _progress_of(progress, of_run["losses"], of_run["generator"], state)
     network.characters = vocabulary.characters
     network.labels = () if labels is None else labels.columns
-    return Model(network, vocabulary, plan, read, labels)
+    return Model(network, vocabulary, plan, read, labels, capitals)
 
 
 def _network_of(
@@ -478,6 +493,16 @@ def _plan_of(sizes: Mapping[str, Any]) -> Plan:
         return network_plan(**sizes)
     except UsageError as error:
         raise ModelFileError(f"has an invalid plan: {error}") from error
+
+
+def _capitals_of(content: Any) -> Capitals:
+    """The rule for capitals in a file."""
+    _require_keys(content, "everywhere", "after", "small")
+    everywhere, after, small = content["everywhere"], content["after"], content["small"]
+    texts = small if isinstance(small, list) else [None]
+    valid = type(everywhere) is bool and all(isinstance(text, str) for text in [after, *texts])
+    _require(valid, "an invalid rule for capitals")
+    return Capitals(everywhere, after, tuple(small))
 
 
 def _progress_of(

@@ -49,7 +49,8 @@ def open_model(path: Path | None, command: str) -> Opened:
 def known_words(opened: Opened, data: Sequence[str] | None = None) -> WordList:
     """The words the model was trained on; ``data`` has the path of the list, or of all, if it was moved.
 
-    Raises UsageError if the list is not the one the model was trained on, DataError if there is none.
+    They have no capitals if the model did not learn them. Raises UsageError if the list is not the one the
+    model was trained on, DataError if there is none.
     """
     columns: list[Any] = []
     if opened.is_bundled:

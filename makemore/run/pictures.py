@@ -64,7 +64,7 @@ class Subject:
     def word_to_draw(self) -> str:
         """The given word, else the default one, else a word sampled in the network's own alphabet."""
         if self.word is not None:
-            return known_form(self.word, self.model.vocabulary.stoi)
+            return known_form(self.model.lowered(self.word), self.model.vocabulary.stoi)
         if self.model.vocabulary.stoi.keys() >= set(DEFAULT_WORD):
             return DEFAULT_WORD
         return self.sample(1)[0]

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from makemore.core.layer import Layer
 from makemore.core.text import plural
+from makemore.data.capitals import has_capitals
 from makemore.data.labels import Labels
 from makemore.data.word_list import WordList
 from makemore.inference.classification import Confusion
@@ -52,6 +53,7 @@ def describe(
             ]
         ),
         **({} if data.labels is None else {"labels": "\n".join(describe_labels(data.labels))}),
+        **({"capitals": note} if run.case == "auto" and (note := capitals_note(words)) else {}),
         "examples": shapes,
         "network": f"{run.network}, block size {run.block_size}, n_embd {run.n_embd},"
         f" n_hidden {run.n_hidden}"
@@ -87,6 +89,13 @@ def describe_labels(labels: Labels) -> list[str]:
 def shortened(text: str) -> str:
     """A text as a header shows it: cut after ``MAX_LABEL_LENGTH`` characters."""
     return text if len(text) <= MAX_LABEL_LENGTH else text[: MAX_LABEL_LENGTH - 3] + "..."
+
+
+def capitals_note(words: WordList) -> str:
+    """What becomes of the capitals of a list that was read with the case "auto"; "" if it has none."""
+    if words.found is not None:
+        return words.found.describe()
+    return "learnt: no rule gives those of the words" if has_capitals(words.vocabulary.characters) else ""
 
 
 def network_summary(network: Layer, batch_size: int) -> str:

@@ -96,6 +96,13 @@ class RunSettings(Knobs):
     stacks: int = knob(
         1, "for wavenet-paper: how many times the dilations 1, 2, 4, ... are repeated", 1, 256, group=NETWORK
     )
+    case: str = knob(
+        "auto",
+        "auto: do not learn capitals that a rule gives, such as the first letter of every word, and put them"
+        " back after sampling; keep: learn capitals like all other characters",
+        choices=("auto", "keep"),
+        group=TRAINING,
+    )
     seed: int = knob(42, "random seed of weights, batches and new words", 0, 2**63 - 1, group=TRAINING)
     engine: str = knob(
         "windows",
@@ -155,7 +162,7 @@ class RunSettings(Knobs):
 
 RUN = RunSettings.knobs()
 
-LIST_SETTINGS = ("data", "word_column", "label_column", "count_column")
+LIST_SETTINGS = ("data", "word_column", "label_column", "count_column", "case")
 """The settings that say which words are read."""
 
 

@@ -262,11 +262,15 @@ class TrainingRun:
         vocabulary, labels = self.model.vocabulary, choose_labels(self.model).labels
         if labels is None:
             sampled = (sample_word(network, vocabulary, generator) for _ in range(100 * number))
-            lines = words = list(islice(filter(None, sampled), number))  # an empty word is passed over
+            words = list(islice(filter(None, sampled), number))  # an empty word is passed over
+            lines = [self.model.restored(word) for word in words]
         else:
             samples = list(generate_scored(network, vocabulary, generator, number, labels=labels))
             words = [sample.word for sample in samples]
-            lines = [f"{s.word}  ({', '.join(label or 'no label' for label in s.labels)})" for s in samples]
+            lines = [
+                f"{self.model.restored(s.word)}  ({', '.join(label or 'no label' for label in s.labels)})"
+                for s in samples
+            ]
         known = self.words.number_in_training(words)
         say(f"\n{plural(len(words), 'new word')}:")
         say("\n".join(lines))
@@ -317,7 +321,7 @@ def new_run(given: Mapping[str, Any], out_dir: Path, processes: Processes) -> Tr
     members = run.ensemble if run.ensemble > 1 else None
     sizes = () if data.labels is None else data.labels.sizes
     network = build_network(plan, members, len(data.vocabulary), generator, sizes).to(device)
-    model = Model(network, data.vocabulary, plan, labels=data.labels)
+    model = Model(network, data.vocabulary, plan, labels=data.labels, capitals=words.capitals)
     trainer = make_trainer(settings, network, data.to(device), generator, processes)
     return TrainingRun(out_dir, settings, words, model, trainer, processes)
 
@@ -379,7 +383,7 @@ def device_and_words(run: RunSettings, processes: Processes) -> tuple[torch.devi
                 f"every process reads the word list: give a file with --data, not {display_name(path)}"
             )
     torch.set_num_threads(run.threads)
-    words = load_words(run.data, run.word_column, run.label_column, run.count_column)
+    words = load_words(run.data, run.word_column, run.label_column, run.count_column, run.case)
     return resolve_device(run.device), words
 
 

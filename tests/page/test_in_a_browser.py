@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from dataclasses import replace
 from pathlib import Path
 from string import ascii_letters, ascii_lowercase
 from typing import Any
@@ -14,6 +15,7 @@ from pages import DRAWN, ODD, layers_of, model_of, resize
 from torch import Generator, Tensor
 
 from makemore import Filters, Model, generate, load_model, load_words, page_html
+from makemore.data.capitals import Capitals
 from makemore.inference.generation import sample_symbols
 from makemore.lecture.sampling import next_symbol_probs
 from makemore.page.building import pack_words
@@ -108,6 +110,26 @@ def test_other_networks(sizes: dict[str, Any], open_page: Any, bundled_page: Pat
         torch.testing.assert_close(
             torch.tensor(rows, dtype=torch.float64), log_probs(model, word), atol=1e-5, rtol=0
         )
+
+
+def test_capitals_are_put_back(open_page: Any, tmp_path: Path) -> None:
+    texts_of = "return arguments[0].map((word) => makemore.network.restore([...word]))"
+    for rule in (Capitals(), Capitals(everywhere=True), Capitals(after=" -'", small=("on", "ßé"))):
+        model = replace(model_of("abhnoséßå -'"), capitals=rule)
+        known = [rule.restore(word) for word in ("han", "san-on bo", "é", "ßé-ß")]
+        page = open_page(written(tmp_path / "page.html", model, known))
+        words = ["", "han", "on", "san-on", "é-on-a", "--a", "'on' b", "ß-ßé-é", "åb-a"]
+        assert page.execute_script(texts_of, words) == [rule.restore(word) for word in words]
+        assert page.execute_script("return arguments[0].map(makemore.isKnown)", known) == [True] * len(known)
+        assert page.execute_script("return makemore.isKnown('Bo')") is False
+        field = page.find_element("id", "word")
+        field.clear()
+        field.send_keys("SAN-o")
+        assert field.get_attribute("value") == rule.restore("san-o")
+        assert page.execute_script("return makemore.state.symbols") == model.vocabulary.encode("san-o")
+        draw_again(page)
+        drawn = texts(page, "#drawn bdi:not(.label)")
+        assert drawn == [rule.restore(rule.lower(word)) for word in drawn]
 
 
 def test_filters_and_draws_are_those_of_makemore_sample(open_page: Any, bundled_page: Path) -> None:
