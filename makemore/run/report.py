@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from makemore.core.layer import Layer
-from makemore.core.text import plural
+from makemore.core.text import plural, shortened
 from makemore.data.labels import Labels
 from makemore.data.word_list import WordList
 from makemore.pictures.summary import summary
@@ -19,8 +19,8 @@ from makemore.training.evaluation import Evaluation
 from makemore.training.processes import Processes
 from makemore.training.trainer import Trainer
 
-MAX_LABELS, MAX_LABEL_LENGTH = 5, 30
-"""The number of labels that the header of a run names, and the characters of one that it shows."""
+MAX_LABELS = 5
+"""The number of labels of a column that the header of a run names."""
 
 SPLITS = ("train", "val", "test", "unseen_val", "unseen_test")
 
@@ -81,11 +81,6 @@ def describe_labels(labels: Labels) -> list[str]:
         texts += ["..."] * (len(others) > MAX_LABELS) + [f"none {without:,}"] * (without > 0)
         lines.append(f"{shortened(column.name)}: {plural(len(others), 'label')}: {', '.join(texts)}")
     return lines
-
-
-def shortened(text: str) -> str:
-    """A text as a header shows it: cut after ``MAX_LABEL_LENGTH`` characters."""
-    return text if len(text) <= MAX_LABEL_LENGTH else text[: MAX_LABEL_LENGTH - 3] + "..."
 
 
 def network_summary(network: Layer, batch_size: int) -> str:
