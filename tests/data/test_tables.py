@@ -427,8 +427,8 @@ SUGGESTED: dict[str, tuple[str, str, str]] = {
         text_of(TABLE),
         "words.txt",
         "4 columns separated by commas ('name', 'gender', 'country', 'births'): name the columns to read,"
-        " for example makemore-train --data words.txt --word-column name --label-column gender country --count-column"
-        " births; if its lines are the words as they are, say --word-column 0",
+        " for example makemore-train --data words.txt --word-column name --label-column gender country"
+        " --count-column births; if its lines are the words as they are, say --word-column 0",
     ),
     "without a header": (
         text_of(TABLE[1:], ";"),
