@@ -119,7 +119,8 @@ def number_type(knob: Knob) -> Callable[[str], float]:
 
 def given(args: argparse.Namespace, knobs: Iterable[Knob]) -> dict[str, Any]:
     """The settings that were given, by name."""
-    return {knob.name: value for knob in knobs if (value := getattr(args, knob.name)) is not None}
+    values = {knob.name: knob.normalized(getattr(args, knob.name)) for knob in knobs}
+    return {name: value for name, value in values.items() if value is not None}
 
 
 def train_parser() -> Parser:

@@ -78,7 +78,7 @@ def with_absolute_path(given: Mapping[str, Any]) -> Mapping[str, Any]:
 def absolute_path(path: str) -> str:
     """The absolute path of a file or a directory; others, such as a pipe from the shell, as they are."""
     is_kept = path in (LECTURE, STDIN) or not (os.path.isfile(path) or os.path.isdir(path))
-    return path if is_kept else str(Path(path).resolve())
+    return path if is_kept else os.path.abspath(path)  # not that of a link's target: its name may be a label
 
 
 def begin(

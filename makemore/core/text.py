@@ -125,6 +125,15 @@ def show_controls(text: str) -> str:
     return _TERMINAL_CONTROLS.sub(lambda match: f"\\x{ord(match[0]):02x}", text)
 
 
+def shortened(text: str, most: int = 40) -> str:
+    """A text as a message shows it: not more than that many characters of it.
+
+    >>> shortened("a very long label", 10)
+    'a very ...'
+    """
+    return text if len(text) <= most else text[: most - 3] + "..."
+
+
 def plural(number: int, noun: str) -> str:
     """A number of things.
 

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from makemore.core.errors import DataError
 from makemore.core.layer import LabelColumn
-from makemore.core.text import normalize, plural
+from makemore.core.text import normalize, plural, shortened
 
 MAX_LABELS = 10_000
 """The largest number of different labels in a column."""
@@ -64,10 +64,10 @@ class Labels:
         known = {column.name: column for column in columns}
         for column in self.columns:
             if column.name not in known:
-                names = ", ".join(map(repr, known)) or "none"
+                names = ", ".join(repr(shortened(name)) for name in known) or "none"
                 raise DataError(
-                    f"{source} has labels in the column {column.name!r}, which the model does not have; its"
-                    f" columns: {names}{nearest(column.name, known)}"
+                    f"{source} has labels in the column {shortened(column.name)!r}, which the model does not"
+                    f" have; its columns: {names}{nearest(column.name, known)}"
                 )
         own = {column.name: i for i, column in enumerate(self.columns)}
         rows = torch.zeros((len(self.rows), len(columns)), dtype=torch.int64)
@@ -85,10 +85,11 @@ def _renumbered(old: LabelColumn, new: LabelColumn, source: str) -> Tensor:
     number = {text: i for i, text in enumerate(new.values, start=1)}
     unknown = [text for text in old.values if text not in number]
     if unknown:
-        texts = ", ".join(f"{text!r}{nearest(text, number)}" for text in unknown[:MAX_NAMED])
+        texts = ", ".join(f"{shortened(text)!r}{nearest(text, number)}" for text in unknown[:MAX_NAMED])
         more = f" and {len(unknown) - MAX_NAMED:,} more" if len(unknown) > MAX_NAMED else ""
         raise DataError(
-            f"{source} has labels in the column {old.name!r} that the model does not know: {texts}{more}"
+            f"{source} has labels in the column {shortened(old.name)!r} that the model does not know:"
+            f" {texts}{more}"
         )
     return torch.tensor([0, *(number[text] for text in old.values)])
 
@@ -97,7 +98,7 @@ def nearest(text: str, known: Mapping[str, object] | Sequence[str]) -> str:
     """The most similar of the known texts as a hint that follows an unknown one; "" if none is similar."""
     by_small_letters = {name.casefold(): name for name in known}
     similar = get_close_matches(text.casefold(), by_small_letters, 1)
-    return f" (did you mean {by_small_letters[similar[0]]!r}?)" if similar else ""
+    return f" (did you mean {shortened(by_small_letters[similar[0]])!r}?)" if similar else ""
 
 
 class LabelEncoder:
@@ -133,15 +134,15 @@ class LabelEncoder:
                 text = " ".join(text.split())  # as in words
             if text not in numbers and len(numbers) > MAX_LABELS:
                 raise DataError(
-                    f"the column {name!r} has more than {MAX_LABELS:,} different labels: choose a column"
-                    " whose labels are shared by many words"
+                    f"the column {shortened(name)!r} has more than {MAX_LABELS:,} different labels: choose"
+                    " a column whose labels are shared by many words"
                 )
             key.append(numbers.setdefault(text, len(numbers)))
         number = self._combinations.setdefault(tuple(key), len(self._combinations))
         if number >= MAX_COMBINATIONS:
             raise DataError(
-                f"the columns {', '.join(map(repr, self.names))} have more than {MAX_COMBINATIONS:,}"
-                " different combinations of labels: choose fewer of them"
+                f"the columns {', '.join(map(repr, map(shortened, self.names)))} have more than"
+                f" {MAX_COMBINATIONS:,} different combinations of labels: choose fewer of them"
             )
         return number
 
@@ -154,7 +155,7 @@ class LabelEncoder:
         for name, numbers in zip(self.names, self._numbers, strict=True):
             values = tuple(sorted(numbers.keys() - {""}))
             if not values:
-                raise DataError(f"the column {name!r} has no labels: all its fields are empty")
+                raise DataError(f"the column {shortened(name)!r} has no labels: all its fields are empty")
             columns.append(LabelColumn(name, values))
             new = {text: i for i, text in enumerate(values, start=1)} | {"": 0}
             tables.append([new[text] for text in numbers])
@@ -176,6 +177,8 @@ def encode_labels(
     """
     for name, given in labels.items():
         if len(given) != num_words:
-            raise DataError(f"the column {name!r} has {plural(len(given), 'label')} for {num_words:,} words")
+            raise DataError(
+                f"the column {shortened(name)!r} has {plural(len(given), 'label')} for {num_words:,} words"
+            )
     encoder = LabelEncoder([*labels])
     return encoder, array("i", map(encoder.encode, zip(*labels.values(), strict=True)))

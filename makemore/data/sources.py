@@ -12,7 +12,7 @@ from pathlib import Path
 from makemore.core.errors import DataError
 from makemore.core.text import normalize, plural
 from makemore.data.labels import LabelEncoder
-from makemore.data.reading import WordFile, display_name, is_compressed
+from makemore.data.reading import STDIN, WordFile, display_name, is_compressed
 from makemore.data.tables import SAMPLE, Block, Columns, Notes, TableReader, check_is_list
 
 LABEL = "label"
@@ -38,7 +38,7 @@ class WordSource:
         self.name = _name_of(paths)
         self._paths, self._columns, self._notes = paths, columns, Notes()
         self._files = [file for path in paths for file in self._files_of(path)]
-        for file, times in Counter(map(os.path.realpath, self._files)).items():
+        for file, times in Counter(map(_real_path, self._files)).items():
             if times > 1:
                 raise DataError(f"the word list {file} is given twice: give each list once")
         self._table = TableReader(columns, self._notes) if columns.is_table else None
@@ -113,6 +113,14 @@ class WordSource:
     def left_out(self) -> list[str]:
         """The rows that were left out, each kind in a text."""
         return self._notes.left_out()
+
+
+def _real_path(path: str) -> str:
+    """The path by which a file is known however it is given; itself if it cannot be one."""
+    try:
+        return path if path == STDIN else os.path.realpath(path)
+    except ValueError:  # a NUL character
+        return path
 
 
 def _name_of(paths: Sequence[str]) -> str:

@@ -21,9 +21,9 @@ from typing import Any, NamedTuple
 
 from makemore.core.errors import DataError
 from makemore.core.shell import quoted
-from makemore.core.text import normalize, plural
+from makemore.core.text import normalize, plural, shortened
 from makemore.data.labels import LabelEncoder, nearest
-from makemore.data.reading import is_compressed
+from makemore.data.reading import display_name, is_compressed
 
 WHOLE_LINES = "0"
 """The word column of a list whose lines are the words, whatever is in them."""
@@ -40,6 +40,12 @@ number of columns; the other share is for a file with one of ``TABLE_SUFFIXES``,
 
 SAMPLE = 2**16
 """The characters at the beginning of a list from which its kind and its separator are known."""
+
+QUOTE = '"'
+"""The quotation mark of tables."""
+
+MAX_COLUMNS, MAX_SUGGESTED = 10, 3
+"""How many columns a message names, and how many columns of labels it suggests."""
 
 MAX_COUNT = 10**12
 """The largest count of a row."""
@@ -178,23 +184,40 @@ def check_is_list(text: str, path: str, paths: Sequence[str]) -> None:
     """
     name = path.removesuffix(Path(path).suffix) if is_compressed(path) else path
     by_name = Path(name).suffix.lower() in TABLE_SUFFIXES
+    if not by_name and not any(ch in text for ch in [*SEPARATORS, QUOTE]):
+        return
     separator = separator_of(text)
     rows = sample_rows(text, separator)
-    width, number = _most_common_width(rows)
+    if not rows or (len(rows) < LEAST_ROWS and not by_name):
+        return
     share = NAMED_TABLE_SHARE if by_name else TABLE_SHARE
-    if not number or number < share * len(rows) or (len(rows) < LEAST_ROWS and not by_name):
-        return
+    width, number = _most_common_width(rows)
     last_name_first = separator == "," and width == 2 and text.count(", ") >= 0.5 * number
-    if last_name_first and not by_name:
+    if number >= share * len(rows) and (by_name or not last_name_first):
+        what = f"{width} columns separated by {SEPARATORS[separator]}"
+    elif _is_quoted(text, share) or (by_name and len(rows[0]) == 1 and has_header(rows[:1])):
+        what, width = "one column", 1
+    else:
         return
-    header = [normalize(text).strip() for text in rows[0]] if has_header(rows) else None
-    names = f" ({', '.join(header)})" if header else ""
+    header = [" ".join(normalize(text).split()) for text in rows[0]] if has_header(rows) else None
+    names = f" ({listed(header)})" if header else ""
     raise DataError(
-        f"{'stdin' if path == '-' else path} looks like a table of {width} columns separated by"
-        f" {SEPARATORS[separator]}{names}: name the columns to read, for example makemore-train --data"
-        f" {' '.join(map(quoted, paths))} {_suggestion(rows, header, width)}; if its lines are the words as"
-        f" they are, say --word-column {WHOLE_LINES}"
+        f"{display_name(path)} looks like a table of {what}{names}: name the columns to read, for example"
+        f" makemore-train --data {' '.join(map(quoted, paths))} {_suggestion(rows, header, width)}; if its"
+        f" lines are the words as they are, say --word-column {WHOLE_LINES}"
     )
+
+
+def _is_quoted(text: str, share: float) -> bool:
+    """Whether that share of the lines of a text is in quotation marks."""
+    lines = [line.strip() for line in text.split("\n") if line.strip()]
+    return sum(line[:1] == line[-1:] == QUOTE and len(line) > 1 for line in lines) >= share * len(lines)
+
+
+def listed(names: Sequence[str]) -> str:
+    """The names of columns in quotes, the first ``MAX_COLUMNS`` of them."""
+    texts = [repr(shortened(name)) for name in names[:MAX_COLUMNS]]
+    return ", ".join([*texts, *(["..."] if len(names) > MAX_COLUMNS else [])])
 
 
 def _suggestion(rows: list[list[str]], header: list[str] | None, width: int) -> str:
@@ -203,7 +226,7 @@ def _suggestion(rows: list[list[str]], header: list[str] | None, width: int) -> 
     fields = [[row[i].strip() for row in body] for i in range(width)]
     lower = [name.lower() for name in header] if header else [""] * width
     name_of = [
-        name if header and header.count(name) == 1 and not name.isdigit() and name[:1] not in ("", "-") else i
+        name if header and header.count(name) == 1 and _can_be_typed(name) else i
         for i, name in enumerate(header or [""] * width, start=1)
     ]
     different = [len({text for text in column if text}) for column in fields]
@@ -218,7 +241,7 @@ def _suggestion(rows: list[list[str]], header: list[str] | None, width: int) -> 
         f"{flag} {' '.join(quoted(name_of[i]) for i in chosen)}"
         for flag, chosen in (
             ("--word-column", [word]),
-            ("--label-column", labels),
+            ("--label-column", labels[:MAX_SUGGESTED]),
             ("--count-column", counts[:1]),
         )
         if chosen
@@ -227,7 +250,16 @@ def _suggestion(rows: list[list[str]], header: list[str] | None, width: int) -> 
 
 def _is_rank(texts: Sequence[str]) -> bool:
     """Whether a column counts its rows: 1, 2, 3, or from another number on."""
-    return all(text.isdigit() for text in texts) and all(int(b) == int(a) + 1 for a, b in pairwise(texts))
+    return all(map(_is_whole, texts)) and all(int(b) == int(a) + 1 for a, b in pairwise(texts))
+
+
+def _is_whole(text: str) -> bool:
+    return text.isascii() and text.isdigit() and len(text) <= len(str(MAX_COUNT))
+
+
+def _can_be_typed(name: str) -> bool:
+    """Whether a column can be chosen by its name as an argument of a command: not if it looks like a flag."""
+    return name.isprintable() and not name.isdigit() and name[:1] not in ("", "-") and name == shortened(name)
 
 
 class _Rows:
@@ -309,7 +341,13 @@ class TableReader:
                 notes.without_word += 1
                 continue
             if c is not None:
-                count = self._count(row[c], f"{name}, line {rows.line:,}, column {found.title(c)}")
+                digits = row[c].strip()
+                count = int(digits) if _is_whole(digits) else MAX_COUNT + 1
+                if count > MAX_COUNT:
+                    raise DataError(
+                        f"{name}, line {rows.line:,}, column {found.title(c)}: a count is a whole number from"
+                        f" 0 to {MAX_COUNT:,}, not {shortened(row[c])!r}"
+                    )
                 if count == 0:
                     notes.with_count_0 += 1
                     continue
@@ -326,14 +364,7 @@ class TableReader:
         if words:
             yield _block(words, row_of, counts)
         if num_rows == 0:
-            raise DataError(f"{name} has only a header, no rows: {', '.join(found.header or [])}")
-
-    def _count(self, text: str, where: str) -> int:
-        """The count of a row. Raises DataError, which begins with ``where``, unless it is a whole number."""
-        digits = text.strip()
-        if digits.isascii() and digits.isdigit() and (len(digits) <= 12 or int(digits) <= MAX_COUNT):
-            return int(digits)
-        raise DataError(f"{where}: a count is a whole number from 0 to {MAX_COUNT:,}, not {text[:40]!r}")
+            raise DataError(f"{name} has only a header, no rows: {listed(found.header or [])}")
 
 
 class _Found:
@@ -367,10 +398,10 @@ class _Found:
         if positions:
             numbers = " and ".join(str(i + 1) for i in positions)
             raise DataError(
-                f"{self.table} has {len(positions)} columns {name!r}: choose by number, {numbers}"
+                f"{self.table} has {len(positions)} columns {listed([name])}: choose by number, {numbers}"
             )
-        names = f": {', '.join(map(repr, header))}" if header else ""
-        which = f"number {column}" if column.isdigit() else repr(column)
+        names = f": {listed(header)}" if header else ""
+        which = f"number {shortened(column)}" if column.isdigit() else listed([column])
         raise DataError(
             f"{self.table} has no column {which}{nearest(name, header)}; it has"
             f" {plural(self.width, 'column')}{names}"
@@ -379,7 +410,7 @@ class _Found:
     def title(self, position: int) -> str:
         """The name of a column in quotes, or its number."""
         name = self.header[position] if self.header else ""
-        return repr(name) if name else f"{position + 1}"
+        return listed([name]) if name else f"{position + 1}"
 
     def names(self, positions: Sequence[int]) -> list[str]:
         """The names of columns, all different: those of the header, or "column 3"."""

@@ -18,7 +18,7 @@ import os
 import unicodedata
 import urllib.request
 from array import array
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple, TypeAlias
@@ -160,13 +160,13 @@ class WordList:
         """
         require_words(words, "WordList.of")
         text = "\n".join(words).replace("\r\n", "\n").replace("\r", "\n")
-        if labels is None and counts is None:
+        if not labels and counts is None:
             return _word_list([Block(text)], source)
         if text.count("\n") != max(0, len(words) - 1) or not all(map(str.strip, words)):
             raise DataError(
                 f"labels and counts need words of one line each without blank ones: {source} has others"
             )
-        encoder, row_of = encode_labels(labels, len(words)) if labels is not None else (None, None)
+        encoder, row_of = encode_labels(labels, len(words)) if labels else (None, None)
         if counts is not None and (len(counts) != len(words) or not all(map(_is_count, counts))):
             raise DataError(f"counts are whole numbers from 1 to {MAX_COUNT:,}, one for each word")
         numbers = None if counts is None else array("q", map(int, counts))
@@ -336,11 +336,16 @@ class WordList:
 
 
 def _word_list(
-    blocks: Iterable[Block], source: str, encoder: LabelEncoder | None = None, case: str = "keep"
+    blocks: Iterable[Block],
+    source: str,
+    encoder: LabelEncoder | None = None,
+    left_out: Callable[[], Sequence[str]] = tuple,
+    case: str = "keep",
 ) -> WordList:
     """The word list of a text, given in blocks of whole lines; ``encoder`` is that of the labels' numbers.
 
-    For ``case`` see ``read_words``.
+    ``left_out`` gives what the blocks lack, for the message of a list with too few words. For ``case`` see
+    ``read_words``.
     """
     stream, digest, number = StreamEncoder(), hashlib.sha256(), 0
     changed, dropped, characters = 0, 0, set[str]()
@@ -365,7 +370,8 @@ def _word_list(
             if given is not None:
                 collected += given if len(given) == len(words) else _of_words(given, composed)
     if number < LEAST_WORDS:
-        raise DataError(f"{source} has {_why_too_few(first)}")
+        more = f" ({', '.join(left_out())} left out)" if left_out() else ""
+        raise DataError(f"{source} has {_why_too_few(first)}{more}")
     slabs, vocabulary, table = stream.end()
     found = find_rule(slabs, stream.characters, number) if case == "auto" else None
     if found is not None:
@@ -449,12 +455,7 @@ def read_words(
     labels = [label_columns] if isinstance(label_columns, Column) else label_columns
     word, count = (None if column is None else str(column) for column in (word_column, count_column))
     lists = WordSource([*map(str, paths)], Columns(word, tuple(map(str, labels)), count))
-    try:
-        words = _word_list(lists.blocks(), lists.name, lists.encoder, case)
-    except DataError as error:
-        if left_out := lists.left_out():
-            raise DataError(f"{error} ({', '.join(left_out)} left out)") from error
-        raise
+    words = _word_list(lists.blocks(), lists.name, lists.encoder, lists.left_out, case)
     return replace(words, notes=(*lists.notes(), *words.notes))
 
 

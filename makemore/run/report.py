@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from makemore.core.layer import Layer
-from makemore.core.text import plural
+from makemore.core.text import plural, shortened
 from makemore.data.capitals import has_capitals
 from makemore.data.labels import Labels
 from makemore.data.word_list import WordList
@@ -21,8 +21,8 @@ from makemore.training.evaluation import Evaluation
 from makemore.training.processes import Processes
 from makemore.training.trainer import Trainer
 
-MAX_LABELS, MAX_LABEL_LENGTH = 5, 30
-"""The number of labels that the header of a run names, and the characters of one that it shows."""
+MAX_LABELS = 5
+"""The number of labels of a column that the header of a run names."""
 
 SPLITS = ("train", "val", "test", "unseen_val", "unseen_test")
 
@@ -84,11 +84,6 @@ def describe_labels(labels: Labels) -> list[str]:
         texts += ["..."] * (len(others) > MAX_LABELS) + [f"none {without:,}"] * (without > 0)
         lines.append(f"{shortened(column.name)}: {plural(len(others), 'label')}: {', '.join(texts)}")
     return lines
-
-
-def shortened(text: str) -> str:
-    """A text as a header shows it: cut after ``MAX_LABEL_LENGTH`` characters."""
-    return text if len(text) <= MAX_LABEL_LENGTH else text[: MAX_LABEL_LENGTH - 3] + "..."
 
 
 def capitals_note(words: WordList) -> str:

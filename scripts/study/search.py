@@ -18,6 +18,7 @@ OUT_DIR, and the best flags are printed. In a clone, pip install ".[search]" ins
 from __future__ import annotations
 
 import argparse
+import json
 import math
 import shlex
 import sys
@@ -179,7 +180,8 @@ class Objective:
         best, words = study.best_trial, ["makemore-train"]
         found = {name: suggest(best, name, values) for name, values in self.ranges.items()}
         for name, value in {**self.common, **found}.items():
-            words += [flag(name)] if value is True else [flag(name), str(value)]
+            texts = value if isinstance(value, tuple) else [] if value is True else [value]
+            words += [flag(name), *map(str, texts)]
         default = [f", of the defaults {t.value:.4f}" for t in done if t.user_attrs.get("defaults")]
         vals = f"{best.value:.4f}{''.join(default[:1])}"
         return f"best val of {len(done)} completed trials: {vals}\n{shlex.join(words)}"
@@ -263,7 +265,7 @@ def search(args: argparse.Namespace, train_flags: Sequence[str]) -> None:
     common = given(parsed, flags())
     if parsed.resume or parsed.overwrite or parsed.out_dir != Path("out"):
         raise UsageError("a search keeps no runs: leave out --out-dir, --resume and --overwrite")
-    if "seed" in common or common.get("data") == "-":
+    if "seed" in common or "-" in (common.get("data") or ()):
         raise UsageError("a search has --seeds and reads its list many times: leave out --seed and --data -")
     for seed in args.seeds:
         RUN["seed"].check(seed)
@@ -275,7 +277,7 @@ def search(args: argparse.Namespace, train_flags: Sequence[str]) -> None:
     training_run = new_run(common, args.out_dir, ONE_PROCESS)
     runs = {
         "ranges": {name: optuna.distributions.distribution_to_json(d) for name, d in ranges.items()},
-        "flags": {name: value for name, value in common.items() if name != "data"},
+        "flags": json.loads(json.dumps({name: value for name, value in common.items() if name != "data"})),
         "words": training_run.words.fingerprint,
         "seeds": args.seeds,
     }

@@ -141,6 +141,7 @@ def test_bad_and_impossible_trials_are_pruned(
         (["--search", "lr=1:2", "--", "--lr", "1"], "a setting is given twice"),
         (["--search", "lr=1:2", "--", "--speed", "1"], "makemore-train: unrecognized arguments: --speed"),
         (["--search", "lr=1:2", "--", "--seed", "1"], "a search has --seeds"),
+        (["--search", "lr=1:2", "--", "--data", "a.txt", "-"], "and reads its list many times"),
         (["--search", "lr=1:2", "--", "--resume"], "a search keeps no runs"),
         (["--search", "lr=1:2", "--seeds", "-1"], "seed must be a whole number from 0"),
         (["--search", "lr=1:2", "--", "--data", "/nowhere"], "cannot read the word list /nowhere"),
