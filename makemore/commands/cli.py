@@ -147,7 +147,7 @@ def train_main(argv: Sequence[str] | None = None) -> int:
 SAMPLE_NOTES = """\
 Each character is sampled with these flags, applied in this order: --temperature, --min-length (the
 word cannot end before), --top-k, --top-p, --max-length (the word is cut there). Then --novel and
---unique leave out whole words. --samples counts the words that are printed, --draws those that are
+--unique leave out whole words. --samples counts the words that are printed, --sampled all that are
 sampled. --with-score prints the likelihood under the model itself, whatever these flags are.
 
 To sample the same words in the same order with eight processes, here by GNU parallel:
@@ -181,7 +181,7 @@ def sample_parser() -> Parser:
     short = {"samples": ["-n"], "output": ["-o"]}
     how_many = parser.add_mutually_exclusive_group()
     for name, knob in SampleSettings.knobs().items():
-        add_flag(how_many if name in ("samples", "draws") else parser, knob, *short.get(name, ()))
+        add_flag(how_many if name in ("samples", "sampled") else parser, knob, *short.get(name, ()))
     return parser
 
 

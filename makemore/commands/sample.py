@@ -99,7 +99,7 @@ def words_to_sample(wanted: SampleSettings) -> tuple[int | None, range]:
     The number is None if it depends on which words --novel and --unique reject. Raises UsageError on a shard
     that depends on the shards before it.
     """
-    number = wanted.draws
+    number = wanted.sampled
     if number is None and not (wanted.unique or wanted.novel):
         number = wanted.samples
     if wanted.shard is None:
@@ -114,7 +114,7 @@ def words_to_sample(wanted: SampleSettings) -> tuple[int | None, range]:
         )
     if number is None:
         raise UsageError(
-            "--shard with --novel needs --draws in place of --samples: a shard does not know how many words"
+            "--shard with --novel needs --sampled in place of --samples: a shard does not know how many words"
             " the shards before it leave out"
         )
     return number, part
@@ -166,7 +166,7 @@ def allowed(
         word = normalize(sample.word)
         if word in training_words or word in earlier:
             rejected += 1
-            if wanted.draws is None and rejected == MAX_REJECTED:
+            if wanted.sampled is None and rejected == MAX_REJECTED:
                 kind = " and ".join(k for k in ("unique", "novel") if getattr(wanted, k))
                 raise MakemoreError(
                     f"{found:,} of {plural(most, 'word')}: none of the last {MAX_REJECTED:,} sampled was"

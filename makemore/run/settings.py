@@ -138,7 +138,7 @@ class SampleSettings(Knobs):
     """The settings of ``makemore-sample``."""
 
     samples: int = knob(20, "number of words to print", 0, 10**9)
-    draws: int | None = knob(
+    sampled: int | None = knob(
         None, "number of words to sample, of which --novel and --unique leave out some", 0, 10**9
     )
     seed: int | None = knob(

@@ -516,7 +516,7 @@ def test_resuming_any_model_file(changes: Any) -> None:
 
 LARGEST = {
     **{"steps": 3, "batch_size": 64, "block_size": 16, "n_embd": 8, "n_hidden": 16, "samples": 2},
-    **{"samples": 3, "draws": 20, "max_length": 20, "ensemble": 3},
+    **{"samples": 3, "sampled": 20, "max_length": 20, "ensemble": 3},
 }
 """The largest values of flags that make a case slow; 50 for flags that are not here."""
 

@@ -118,8 +118,8 @@ def test_batches_without_words_to_write_are_not_sampled(
 
 
 def test_novel_words_in_shards(model_file: Path, tmp_path: Path) -> None:
-    """--draws fixes the words of each shard. Without repeated words, the joined shards equal --unique."""
-    argv = [model_file, "--draws", 900, "--seed", 4, "--novel", "--with-score", "--max-length", 3]
+    """--sampled fixes the words of each shard. Without repeated words, the joined shards equal --unique."""
+    argv = [model_file, "--sampled", 900, "--seed", 4, "--novel", "--with-score", "--max-length", 3]
     whole = written(tmp_path / "words", *argv)
     assert 100 < whole.count(b"\n") < 900
     for n in (2, 5):
@@ -200,9 +200,9 @@ def test_scoring_stdin_in_shards(
         (["--shard", "0/2"], 2, "--shard must be I/N"),
         (["--shard", "1"], 2, "--shard must be I/N"),
         (["--shard", "1/2"], 2, "--shard needs --seed"),
-        (["--shard", "1/2", "--seed", "1", "--novel"], 2, "--shard with --novel needs --draws"),
-        (["--shard", "1/2", "--seed", "1", "--unique", "--draws", "9"], 2, r"awk '!seen\[\$0\]\+\+'"),
-        (["--samples", "9", "--draws", "9"], 2, "--draws: not allowed with argument -n/--samples"),
+        (["--shard", "1/2", "--seed", "1", "--novel"], 2, "--shard with --novel needs --sampled"),
+        (["--shard", "1/2", "--seed", "1", "--unique", "--sampled", "9"], 2, r"awk '!seen\[\$0\]\+\+'"),
+        (["--samples", "9", "--sampled", "9"], 2, "--sampled: not allowed with argument -n/--samples"),
         (["--output", "/nowhere/words.txt"], 1, "cannot write /nowhere/words.txt: No such file"),
         (["--output", "/dev/null"], 2, "cannot write /dev/null: it is not a regular file"),
         (["--output", "/"], 2, "cannot write /: it is not a regular file"),
