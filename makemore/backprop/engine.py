@@ -75,24 +75,24 @@ class Step:
         self.embedding = make_embedding(embedding, X, grad_buffer, inplace_ok=False)
         self.keep_mask = self.embedding.add_keep_mask() if drops else None
         counts = use_counts(nodes)
-        parts: list[Any] = [self.embedding]
+        derivatives: list[Any] = [self.embedding]
         for layer, inputs in nodes[1:]:
-            read = [parts[j].y for j in inputs]
-            inplace = [counts[j] == 1 and not parts[j].needs_output for j in inputs]
+            read = [derivatives[j].y for j in inputs]
+            inplace = [counts[j] == 1 and not derivatives[j].needs_output for j in inputs]
             if layer is None:
-                parts.append(SumDerivative(*read, *inplace))
+                derivatives.append(SumDerivative(*read, *inplace))
                 continue
             make, shape = derivative_class(layer), values[inputs[0]].shape
             if window_of(layer):
-                parts.append(make(layer, read[0].view(shape), grad_buffer, inplace[0]))
+                derivatives.append(make(layer, read[0].view(shape), grad_buffer, inplace[0]))
             elif keeps_positions(layer):
-                parts.append(make(layer, read[0], grad_buffer, inplace[0]))
+                derivatives.append(make(layer, read[0], grad_buffer, inplace[0]))
             else:
                 derivative = make(layer, read[0].view(shape), grad_buffer, inplace[0])
-                parts.append(FullShapeDerivative(derivative))
-        self.forward: list[Kernel] = [run for part in parts for run in part.forward]
-        self.backward = Backward(nodes, parts)
-        self.logits = parts[-1].y.view(values[-1].shape)
+                derivatives.append(FullShapeDerivative(derivative))
+        self.forward: list[Kernel] = [kernel for each in derivatives for kernel in each.forward]
+        self.backward = Backward(nodes, derivatives)
+        self.logits = derivatives[-1].y.view(values[-1].shape)
         self.dlogits = torch.empty_like(self.logits)
 
     def __call__(self, X: Tensor, minus_Y: Tensor, logprobs: Tensor) -> None:
@@ -102,8 +102,8 @@ class Step:
         of the mean loss, -lr/B for a step of SGD.
         """
         self.embedding.x = X
-        for run in self.forward:
-            run()
+        for kernel in self.forward:
+            kernel()
         self.backward(self.logit_derivative(self.logits, minus_Y, logprobs))
 
     # loss = -sum over i and v of Y[i, v] log softmax(logits[i])[v]:
@@ -120,43 +120,44 @@ class Step:
 class Backward:
     """The backward passes of all nodes of a network, from the last to the first.
 
-    If several nodes read a value, the derivative with respect to it is the sum of theirs. A part with
-    ``add_to``, such as ``windows.TakeDerivative``, has a derivative at few positions only. It is added last.
+    If several nodes read a value, the derivative with respect to it is the sum of theirs. A layer whose
+    derivative has ``add_to``, such as ``windows.TakeDerivative``, reads few positions only. Its share is
+    added last.
     """
 
-    def __init__(self, nodes: Sequence[Node], parts: Sequence[Any]) -> None:
-        self.parts, self.inputs = parts, [node.inputs for node in nodes]
-        self.partial = [hasattr(part, "add_to") for part in parts]
+    def __init__(self, nodes: Sequence[Node], derivatives: Sequence[Any]) -> None:
+        self.derivatives, self.inputs = derivatives, [node.inputs for node in nodes]
+        self.partial = [hasattr(each, "add_to") for each in derivatives]
         self.late: list[list[int]] = [[] for _ in nodes]  # the partial readers of each node
         for j, inputs in enumerate(self.inputs):
             if self.partial[j]:
                 self.late[inputs[0]].append(j)
         in_a_row = all(inputs == (i - 1,) for i, inputs in enumerate(self.inputs))
-        self.in_a_row = parts[::-1] if in_a_row and not any(self.partial) else None
+        self.in_a_row = derivatives[::-1] if in_a_row and not any(self.partial) else None
 
     def __call__(self, dy: Tensor) -> None:
         if self.in_a_row is not None:  # saves 2.5 % of a step at batch 32
-            for part in self.in_a_row:
-                dy = part.backward(dy)
+            for each in self.in_a_row:
+                dy = each.backward(dy)
             return
-        derivatives = {len(self.parts) - 1: dy}  # with respect to the outputs of the nodes
-        for i in range(len(self.parts) - 1, -1, -1):
+        dys = {len(self.derivatives) - 1: dy}  # with respect to the outputs of the nodes
+        for i in range(len(self.derivatives) - 1, -1, -1):
             for j in self.late[i]:
-                if i in derivatives:
-                    self.parts[j].add_to(derivatives[i], derivatives[j])
+                if i in dys:
+                    self.derivatives[j].add_to(dys[i], dys[j])
                 else:
-                    derivatives[i] = self.parts[j].backward(derivatives[j])
+                    dys[i] = self.derivatives[j].backward(dys[j])
             if self.partial[i]:
                 continue
             if len(self.inputs[i]) == 1:
-                self._add(derivatives, self.inputs[i][0], self.parts[i].backward(derivatives[i]))
-            else:  # a sum: each input gets a copy, as derivatives are changed in place
+                self._add(dys, self.inputs[i][0], self.derivatives[i].backward(dys[i]))
+            else:  # a sum: each input gets a copy, as it is changed in place
                 for j in self.inputs[i]:
-                    self._add(derivatives, j, derivatives[i].clone())
+                    self._add(dys, j, dys[i].clone())
 
     @staticmethod
-    def _add(derivatives: dict[int, Tensor], i: int, dx: Tensor) -> None:
-        derivatives[i] = derivatives[i].add_(dx) if i in derivatives else dx
+    def _add(dys: dict[int, Tensor], i: int, dx: Tensor) -> None:
+        dys[i] = dys[i].add_(dx) if i in dys else dx
 
 
 def known_nodes(network: Layer) -> list[Node]:
@@ -258,11 +259,11 @@ The tensors given have the same values after the recording as before.
 """
 
 
-def capture_cuda_graph(run: Kernel, tensors: Sequence[Tensor]) -> Kernel:
-    """Record the kernels of ``run`` as a CUDA graph; returns its replay. Raises RuntimeError on failure.
+def capture_cuda_graph(kernel: Kernel, tensors: Sequence[Tensor]) -> Kernel:
+    """Record a kernel as a CUDA graph; returns its replay. Raises RuntimeError on failure.
 
     The graph stores addresses only, so all tensors that the kernels read and write must be kept alive and in
-    place. ``run`` is called a few times first, on another stream, as recording requires.
+    place. The kernel is called a few times first, on another stream, as recording requires.
     """
     before = [tensor.clone() for tensor in tensors]
     graph = torch.cuda.CUDAGraph()
@@ -272,10 +273,10 @@ def capture_cuda_graph(run: Kernel, tensors: Sequence[Tensor]) -> Kernel:
             stream.wait_stream(torch.cuda.current_stream())
             with torch.cuda.stream(stream):
                 for _ in range(3):
-                    run()
+                    kernel()
             torch.cuda.current_stream().wait_stream(stream)
             with torch.cuda.graph(graph):
-                run()  # recorded, not executed
+                kernel()  # recorded, not executed
     finally:
         for tensor, value in zip(tensors, before, strict=True):
             tensor.copy_(value)
@@ -288,8 +289,8 @@ class _Recorded:
     def __init__(self, step: Step, X: Tensor, capture: Capture, tensors: Sequence[Tensor]) -> None:
         self.X, self.minus_Y = X.flatten().clone(), torch.zeros_like(step.logits)
         self.logprobs = torch.empty_like(self.minus_Y)
-        self.run = partial(step, self.X, self.minus_Y, self.logprobs)  # keeps the step's buffers alive
-        self.replay = capture(self.run, tensors)
+        self.step = partial(step, self.X, self.minus_Y, self.logprobs)  # keeps the step's buffers alive
+        self.replay = capture(self.step, tensors)
 
     def __call__(self, X: Tensor, minus_Y: Tensor, logprobs: Tensor) -> None:
         self.X.copy_(X)
@@ -333,22 +334,24 @@ class BackpropEngine:
             return losses
         with torch.inference_mode(False), torch.no_grad():
             self._prepare(X)
-            step, run = self._step(X[0], Y[0])
+            step, compute = self._step(X[0], Y[0])
         many = max(1, MAX_STORED_VALUES // step.logits.numel())
         with torch.inference_mode():  # saves up to 2.5 % of the time
             for i in range(0, len(lrs), many):
                 piece = slice(i, i + many)
-                losses[piece] = self._sgd_piece(step, run, X[piece], Y[piece], lrs[piece])
+                losses[piece] = self._sgd_piece(step, compute, X[piece], Y[piece], lrs[piece])
         return losses
 
     @staticmethod
-    def _sgd_piece(step: Step, run: Step | _Recorded, X: Tensor, Y: Tensor, lrs: Sequence[float]) -> Tensor:
+    def _sgd_piece(
+        step: Step, compute: Step | _Recorded, X: Tensor, Y: Tensor, lrs: Sequence[float]
+    ) -> Tensor:
         minus_Y, logprobs = step.logits.new_empty(2, len(lrs), *step.logits.shape).unbind()
         write_distributions(Y, out=minus_Y)
         minus_Y.mul_(minus_Y.new_tensor([lr / Y.shape[1] for lr in lrs]).view(-1, 1, 1))
         rows = X.flatten(1)  # (steps, B, T) -> (steps, B*T)
         for batch in zip(rows.unbind(), minus_Y.unbind(), logprobs.unbind(), strict=True):
-            run(*batch)
+            compute(*batch)
         return mean_losses(logprobs, Y)
 
     def gradients(self, X: Tensor, Y: Tensor, keep_mask: Tensor | None = None) -> Tensor:
@@ -358,7 +361,7 @@ class BackpropEngine:
             raise ValueError(f"keep_mask has the shape {tuple(keep_mask.shape)}, the batch {symbols}")
         with torch.inference_mode(False), torch.no_grad():
             self._prepare(X)
-            step, run = self._step(X, Y, drops=keep_mask is not None, gradients=True)
+            step, compute = self._step(X, Y, drops=keep_mask is not None, gradients=True)
             if step.keep_mask is not None and keep_mask is not None:
                 step.keep_mask.copy_(keep_mask.reshape(-1, 1))
             minus_Y, logprobs = step.logits.new_empty(2, *step.logits.shape).unbind()
@@ -366,7 +369,7 @@ class BackpropEngine:
             minus_Y.div_(-len(Y))
             if self._grads:
                 torch._foreach_zero_(self._grads)
-            run(X.flatten(), minus_Y, logprobs)
+            compute(X.flatten(), minus_Y, logprobs)
             for p, grad in zip(self._trained, self._grads, strict=True):
                 p.grad = grad
             for p in self._frozen:
@@ -421,9 +424,9 @@ class BackpropEngine:
                 X, Y, drops, buffers.__getitem__ if gradients else lambda p: buffers.get(p, p)
             )
             self._steps[key] = step, self._recorded(step, X)
-        step, run = self._steps[key]
+        step, compute = self._steps[key]
         self.note = step.note
-        return step, run
+        return step, compute
 
     def _new_step(self, X: Tensor, Y: Tensor, drops: bool, grad_buffer: GradBuffer) -> Step:
         """A new step for batches like X and Y. With ``drops`` it drops embeddings."""

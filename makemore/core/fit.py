@@ -44,15 +44,17 @@ def check_data(
 
 def check_logits(logits: Tensor, X: Tensor) -> Tensor:
     """A network's logits for contexts X (B, T). Raises UsageError unless their shape is (B, V)."""
-    if logits.ndim != 2 or len(logits) != len(X):
-        advice = ""
+    if isinstance(logits, Tensor) and logits.ndim == 2 and len(logits) == len(X):
+        return logits
+    found, advice = f"a {type(logits).__name__}", ""
+    if isinstance(logits, Tensor):
+        found = str(tuple(logits.shape))
         if logits.ndim == 3:
             advice = f"; concatenate what is left, as FlattenConsecutive({logits.shape[1]}) does"
-        raise UsageError(
-            "a network must give logits (B, vocab_size), one row for each context, but this one gives"
-            f" {tuple(logits.shape)} for contexts {tuple(X.shape)}{advice}"
-        )
-    return logits
+    raise UsageError(
+        "a network must give logits (B, vocab_size), one row for each context, but this one gives"
+        f" {found} for contexts {tuple(X.shape)}{advice}"
+    )
 
 
 def check_examples(network: Layer, examples: Any) -> None:

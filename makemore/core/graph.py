@@ -35,7 +35,6 @@ INPUT = -1
 MAX_POSITIONS = 2**40
 """The largest number of positions of a context: without a limit, a few layers could ask for huge numbers."""
 
-
 AFFINE_TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-3}
 """How far an affine layer may be from its scale and shift, as a share of the terms; 0.1 for other dtypes."""
 
@@ -232,9 +231,9 @@ def check_declarations(network: Layer, nodes: Sequence[Node], X: Tensor) -> None
             x = values[inputs[0]]
             if (window := window_of(layer)) is not None:
                 _check_window(layer, window, x, out)
-            elif declared(layer, "pointwise"):
+            if declared(layer, "pointwise"):
                 _check_pointwise(layer, x, out)
-            elif declared(layer, "affine"):
+            if declared(layer, "affine"):
                 _check_affine(layer, x, out)
             if declared(layer, "stochastic") and not same_values(out, x):
                 raise FalseDeclaration(
@@ -265,7 +264,7 @@ def _check_pointwise(layer: Layer, x: Tensor, out: Tensor) -> None:
 
 def _check_affine(layer: Layer, x: Tensor, out: Tensor) -> None:
     try:
-        scale, shift = declared(layer, "affine")(layer)
+        scale, shift = map(torch.as_tensor, declared(layer, "affine")(layer))
     except ValueError:  # it has no affine map, such as a BatchNorm with statistics for each position
         return
     C = x.shape[-1]

@@ -307,10 +307,11 @@ def require_network(network: object) -> None:
 def layer_text(layer: Layer) -> str:
     """The text of a layer on one line, for messages.
 
-    It has the name of the layer's own class: a ``repr`` may be inherited, and name the parent.
+    It has the name of the layer's own class: a ``repr`` that is inherited may name the parent.
     """
     text, name = " ".join(repr(layer).split()), type(layer).__name__
-    return text if text.startswith(f"{name}(") else f"{name}()"
+    is_own = "__repr__" in vars(type(layer)) or text.startswith(f"{name}(")
+    return text if is_own else f"{name}()"
 
 
 def nested_repr(name: str, layers: Sequence[object]) -> str:

@@ -93,39 +93,39 @@ class Stage(NamedTuple):
         """How many symbols back each of the n positions is: [4, 0] for n = 2 and dilation 4."""
         return [j * self.dilation for j in reversed(range(len(self.weight)))]
 
-    def products(self, nodes: Tensor) -> list[Tensor]:
-        """The nodes times each of the n matrices: (D, C_in) -> n times (D, C_out).
+    def products(self, x: Tensor) -> list[Tensor]:
+        """The rows of x times each of the n matrices: (D, C_in) -> n times (D, C_out).
 
         The product of the newest position includes the bias. The order in which a BLAS adds may depend on the
-        number of rows. Here every matrix product has ``TILE`` rows, so that the product of a node does not
-        depend on how many other nodes it is computed with.
+        number of rows. Here every matrix product has ``TILE`` rows, so that the product of a row does not
+        depend on how many other rows it is computed with.
         """
-        *full, last = torch.split(nodes, TILE)
+        *full, last = torch.split(x, TILE)
         tiles = [*full, F.pad(last, (0, 0, 0, TILE - len(last)))]
         products = []
         for weight in self.weight:
-            product = nodes.new_empty(len(tiles) * TILE, weight.shape[1])
+            product = x.new_empty(len(tiles) * TILE, weight.shape[1])
             for tile, rows in zip(tiles, torch.split(product, TILE), strict=True):
                 torch.mm(tile, weight, out=rows)
-            products.append(product[: len(nodes)])
+            products.append(product[: len(x)])
         products[-1] += self.bias
         return products
 
     def sum_products(
         self, products: Sequence[Tensor], columns: Sequence[Tensor], values: Sequence[Value]
     ) -> Value:
-        """The nodes of the distinct windows among N positions.
+        """The output for the distinct windows among N positions.
 
         A window is a row of the n ``columns``, (N,) each, the oldest position first: indices into the
         ``products``. ``values`` are the embedding and the outputs of all earlier stages.
         """
         source, added = values[self.source], [values[i] for i in self.added]
         if len(columns) == 1 and not added:
-            return source._replace(nodes=self.activated(products[0]))
-        products = [*products, *(value.nodes for value in added)]
+            return source._replace(rows=self.activated(products[0]))
+        products = [*products, *(value.rows for value in added)]
         columns = [*columns, *(value.ids for value in added)]
         ids, index = source.ids, source.position_of
-        # The source's nodes are reused if each gives one window: of one position, with the same added values.
+        # The source's rows are reused if each gives one window: of one position, with the same added values.
         if index is None or len(self.weight) > 1 or not all(torch.equal(c, c[index][ids]) for c in columns):
             index, ids, _ = unique_rows(columns, [len(product) for product in products])
         pieces = []
@@ -138,12 +138,13 @@ class Stage(NamedTuple):
 
 
 class Value(NamedTuple):
-    """The output of a stage at N positions: ``nodes``, (D, C), and the node of each position, ``ids``, (N,).
+    """The output of a stage at N positions: distinct ``rows``, (D, C), and the row of each position, (N,).
 
-    ``position_of``, (D,), is one position of each node; None if ``nodes`` may have some that do not occur.
+    The latter are ``ids``. ``position_of``, (D,), is one position of each row; None if ``rows`` may have some
+    that do not occur.
     """
 
-    nodes: Tensor
+    rows: Tensor
     ids: Tensor
     position_of: Tensor | None = None
 
@@ -343,10 +344,10 @@ class Convolution:
             columns = [
                 source.ids[index - offsets.clamp(max=lag)] if lag else source.ids for lag in stage.lags
             ]
-            values.append(stage.sum_products(stage.products(source.nodes), columns, values))
+            values.append(stage.sum_products(stage.products(source.rows), columns, values))
             for j in self.last_reads[i]:
-                values[j] = values[j]._replace(nodes=values[j].nodes.new_empty(0))  # frees memory
-        return values[-1].nodes, values[-1].ids
+                values[j] = values[j]._replace(rows=values[j].rows.new_empty(0))  # frees memory
+        return values[-1].rows, values[-1].ids
 
 
 def _symbols_to_check(vocab_size: int, block_size: int) -> Tensor:

@@ -62,12 +62,12 @@ class CachedDecoder(Decoder):
         for stage, queue in zip(self.stages, self.queues, strict=True):
             source = values[stage.source]
             # At the start all earlier positions are padding, equal to the first.
-            queue.extend([(source.ids, stage.products(source.nodes))] * (1 if queue else stage.lags[0] + 1))
+            queue.extend([(source.ids, stage.products(source.rows))] * (1 if queue else stage.lags[0] + 1))
             columns = [queue[-1 - lag][0] for lag in stage.lags]
             products = [queue[-1 - lag][1][j] for j, lag in enumerate(stage.lags)]
             values.append(stage.sum_products(products, columns, values))
             del queue[0]
-        return values[-1].nodes, values[-1].ids
+        return values[-1].rows, values[-1].ids
 
     def select(self, index: Tensor) -> None:
         if self.labels is not None:

@@ -129,9 +129,8 @@ class ModernTrainer(Trainer):
             X = self.rows.examples[examples[start : start + TEACHER_CONTEXTS]][0]
             for teacher in self.teachers:
                 with teacher.evaluating():
-                    prior[start : start + len(X)] += F.softmax(check_logits(teacher(X), X), dim=1) / len(
-                        self.teachers
-                    )
+                    logits = check_logits(teacher(X), X)
+                prior[start : start + len(X)] += F.softmax(logits, dim=1) / len(self.teachers)
         self.rows.mix(prior, TEACHER_PSEUDOCOUNT)
 
     def _go_to_shard(self, number: int) -> None:

@@ -54,7 +54,7 @@ def page_html(model: Model, words: Iterable[str] = (), source: str = "") -> str:
     """The page of a model, in one string of HTML.
 
     ``words`` are those the model was trained on, from a list named ``source``: with them the page says which
-    of the words it draws are new. The page contains all of them. A list that would take more than
+    of the words it samples are new. The page contains all of them. A list that would take more than
     ``MAX_LIST`` characters is left out, and the page says so. Raises UsageError on a network that the page
     cannot compute.
     """

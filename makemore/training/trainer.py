@@ -1,7 +1,7 @@
 """The training loop that every recipe shares. It can be stopped after any step and resumed to the bit.
 
 With ``LectureRecipe`` and ``AutogradEngine`` it is the lecture's loop (``lecture/training.py``): the same
-batches and the same losses. The batches of many steps are drawn in one call, which takes the same numbers
+batches and the same losses. The batches of many steps are chosen in one call, which takes the same numbers
 from the generator, and losses stay in a tensor, so that the loop does not wait for them.
 """
 
@@ -25,11 +25,11 @@ from makemore.training.evaluation import Evaluation
 from makemore.training.processes import ONE_PROCESS, Processes
 from makemore.training.recipe import Recipe
 
-MAX_BATCHES_PER_DRAW = 500
-"""The largest number of batches drawn in one call."""
+MAX_BATCHES_AT_ONCE = 500
+"""The largest number of batches that are chosen in one call."""
 
-MAX_EXAMPLES_PER_DRAW = 65_536
-"""The largest number of examples drawn in one call, unless a single batch has more."""
+MAX_EXAMPLES_AT_ONCE = 65_536
+"""The largest number of examples that are chosen in one call, unless a single batch has more."""
 
 MAX_VAL_EXAMPLES = 2**17
 """The largest number of val examples that are evaluated during a training."""
@@ -176,7 +176,7 @@ class Trainer:
         It also yields in between: after 500 steps at the latest, and after fewer if their batches would have
         more than 65,536 examples.
         """
-        most = max(1, min(MAX_BATCHES_PER_DRAW, MAX_EXAMPLES_PER_DRAW // self.recipe.batch_size))
+        most = max(1, min(MAX_BATCHES_AT_ONCE, MAX_EXAMPLES_AT_ONCE // self.recipe.batch_size))
         while not self.done:
             next_stop = (self.step // yield_every + 1) * yield_every
             steps = min(most, next_stop - self.step, self.recipe.steps - self.step)

@@ -18,7 +18,7 @@ from makemore.core.graph import (
     trace,
     use_counts,
 )
-from makemore.core.layer import Layer
+from makemore.core.layer import Layer, layer_text
 from makemore.lecture.layers import Embedding, FlattenConsecutive, Linear, Sequential, Tanh
 from makemore.paper.layers import FlattenDilated, ResidualBlock, SkipConnections, TakeLast
 
@@ -134,6 +134,30 @@ def test_what_a_composite_layer_does_besides_is_said_in_plain_words(
 ) -> None:
     with pytest.raises(FalseDeclaration, match=f"^Composite declares composite = True.*: {message}"):
         trace(Sequential([Embedding(5, 3), Composite(what)]))
+
+
+class Named(Layer):
+    """Its ``repr`` has the name of this class, whatever the layer is."""
+
+    def __repr__(self) -> str:
+        return "Named\n  7"
+
+
+class Subclass(Named):
+    """Inherits the ``repr``."""
+
+
+class OwnLinear(Linear):
+    """So does this one."""
+
+
+def test_a_message_names_a_layers_own_class() -> None:
+    texts = [layer_text(layer) for layer in (Named(), Subclass(), OwnLinear(3, 4), Linear(3, 4, bias=False))]
+    assert texts == ["Named 7", "Subclass()", "OwnLinear(3, 4)", "Linear(3, 4, bias=False)"]
+    with pytest.raises(ValueError, match=r"^OwnLinear\(3, 4\) needs an input \(\.\.\., 3\), got \(2, 2\)$"):
+        OwnLinear(3, 4)(torch.ones(2, 2))
+    with pytest.raises(ValueError, match=r"^Subclass\(\) does not declare what it does with positions$"):
+        geometry(trace(Sequential([Embedding(5, 3), Subclass()])))
 
 
 class Unlike(Sequential):

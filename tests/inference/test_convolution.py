@@ -470,7 +470,7 @@ def test_equal_windows_are_computed_once(monkeypatch: pytest.MonkeyPatch) -> Non
 
     def counted(*args: object) -> Value:
         value = sum_products(*args)  # type: ignore[arg-type]
-        rows.append((len(value.nodes), len(value.ids)))
+        rows.append((len(value.rows), len(value.ids)))
         return value
 
     network = shaken(plan(4), 0, torch.float32)
