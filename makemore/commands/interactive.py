@@ -57,7 +57,7 @@ def lines() -> Iterator[str]:
     """The lines of stdin, each after a prompt if it is a terminal. Bytes that are not utf-8 become U+FFFD."""
     while True:
         if sys.stdin.isatty():
-            print(PROMPT, end="", flush=True)
+            say(PROMPT, end="")
         line = sys.stdin.readline()
         if not line:
             return

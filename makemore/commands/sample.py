@@ -168,7 +168,7 @@ def wanted_words(wanted: SampleSettings, listed: WordList | None) -> Accept | No
     conditions = []
     if wanted.good and listed is not None:
         conditions.append(of_length(good_lengths(wanted, listed)))
-    if wanted.novel and listed is not None:
+    if (wanted.novel or wanted.not_near == 0) and listed is not None:
         conditions.append(novel(listed.word_set()))
     if wanted.not_near and listed is not None:
         conditions.append(NotNear(listed.words, wanted.not_near))
@@ -257,7 +257,7 @@ def with_reason(samples: Iterable[Sample], most: int, wanted: SampleSettings) ->
         kinds = {
             f"at most {longest} long": error.too_long,
             "of a usual length": wanted.good,
-            "novel": wanted.novel,
+            "novel": wanted.novel or wanted.not_near == 0,
             f"more than {plural(wanted.not_near or 0, 'edit')} from every listed word": wanted.not_near,
             "unique": wanted.unique,
         }

@@ -17,7 +17,7 @@ def printable(text: str, stream: TextIO) -> str:
     return show_controls(text) if stream.isatty() else text
 
 
-def say(text: str = "", stream: TextIO | None = None) -> None:
+def say(text: str = "", stream: TextIO | None = None, end: str = "\n") -> None:
     """Print a text, by default on stdout, and flush it. All of makemore's printing goes through here."""
     stream = sys.stdout if stream is None else stream
-    print(printable(text, stream), file=stream, flush=True)
+    print(printable(text, stream), end=end, file=stream, flush=True)

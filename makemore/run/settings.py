@@ -174,7 +174,7 @@ CHARACTERS, WORDS, FORM, OTHERWISE = (
 )
 """The groups of flags in the help of ``makemore-sample``, besides ``FIRST``."""
 
-GOOD = {"temperature": 0.7, "novel": True, "unique": True, "not_near": 1}
+GOOD = {"temperature": 0.7, "top_p": 0.9, "novel": True, "unique": True, "not_near": 1}
 """What ``--good`` sets, unless another value is given."""
 
 
@@ -186,7 +186,7 @@ class SampleSettings(Knobs):
     good: bool = knob(
         False,
         "good new words: likelier ones, each once, of a usual length, none within one edit of a listed one;"
-        " sets --temperature 0.7 --novel --unique --not-near 1, where not given otherwise",
+        " sets --temperature 0.7 --top-p 0.9 --novel --unique --not-near 1, where not given otherwise",
         group=FIRST,
     )
     prefix: str = knob("", "beginning of every new word", group=FIRST, metavar="TEXT")

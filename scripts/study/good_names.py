@@ -63,7 +63,8 @@ class Markov:
         for i in range(self.order, len(text)):
             yield text[i - self.order : i], text[i]
 
-    def _probability(self, context: str, ch: str) -> float:
+    def probability(self, context: str, ch: str) -> float:
+        """The probability of a character, or the stop, after a context of ``order`` characters."""
         p = 1 / self.size
         for start in range(len(context), -1, -1):
             counts = self.counts.get(context[start:])
@@ -75,7 +76,7 @@ class Markov:
 
     def nats(self, words: Sequence[str]) -> float:
         """The mean negative log-likelihood of a character, stops included."""
-        logs = [math.log(self._probability(*step)) for word in words for step in self._steps(word)]
+        logs = [math.log(self.probability(*step)) for word in words for step in self._steps(word)]
         return -math.fsum(logs) / max(1, len(logs))
 
 

@@ -124,6 +124,18 @@ def test_training_prints_and_writes_the_run(
     assert rows[200]["loss"] == ""
 
 
+def test_no_word_at_the_end_of_a_run_is_empty(
+    word_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Nearly untrained, the network stops one word in 27 at once."""
+    argv = [*SMALL, "--data", word_file, "--steps", "1", "--samples", "150", "--out-dir", tmp_path]
+    assert train(argv) == 0
+    printed = capsys.readouterr().out
+    words = printed.partition("150 new words:\n")[2].partition("\n(")[0].split("\n")
+    assert len(words) == 150
+    assert all(words)
+
+
 def test_sampling_prints_words_and_nothing_else(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
     model = finished / "model.safetensors"
     assert sample([model, "--samples", "30", "--seed", "7"]) == 0

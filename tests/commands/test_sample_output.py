@@ -152,13 +152,17 @@ def test_good_words_are_novel_unique_of_usual_length_and_not_near(
     assert len(set(good)) == len(good) == 200
     assert all(NotNear(listed.words, 1)(good))
     assert all(len(word) in usual_lengths(listed) for word in good)
-    assert good == words("--temperature", 0.7, "--novel"), "which it sets anyway"
-    hot = words("--temperature", 1.5, "--not-near", 0)
+    assert good == words("--temperature", 0.7, "--top-p", 0.9, "--novel"), "which it sets anyway"
+    hot = words("--temperature", 1.5, "--top-p", 1, "--not-near", 0)
     assert not all(NotNear(listed.words, 1)(hot))
     assert not set(hot) & set(listed.words)
-    assert {len(word) for word in words("--min-length", 2, "--max-length", 3, "--temperature", 1.5)} == {2, 3}
-    long = words("--prefix", "a" * 30)
-    assert all(word.startswith("a" * 30) for word in long)
+    assert {len(word) for word in words("--min-length", 2, "--max-length", 3, "--top-p", 1)} == {2, 3}
+    longer = "marianandriana"  # than any listed word
+    assert len(longer) not in usual_lengths(listed)
+    long = words("--prefix", longer, "--temperature", 2, "--top-p", 1)
+    assert all(word.startswith(longer) for word in long)
+    assert sample(model_file, "-n", 1, "--novel", "--not-near", 0, "--prefix", listed.words[0]) == 0
+    assert capsys.readouterr().out.strip() != listed.words[0]
 
 
 def test_a_list_in_which_every_word_is_near(

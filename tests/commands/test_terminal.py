@@ -77,6 +77,13 @@ def test_sampled_words(model: Path, terminal: Callable[..., bytes], tmp_path: Pa
     assert sent.decode() == shown
 
 
+@pytest.mark.parametrize("format", ["csv", "jsonl"])
+def test_tables(format: str, model: Path, terminal: Callable[..., bytes]) -> None:
+    sent = terminal(sample_main, model, "-n", "40", "--seed", "1", "--max-length", "20", "--format", format)
+    assert controls(sent) == set()
+    assert sent.count(b"\n") == 41 + (format == "csv")  # with the line that explains the missing column
+
+
 def test_a_pipe_gets_every_byte(
     model: Path, capfdbinary: pytest.CaptureFixture[bytes], tmp_path: Path
 ) -> None:

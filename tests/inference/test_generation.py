@@ -216,7 +216,7 @@ def test_words_are_yielded_before_nothing_fits_any_more() -> None:
 
 @pytest.mark.parametrize("filters", [Filters(temperature=0, max_length=2), Filters(top_k=1, max_length=2)])
 def test_nothing_fits_if_all_words_are_too_long(filters: Filters) -> None:
-    with pytest.raises(NothingFits, match=r"had more than max_length 2 characters, accept refused 0$"):
+    with pytest.raises(NothingFits, match=r"had more than max_length characters, 0 were not accepted$"):
         next(generate(PAIRS, VOCABULARY, seeded(), 3, filters, prefix="ha"))
 
 

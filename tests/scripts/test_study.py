@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+import good_names
 import long_contexts
 import performance_log
 import pytest
@@ -42,6 +43,28 @@ def test_an_unknown_row_of_the_log_is_refused(capsys: pytest.CaptureFixture[str]
     with pytest.raises(SystemExit, match="2"):
         performance_log.main(["--rows", "lstm"])
     assert "there is no row 'lstm': choose from 'mlp, lecture', " in capsys.readouterr().err
+
+
+def test_the_markov_model_has_probabilities() -> None:
+    """They add up to 1 over the listed characters, the stop and one for all others."""
+    listed = ["anna", "hannah", "nathan"]
+    markov = good_names.Markov(listed, 2)
+    for context in ("\n\n", "an", "na", "zz"):
+        total = sum(markov.probability(context, ch) for ch in [*"anhtz", "\n"])
+        assert total == pytest.approx(1)
+    assert markov.nats(listed) < markov.nats(["tathha"]) < markov.nats(["zzzzz"])
+
+
+@pytest.mark.full
+def test_good_names_are_measured(word_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    argv = [str(tmp_path), str(word_file), "--row=--good", "--row=--max-length 5", "-n", "50"]
+    assert good_names.main([*argv, "--train", "--steps", "20", "--n-hidden", "8"]) == 0
+    printed = capsys.readouterr().out
+    table = [line.split(" | ") for line in printed.splitlines() if line.startswith("| ")]
+    assert [row[0] for row in table[1:]] == ["| training half", "| `--good`", "| `--max-length 5`"]
+    copies, near, different = table[2][3:6]
+    assert (copies, near, different) == ("0.0%", "0.0%", "100.0%")
+    assert float(table[3][6].split()[0]) <= 5
 
 
 @pytest.mark.full
