@@ -62,8 +62,13 @@ from makemore.core.unique_rows import unique_rows
 from makemore.lecture.layers import BatchNorm1d, Embedding, Linear
 from makemore.paper.layers import LabelledEmbedding
 
-MIN_WORK = 6_000_000
-"""Multiplications of a plain forward pass, per level of windows, from which distinct windows are faster."""
+MIN_WORK = 9_000_000
+"""Multiplications of a plain forward pass, per level of windows, from which distinct windows are faster.
+
+Below, the additional calls take longer than the products that are saved. At which work both take the same
+time depends on how fast a machine does either: 5.5 million on a Zen 4 EPYC, 14 million on a Xeon with
+faster products. The number is between the two, as no machine is timed: a run would then not be repeatable.
+"""
 
 MIN_SAVING = 2.0
 """How many times fewer multiplications a step must need on distinct windows to be computed on them."""
@@ -92,6 +97,7 @@ class Level:
     counts: Tensor
     ids: Tensor
     parts: list[slice]
+    merges = True  # whether equal windows are one row
 
     def __init__(self, batch_size: int, positions: int, window: Window, dtype: torch.dtype) -> None:
         self.total = batch_size * positions
@@ -146,6 +152,8 @@ class Level:
 
 class ContextLevel(Level):
     """The whole contexts, all of them, in the order of the batch."""
+
+    merges = False
 
     def __init__(self, batch_size: int, dtype: torch.dtype) -> None:
         super().__init__(batch_size, 1, SAME, dtype)
@@ -409,7 +417,7 @@ class RowwiseDerivative(WindowDerivative):
         self.derivative_at: Callable[[Tensor], Derivative] = lambda x: kind(layer, x, grad_buffer, inplace_ok)
 
     def forward(self, x: Tensor) -> Tensor:
-        self.derivative = self.derivative_at(x)
+        self.derivative = self.derivative_at(x.contiguous())  # torch's BatchNorm misreads columns as rows
         for run in self.derivative.forward:
             run()
         return self.derivative.y
@@ -508,7 +516,7 @@ class WindowsStep(Step):
                 part = TakeDerivative(lower, upper, window)
             elif type(layer) is Linear and inputs[0] in fused:
                 part = FuseDerivative(layer, fused[inputs[0]], upper, grad_buffer)
-            elif layer.training and (make := WINDOW_DERIVATIVES.get(type(layer))):
+            elif upper.merges and layer.training and (make := WINDOW_DERIVATIVES.get(type(layer))):
                 part = make(layer, upper, grad_buffer, inplace[0])
             else:
                 part = RowwiseDerivative(layer, grad_buffer, inplace[0])

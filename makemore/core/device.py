@@ -1,11 +1,17 @@
-"""Devices by name."""
+"""Devices by name, and what the processor computes fast."""
 
+import platform
 import re
+from functools import cache
+from pathlib import Path
 
 import torch
 
 from makemore.core.errors import UsageError
 from makemore.core.text import plural
+
+CPUINFO = Path("/proc/cpuinfo")
+"""Where Linux describes the processors."""
 
 
 def resolve_device(name: str) -> torch.device:
@@ -18,3 +24,20 @@ def resolve_device(name: str) -> torch.device:
     if device.type == "cuda" and (device.index or 0) >= count:
         raise UsageError(f"device {name} does not exist: torch finds {plural(count, 'CUDA device')}; use cpu")
     return device
+
+
+def has_fast_tanh(device: torch.device) -> bool:
+    """Whether torch's tanh is faster than its sigmoid and two more passes: on CUDA and by MKL on Intel.
+
+    On other processors MKL takes five times as long for a tanh as torch for a sigmoid.
+    """
+    if device.type == "cuda":
+        return True
+    return bool(torch.backends.mkl.is_available()) and is_intel()  # type: ignore[no-untyped-call]
+
+
+@cache
+def is_intel() -> bool:
+    """Whether the processor is one of Intel's. False if the system does not say."""
+    text = CPUINFO.read_text(errors="replace") if CPUINFO.exists() else platform.processor()
+    return "GenuineIntel" in text

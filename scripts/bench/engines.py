@@ -7,9 +7,9 @@
 See ``in_turns.py`` for how times are taken. A contestant with wrong losses or gradients drops out first. The
 parts, to be chosen by ``--only``:
 
-* steps: SGD by the engines; by a network of torch.nn layers with torch.optim.SGD; and by that network with
-  the whole step under torch.compile. torch's BatchNorm normalizes by the biased variance, so the losses
-  differ slightly.
+* steps: SGD by the engines; by a network of torch.nn layers with torch.optim.SGD; by that network with the
+  whole step under torch.compile; and by JAX, if it is installed, with all steps in one compiled loop. torch's
+  BatchNorm normalizes by the biased variance, so its losses differ slightly.
 * gradients: by the engines, on batches of the modern recipe: soft targets, dropped characters.
 * threads: SGD on one thread and on all.
 
@@ -20,6 +20,7 @@ evaluation and sampling see ``evaluate_and_sample.py``.
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -28,6 +29,7 @@ from functools import partial
 import torch
 import torch.nn.functional as F
 from in_turns import Contestant, Rows, agreeing, at_least, compare, parser, run_parts
+from jax_steps import jax_steps
 from torch import Generator, Tensor, nn
 
 from makemore.backprop.engine import BackpropEngine
@@ -171,12 +173,17 @@ def batches(data: Data, batch_size: int, most: int) -> tuple[Tensor, Tensor]:
 def steps(args: argparse.Namespace) -> Rows:
     """A step of SGD."""
     data, rows = load_words(args.data).data(PLAN.block_size), Rows()
+    with_jax = not args.no_compile and importlib.util.find_spec("jax") is not None
+    if not with_jax and not args.no_compile:
+        print('  JAX is left out, as it is not installed: pip install ".[bench]"')
     for batch_size in args.batch_sizes:
         X, Y = batches(data, batch_size, most=3 if args.quick else 500)
         ways = {name: engine_steps(name, network_for(data)) for name in ENGINES}
         ways["torch.nn"] = torch_steps(network_for(data), compiled=False)
         if not args.no_compile:
             ways["torch.nn, compiled"] = torch_steps(network_for(data), compiled=True)
+        if with_jax:
+            ways["JAX, compiled"] = jax_steps(network_for(data), LR)
         names = agreeing(ways, X[:3], Y[:3], tolerance=1e-3, judges=JUDGES)
         contestants = {name: Contestant(partial(ways[name], X, Y), len(X)) for name in names}
         contestants["products"] = products(network_for(data), X[0], len(X))
@@ -268,7 +275,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         metavar="N",
         help="default: 32 128 512 1024 4096",
     )
-    flags.add_argument("--no-compile", action="store_true", help="leave out torch.compile")
+    flags.add_argument("--no-compile", action="store_true", help="leave out torch.compile and JAX")
     return run_parts(flags.parse_args(argv), PARTS)
 
 

@@ -11,15 +11,17 @@ import gc
 import random
 import weakref
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import pytest
 import torch
 from random_graphs import random_graph
 from torch import Generator, Tensor
 
-from makemore.backprop.derivatives import ONEHOT_SYMBOLS, EmbeddingDerivative
+from makemore.backprop.derivatives import ONEHOT_SYMBOLS, EmbeddingDerivative, TanhDerivative
 from makemore.backprop.engine import CACHED_SHAPES, BackpropEngine
 from makemore.backprop.windows import WindowsEngine
+from makemore.core import device
 from makemore.core.errors import UsageError
 from makemore.core.layer import Layer, stochastic_layers
 from makemore.data.word_list import WordList
@@ -191,6 +193,49 @@ def test_gradients_and_steps_of_the_catalogs_networks_equal_autograds(name: str,
     losses = plain.sgd_steps(X, Y, [0.1, 0.1, 0.01, 0.01]), engine.sgd_steps(X, Y, [0.1, 0.1, 0.01, 0.01])
     torch.testing.assert_close(losses[0].double(), losses[1], rtol=0, atol=1e-6)
     assert_same(a, b, 1e-8)
+
+
+@pytest.mark.parametrize("intel", [True, False])
+@pytest.mark.parametrize("mkl", [True, False])
+def test_tanh_on_either_kind_of_processor(intel: bool, mkl: bool, monkeypatch: pytest.MonkeyPatch):
+    """By torch's tanh to the bit where that is fast, elsewhere to 2e-7 in float32, to rounding in float64."""
+    monkeypatch.setattr(device, "is_intel", lambda: intel)
+    monkeypatch.setattr(torch.backends.mkl, "is_available", lambda: mkl)
+    assert device.has_fast_tanh(torch.device("cpu")) == (intel and mkl)
+    assert device.has_fast_tanh(torch.device("cuda"))
+    for dtype, tolerance in ((torch.float32, 2e-7), (torch.float64, 1e-15)):
+        x = torch.linspace(-30, 30, 5001, dtype=dtype).view(-1, 3)
+        expected = torch.tanh(x)
+        for inplace_ok in (False, True):
+            derivative = TanhDerivative(Tanh(), x.clone(), lambda p: p, inplace_ok)
+            for run in derivative.forward:
+                run()
+            off = (derivative.y - expected).abs().max()
+            assert off <= (0 if intel and mkl else tolerance)
+    autograd, ours = twins([Embedding(9, 4), FlattenConsecutive(2), Linear(8, 5), Tanh(), Linear(5, 9)])
+    X, Y = batches(1, 6, 2, V=9)
+    AutogradEngine(autograd).gradients(X[0], Y[0])
+    BackpropEngine(ours).gradients(X[0], Y[0])
+    for p, q in zip(ours.parameters(), autograd.parameters(), strict=True):
+        torch.testing.assert_close(p.grad, q.grad)
+
+
+def test_the_vendor_of_the_processor_is_read_or_unknown(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for text, intel in (
+        ("vendor_id\t: GenuineIntel\n", True),
+        ("vendor_id\t: AuthenticAMD\n", False),
+        ("", False),
+    ):
+        cpuinfo = tmp_path / "cpuinfo"
+        cpuinfo.write_text(text)
+        monkeypatch.setattr(device, "CPUINFO", cpuinfo)
+        assert device.is_intel.__wrapped__() == intel
+    monkeypatch.setattr(device, "CPUINFO", tmp_path / "missing")
+    for processor, intel in (("Intel64 Family 6 Model 165 Stepping 5, GenuineIntel", True), ("arm", False)):
+        monkeypatch.setattr(device.platform, "processor", lambda name=processor: name)
+        assert device.is_intel.__wrapped__() == intel
 
 
 @pytest.mark.parametrize("B", [2, 7, 32, 100])

@@ -9,7 +9,14 @@ import pytest
 import torch
 from torch import Generator, Tensor
 
-from makemore.modern.optimizers import AdamW, Muon, orthogonalized, working_dtype
+from makemore.modern.optimizers import (
+    GRAM_RATIO,
+    AdamW,
+    Muon,
+    gram_newton_schulz,
+    newton_schulz,
+    orthogonalized,
+)
 from makemore.training.processes import Processes
 
 SHAPES = {"a": (48, 128), "b": (256, 128), "c": (256, 128), "d": (30, 7), "e": (3, 1)}
@@ -60,13 +67,62 @@ def test_orthogonalized_is_the_polynomial_of_the_singular_values(shape: tuple[in
     torch.testing.assert_close(orthogonalized(X), U * S.unsqueeze(1) @ Vt, rtol=1e-10, atol=1e-10)
 
 
-def test_bfloat16_is_used_only_where_it_is_fast(monkeypatch: pytest.MonkeyPatch) -> None:
-    wide, small = torch.empty(2, 128, 256), torch.empty(1, 48, 128)
-    for capability, dtype in (("AVX512", torch.bfloat16), ("AVX2", torch.float32)):
-        monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda name=capability: name)
-        assert working_dtype(wide) == dtype
-        assert working_dtype(small) == torch.float32
-        assert working_dtype(wide.double()) == torch.float64
+def matrices(shape: tuple[int, int], magnitudes: float) -> Tensor:
+    """Two float64 matrices of norm 1, with singular values over that many orders of magnitude."""
+    X = torch.randn((2, *shape), generator=Generator().manual_seed(3), dtype=torch.float64)
+    U, S, Vt = torch.linalg.svd(X, full_matrices=False)
+    if magnitudes:
+        S = torch.logspace(0, -magnitudes, S.shape[1], dtype=torch.float64).expand_as(S)
+    X = U * S.unsqueeze(1) @ Vt
+    return X / X.norm(dim=(1, 2), keepdim=True)
+
+
+@pytest.mark.parametrize("shape", [(48, 128), (256, 128), (128, 512), (64, 64), (5, 3), (9, 1), (1, 1)])
+@pytest.mark.parametrize("magnitudes", [0, 2, 4, 8])
+def test_the_iteration_on_gram_matrices_is_the_plain_one(shape: tuple[int, int], magnitudes: float) -> None:
+    """In float64 to rounding, in float32 nearly so if the singular values are alike."""
+    X = matrices(shape, magnitudes)
+    plain = newton_schulz(X)
+    torch.testing.assert_close(gram_newton_schulz(X), plain, rtol=0, atol=1e-12)
+    error = (gram_newton_schulz(X.float()) - plain).norm() / plain.norm()
+    alike = magnitudes == 0 and max(shape) > GRAM_RATIO * min(shape)
+    assert error < (5e-6 if alike else 5e-4)
+
+
+@pytest.mark.parametrize("rank", [1, 3])
+def test_matrices_of_low_rank_keep_their_rank(rank: int) -> None:
+    generator = Generator().manual_seed(4)
+    left, right = (torch.randn((2, n, rank), generator=generator) for n in (256, 128))
+    orthogonal = orthogonalized(left @ right.mT)
+    S = torch.linalg.svdvals(orthogonal)
+    assert (S[:, :rank] > 0.6).all()
+    assert (S[:, rank:] < 1e-3).all()
+
+
+def test_a_matrix_of_zeros_stays_zero() -> None:
+    for shape in ((3, 256, 128), (3, 64, 64)):
+        assert torch.equal(orthogonalized(torch.zeros(shape)), torch.zeros(shape))
+
+
+@pytest.mark.parametrize(
+    "shape", [(48, 128), (128, 48), (130, 128), (192, 128), (200, 128), (300, 128), (5, 3)]
+)
+def test_the_form_with_fewer_multiplications_is_taken(shape: tuple[int, int]) -> None:
+    """torch counts two operations for each multiplication."""
+    from torch.utils.flop_counter import FlopCounterMode
+
+    counts = []
+    for iterate in (orthogonalized, newton_schulz, gram_newton_schulz):
+        with FlopCounterMode(display=False) as counter:
+            iterate(torch.ones((2, *shape)))
+        counts.append(counter.get_total_flops())
+    taken, *both = counts
+    assert taken == min(both)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_the_dtype_stays(dtype: torch.dtype) -> None:
+    assert orthogonalized(torch.ones((2, 256, 128), dtype=dtype)).dtype == dtype
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.float64, 1e-12)])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import re
 import shutil
@@ -49,6 +50,28 @@ def test_a_quick_comparison_of_the_engines(tmp_path: Path, capsys: pytest.Captur
             for row in rows.values():
                 assert 0 < row["q25"] <= row["us"] <= row["q75"]
             assert rows["autograd"]["speed to autograd"] == rows["products"]["to products"] == 1
+
+
+@pytest.mark.full
+def test_jax_takes_the_lectures_steps(capsys: pytest.CaptureFixture[str]) -> None:
+    """Otherwise it drops out."""
+    pytest.importorskip("jax")
+    assert engines.main(["--quick", "--only", "steps", "--batch-sizes", "4"]) == 0
+    assert "\n  JAX, compiled   " in capsys.readouterr().out
+
+
+def test_jax_is_left_out_if_it_is_not_installed(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    way = partial(engines.engine_steps, "autograd")
+    monkeypatch.setattr(
+        engines, "torch_steps", lambda network, compiled: way(network)
+    )  # compiling takes long
+    assert engines.main(["--quick", "--only", "steps", "--batch-sizes", "4"]) == 0
+    printed = capsys.readouterr().out
+    assert printed.count("JAX is left out, as it is not installed: pip install") == 1
+    assert "\n  JAX, compiled   " not in printed
 
 
 @pytest.mark.full
