@@ -151,7 +151,7 @@ def test_suggested_commands_can_be_pasted(name: str) -> None:
 
 
 def test_on_windows_paths_are_in_double_quotes(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("makemore.core.shell.os.name", "nt")
+    monkeypatch.setattr(sys, "platform", "win32")
     assert quoted(r"C:\my runs\a") == r'"C:\my runs\a"'
     assert quoted(r"C:\runs") == r"C:\runs"
 
