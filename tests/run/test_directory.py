@@ -269,6 +269,7 @@ def test_the_command_makemore_is_installed() -> None:
     project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text(encoding="utf-8"))
     assert project["project"]["scripts"] == {
         "makemore": "makemore.commands.cli:main",
+        project["project"]["name"]: "makemore.commands.cli:main",  # for uvx and pipx run
         **{f"makemore-{name}": f"makemore.commands.cli:{name}_main" for name in COMMANDS},
     }
 
