@@ -48,7 +48,8 @@ def used():
 def peak_memory() -> str:
     """``PEAK_MEMORY``, on systems that report it."""
     status = Path("/proc/self/status")
-    if not status.exists() or "VmHWM:" not in status.read_text():  # the line is missing in some sandboxes
+    # The line is missing in some sandboxes.
+    if not status.exists() or "VmHWM:" not in status.read_text(encoding="utf-8"):
         pytest.skip("this system's /proc/self/status does not report a process's peak memory")
     return PEAK_MEMORY
 

@@ -114,7 +114,8 @@ LARGEST_LECTURE = 900
 """The most lines that the lecture's package may have."""
 
 WITHOUT_TORCH = {
-    "makemore.core.errors", "makemore.core.atomic_write", "makemore.core.settings", "makemore.run.catalog",
+    "makemore.core.errors", "makemore.core.atomic_write", "makemore.core.settings", "makemore.core.system",
+    "makemore.run.catalog",
     "makemore.run.settings", "makemore.training.recipe", "makemore.modern.recipe",
 }  # fmt: skip
 

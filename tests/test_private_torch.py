@@ -57,7 +57,7 @@ TORCHRUN = {"TORCHELASTIC_RESTART_COUNT", "TORCHELASTIC_USE_AGENT_STORE"}
 
 def test_the_variables_of_torchrun() -> None:
     def strings(path: Path) -> set[str]:
-        nodes = ast.walk(ast.parse(path.read_text()))
+        nodes = ast.walk(ast.parse(path.read_text(encoding="utf-8")))
         return {
             node.value for node in nodes if isinstance(node, ast.Constant) and isinstance(node.value, str)
         }

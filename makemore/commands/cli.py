@@ -29,6 +29,7 @@ import makemore
 from makemore.core.errors import Interrupted, MakemoreError
 from makemore.core.settings import FIRST, Knob
 from makemore.core.shell import expand_user
+from makemore.core.system import is_closed_pipe
 from makemore.core.terminal import say
 from makemore.run.catalog import PICTURES
 from makemore.run.settings import (
@@ -349,8 +350,9 @@ def answer(prog: str, command: str, *asked: Any) -> int:
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:  # closed by the parent process
             setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(encoding="utf-8", errors="backslashreplace")
+    for stream in (sys.stdout, sys.stderr):  # whatever the encoding of the console
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(encoding="utf-8", errors="backslashreplace")
     if not hasattr(sys.stdout, "buffer"):  # in a notebook, or with redirect_stdout
         with redirect_stdout(cast(TextIO, StreamOfBytes(sys.stdout))):
             return answer(prog, command, *asked)
@@ -360,10 +362,10 @@ def answer(prog: str, command: str, *asked: Any) -> int:
         resolve_name(command)(*asked)
         sys.stdout.flush()
         return 0
-    except BrokenPipeError:
-        drop_stdout()
-        return 0
     except (MakemoreError, Interrupted, KeyboardInterrupt, MemoryError, OSError, RuntimeError) as error:
+        if isinstance(error, OSError) and is_closed_pipe(error):
+            drop_stdout()
+            return 0
         with suppress(OSError):
             sys.stdout.flush()
         drop_stdout()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import itertools
 import re
 import sys
@@ -27,6 +26,7 @@ from makemore.commands.text_output import (
 )
 from makemore.core.device import resolve_device
 from makemore.core.errors import DataError, MakemoreError, UsageError
+from makemore.core.system import keep_freed_memory
 from makemore.core.terminal import say
 from makemore.core.text import known_form, normalize, plural, quote
 from makemore.data.reading import WordFile
@@ -55,9 +55,6 @@ UNDECODABLE = "\N{REPLACEMENT CHARACTER}"
 
 MAX_REPORTED = 10
 """The number of words with unknown characters that are reported one by one."""
-
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
-"""Parameters of glibc's mallopt: the sizes from which freed memory is given back to the system."""
 
 
 def sample(path: Path | None, wanted: SampleSettings) -> None:
@@ -91,17 +88,6 @@ def sample(path: Path | None, wanted: SampleSettings) -> None:
         raise UsageError(f"--prefix {wanted.prefix!r} is longer than --max-length {wanted.max_length}")
     else:
         write_words(opened, wanted, filters)
-
-
-def keep_freed_memory() -> None:
-    """Let glibc, if that is the C library, keep freed memory for the next tensors.
-
-    Otherwise the system clears new pages for each large tensor, which takes a tenth of the time of sampling.
-    """
-    mallopt = getattr(ctypes.CDLL(None) if sys.platform == "linux" else None, "mallopt", None)
-    # Older versions refuse more than 32 MB; the second parameter alone would then keep the first at 128 KB.
-    if mallopt is not None and (mallopt(M_MMAP_THRESHOLD, 2**30) or mallopt(M_MMAP_THRESHOLD, 2**25)):
-        mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
 
 
 def shard_of(total: int, shard: str) -> range:

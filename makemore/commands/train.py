@@ -13,6 +13,7 @@ from typing import Any
 
 from makemore.core.device import resolve_device
 from makemore.core.errors import DivergedError, Interrupted, TrainingError, UsageError, WriteError
+from makemore.core.system import is_closed_pipe
 from makemore.core.terminal import say
 from makemore.data.reading import STDIN
 from makemore.parallel.processes import connected, number_of_processes
@@ -147,7 +148,7 @@ def carry_out(run: TrainingRun, signals: Signals, started: float) -> None:
     except WriteError as error:
         raise WriteError(f"{error}; {run.how_to_resume()}") from error
     except OSError as error:
-        if error.errno in WRITING:
+        if error.errno in WRITING or is_closed_pipe(error):
             reason = error.strerror or error
             raise WriteError(f"cannot write the output: {reason}; {run.how_to_resume()}") from error
         raise TrainingError(f"{error}; {run.how_to_resume()}") from error

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from makemore.core.errors import WriteError
+from makemore.core.system import remove_file, replace_file
 
 
 @contextmanager
@@ -24,15 +25,15 @@ def atomic_write(path: str | Path) -> Iterator[BinaryIO]:
     target = Path(os.path.realpath(path))  # a symbolic link stays one
     part = target.with_name(target.name + ".part")
     try:
-        part.unlink(missing_ok=True)  # it may be read-only
+        remove_file(part)  # it may be read-only
         with open(part, "wb", opener=_as_private_as(target)) as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
-        os.replace(part, target)
+        replace_file(part, target)
     except BaseException as error:
         with suppress(OSError):
-            part.unlink(missing_ok=True)
+            remove_file(part)
         if isinstance(error, OSError) and not isinstance(error, WriteError):
             raise WriteError(f"cannot write {path}: {error.strerror or error}") from error
         raise

@@ -1,7 +1,10 @@
 """Paths as a person types them and as a command that can be pasted has them."""
 
 import os
+import re
 import shlex
+
+from makemore.core.system import on_windows
 
 
 def expand_user(path: str) -> str:
@@ -12,6 +15,6 @@ def expand_user(path: str) -> str:
 def quoted(path: object) -> str:
     """A path as a part of a command: in quotation marks if it has blanks or other special characters."""
     text = str(path)
-    if os.name == "nt":
-        return f'"{text}"' if any(ch in text for ch in " &()^;,=") else text
+    if on_windows():
+        return text if re.fullmatch(r"[\w\\/:.~-]+", text) else f'"{text}"'
     return shlex.quote(text)

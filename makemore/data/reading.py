@@ -18,6 +18,7 @@ from typing import BinaryIO, cast
 
 from makemore.core.errors import DataError
 from makemore.core.progress import progress_bar
+from makemore.core.system import can_seek
 from makemore.core.text import quote
 from makemore.data.file_kinds import START, FileKind, file_kind, is_text, why_not_opened
 
@@ -56,7 +57,7 @@ class WordFile:
             self._file: io.BufferedReader = (
                 cast(io.BufferedReader, sys.stdin.buffer) if path == STDIN else open(path, "rb")  # noqa: SIM115
             )
-            self._start = self._file.tell() if self._file.seekable() else None
+            self._start = self._file.tell() if can_seek(self._file) else None
             self._size = _size(self._file)
 
     def __enter__(self) -> WordFile:

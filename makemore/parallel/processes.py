@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import os
-import sys
 import time
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from makemore.core.errors import UsageError
+from makemore.core.system import allowed_cores, keep_to_cores, prefer_batch_scheduling
 from makemore.training.processes import ONE_PROCESS, Processes
 
 RESTARTS = "TORCHELASTIC_RESTART_COUNT"
@@ -123,34 +124,38 @@ def is_reporter() -> bool:
 
 
 def _pin_cores() -> None:
-    """On Linux, keep gloo's threads from waiting for the scheduler's tick (4 ms) several times a step.
+    """Keep gloo's threads from waiting for the scheduler's tick (4 ms) several times a step.
 
     A thread woken by a message would interrupt another that holds a lock, and spin while it waits for the
     lock; the threads of a batch process let each other finish. It could also wake on a core where another
     process computes; so each process keeps to its share of the cores, if there is a core for each and the
     user has not chosen any.
     """
-    if sys.platform != "linux":
-        return
-    with suppress(OSError):  # where this is not allowed, the run is only slower
-        if os.sched_getscheduler(0) == os.SCHED_OTHER:
-            os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
-        if "LOCAL_WORLD_SIZE" in os.environ:  # set by torchrun, perhaps not by other launchers
-            local = Processes(int(os.environ["LOCAL_WORLD_SIZE"]), int(os.environ["LOCAL_RANK"]))
-            cores = sorted(os.sched_getaffinity(0))
-            if local.world_size <= len(cores) == os.cpu_count():
-                os.sched_setaffinity(0, cores[local.split(len(cores))[local.rank]])
+    prefer_batch_scheduling()
+    if "LOCAL_WORLD_SIZE" in os.environ:  # set by torchrun, perhaps not by other launchers
+        local = Processes(int(os.environ["LOCAL_WORLD_SIZE"]), int(os.environ["LOCAL_RANK"]))
+        cores = allowed_cores()
+        if local.world_size <= len(cores) == os.cpu_count():
+            keep_to_cores(cores[local.split(len(cores))[local.rank]])
 
 
 @contextmanager
 def connected(device: str) -> Iterator[Processes]:
-    """The processes of the run within a ``with`` block: connected by NCCL on "cuda", by gloo elsewhere."""
+    """The processes of the run within a ``with`` block: connected by NCCL on "cuda", by gloo elsewhere.
+
+    Raises UsageError if this torch was built without torch.distributed, which connects them.
+    """
     world_size = number_of_processes()
     if world_size == 1:
         yield ONE_PROCESS
         return
     import torch.distributed
 
+    if not torch.distributed.is_available():
+        raise UsageError(
+            f"torchrun started {world_size} processes, but this torch was built without torch.distributed:"
+            " start the run without torchrun"
+        )
     if device == "cuda":
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
     else:

@@ -1,17 +1,21 @@
-"""SIGINT and SIGTERM during a run."""
+"""The signals that stop a run."""
 
 import signal
+import threading
 from types import FrameType
 from typing import Self
 
 from makemore.core.errors import Interrupted
+from makemore.core.system import stop_signals
 
 
 class Signals:
-    """SIGINT and SIGTERM within a ``with`` block.
+    """SIGINT, SIGTERM and the like within a ``with`` block.
 
     While ``deferred`` is set, the first signal is only stored in ``caught``, so that the training loop can
     save before it ends. A second signal, or one at another time, raises Interrupted at once.
+
+    In threads other than the main one, where Python cannot handle signals, they keep their effect.
     """
 
     def __init__(self) -> None:
@@ -19,7 +23,8 @@ class Signals:
         self.deferred = False
 
     def __enter__(self) -> Self:
-        self._before = {s: signal.signal(s, self._handle) for s in (signal.SIGINT, signal.SIGTERM)}
+        handled = stop_signals() if threading.current_thread() is threading.main_thread() else []
+        self._before = {s: signal.signal(s, self._handle) for s in handled}
         return self
 
     def __exit__(self, *exception: object) -> None:

@@ -21,7 +21,6 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
-import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -34,6 +33,7 @@ from torch import Generator, Tensor, nn
 
 from makemore.backprop.engine import BackpropEngine
 from makemore.backprop.windows import WindowsEngine
+from makemore.core.system import allowed_cores
 from makemore.data.word_list import Data, load_words
 from makemore.lecture.layers import Linear, Sequential
 from makemore.modern.soft_targets import SoftTargets
@@ -240,7 +240,7 @@ def threads(args: argparse.Namespace) -> Rows:
         X, Y = batches(data, batch_size, most=3 if args.quick else 20)
         contestants: dict[str, Contestant] = {}
         for name in ENGINES:
-            for number in dict.fromkeys((1, len(os.sched_getaffinity(0)))):
+            for number in dict.fromkeys((1, len(allowed_cores()))):
                 way = partial(engine_steps(name, network_for(data)), X, Y)
                 contestants[f"{name}, threads: {number}"] = Contestant(
                     partial(on_threads, number, way), len(X)

@@ -20,5 +20,5 @@ def in_fresh_process(function: Callable[P, R], *args: P.args, **kwargs: P.kwargs
 
 def peak_mb() -> float:
     """The peak memory of this process so far, in MB. (``ru_maxrss`` would start from its parent's peak.)"""
-    status = Path("/proc/self/status").read_text().splitlines()
+    status = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
     return next(int(line.split()[1]) / 1024 for line in status if line.startswith("VmHWM:"))

@@ -22,10 +22,11 @@ import torch
 from torch import Tensor
 
 from makemore.core.errors import MakemoreError
+from makemore.core.system import allowed_cores
 
 Rows = list[dict[str, Any]]
 
-CORES = len(os.sched_getaffinity(0))
+CORES = len(allowed_cores())
 """The number of cores this process may use. Taken early: torchrun's processes are pinned to fewer later."""
 
 
@@ -120,7 +121,7 @@ def quartiles(values: Sequence[float]) -> list[float]:
 def machine() -> dict[str, Any]:
     """What the times depend on: processor, cores, load, versions."""
     info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
+    lines = info.read_text(encoding="utf-8").splitlines() if info.exists() else []
     cpu = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "")
     return {
         "processor": cpu or platform.processor(),

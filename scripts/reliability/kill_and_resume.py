@@ -61,13 +61,14 @@ class Summary:
 def start(argv: Sequence[str], log: Path, prepare: Callable[[], object] = bool) -> int:
     """Fork a process that calls makemore-train, with its output in a file; returns its process id.
 
-    The process calls ``prepare`` first.
+    The process calls ``prepare`` first. Only systems that can fork can do this: Linux and macOS.
     """
     pid = os.fork()
     if pid == 0:
         code = 1
         try:
-            sys.stdout, sys.stderr = log.open("w"), log.open("a", buffering=1)
+            sys.stdout = log.open("w", encoding="utf-8")
+            sys.stderr = log.open("a", encoding="utf-8", buffering=1)
             tqdm.set_lock(
                 threading.RLock()
             )  # tqdm's own lock is shared by all forks: a killed one would keep it
@@ -86,7 +87,7 @@ def wait(pid: int) -> int:
 
 def result(log: Path, out_dir: Path) -> tuple[object, ...]:
     """Everything that a finished run leaves: the printed losses and words, and the content of the files."""
-    printed = log.read_text().partition("\ntrain ")[2].partition("\nwrote ")[0].strip()
+    printed = log.read_text(encoding="utf-8").partition("\ntrain ")[2].partition("\nwrote ")[0].strip()
     model = load_model(out_dir / MODEL_FILE)
     progress = model.progress
     assert progress is not None
@@ -139,7 +140,7 @@ def kill_until_done(
         if progress.step == step:  # on a busy machine the rest may take longer than the whole run did
             longest *= 1.1
         if longest > STUCK:
-            raise SystemExit(f"the run makes no progress from step {step}: {log.read_text()}")
+            raise SystemExit(f"the run makes no progress from step {step}: {log.read_text(encoding='utf-8')}")
         summary.steps_lost += max(0, (step or 0) - progress.step)
         step = progress.step
         if progress.finished:
@@ -180,7 +181,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser.parse_args(argv)
     torch.set_num_threads(1)
     draw_losses(torch.ones(10))  # loads matplotlib and its fonts once, not in every process
-    with tempfile.NamedTemporaryFile("w", suffix=".txt") as words:
+    with tempfile.NamedTemporaryFile("w", encoding="utf-8", suffix=".txt") as words:
         words.write("\n".join(random.Random(0).sample(load_words().words, 300)))
         words.flush()
         train = ["--data", words.name, "--steps", str(args.steps), "--network", "hierarchical"]

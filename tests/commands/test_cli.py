@@ -434,6 +434,7 @@ def test_model_file_is_enough(finished: Path, tmp_path: Path, capsys: pytest.Cap
         (["--block-size", "0"], "--block-size: must be"),
         (["--device", "cuda:99"], "device cuda:99 does not exist"),
         (["--device", "tpu"], "unknown device 'tpu': choose auto, cpu, cuda"),
+        (["--device", "mps"], "device mps is not supported.*: use cpu"),
         (["--speed", "9"], "unrecognized arguments: --speed"),
         (["--data", "/nowhere/words.txt"], "cannot read the word list /nowhere/words.txt: No such file"),
         (["--data", 300 * "a"], "cannot read the word list a+: File name too long"),

@@ -6,7 +6,6 @@ And its files: compressed or not, written whole or not at all; a broken file giv
 from __future__ import annotations
 
 import bz2
-import ctypes
 import gzip
 import lzma
 import os
@@ -15,7 +14,6 @@ import re
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -24,7 +22,6 @@ from torch import Generator
 
 import makemore.commands.sample
 from makemore.commands.cli import sample_main, train_main
-from makemore.commands.sample import keep_freed_memory
 from makemore.data import reading
 from makemore.inference.generation import generate, generate_scored
 from makemore.run.model_file import Model
@@ -308,25 +305,3 @@ def test_the_same_words_give_the_same_compressed_bytes(model_file: Path, tmp_pat
     argv = [model_file, "--seed", 1, "--samples", 50]
     assert written(tmp_path / "a.gz", *argv) == written(tmp_path / "b.gz", *argv)
     assert gzip.decompress(written(tmp_path / "a.GZ", *argv)) == written(tmp_path / "a", *argv)
-
-
-@pytest.mark.parametrize(
-    ("largest", "set_to"),
-    [(2**31, [(-3, 2**30), (-1, 2**31 - 1)]), (2**25, [(-3, 2**25), (-1, 2**31 - 1)]), (0, [])],
-)
-def test_freed_memory_is_kept_with_every_glibc(
-    largest: int, set_to: list[tuple[int, int]], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """If it refuses one parameter, the other one alone would make sampling slower."""
-    done: list[tuple[int, int]] = []
-
-    def mallopt(parameter: int, value: int) -> int:
-        if parameter == -3 and value > largest:
-            return 0
-        done.append((parameter, value))
-        return 1
-
-    monkeypatch.setattr(sys, "platform", "linux")
-    monkeypatch.setattr(ctypes, "CDLL", lambda _: SimpleNamespace(mallopt=mallopt))
-    keep_freed_memory()
-    assert done == set_to

@@ -106,10 +106,10 @@ def test_without_zstd_the_message_says_what_to_install(
 
 
 def test_stdin(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(LIST)))
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(LIST), encoding="utf-8"))
     words = read_words("-")
     assert (words.words, words.source) == (WORDS, "stdin")
-    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"a\nb\xff\n")))
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"a\nb\xff\n"), encoding="utf-8"))
     with pytest.raises(DataError, match="stdin is not a utf-8 word list: line 2 has the byte 0xff"):
         read_words("-")
 
@@ -159,7 +159,7 @@ def test_a_signal_while_stdin_is_read_interrupts(
             signal.raise_signal(signal.SIGTERM)
             return b""
 
-    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(Interrupting()))
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(Interrupting(), encoding="utf-8"))
     assert train_main(["--data", "-", "--out-dir", str(tmp_path / "run")]) == 143
     assert capsys.readouterr().err == "makemore-train: interrupted\n"
     assert not (tmp_path / "run").exists()
@@ -298,7 +298,7 @@ def test_a_run_on_stdin_is_resumed_with_the_same_words(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def train(*argv: str, words: bytes = LIST) -> tuple[int, str]:
-        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(words)))
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(words), encoding="utf-8"))
         code = train_main(["--out-dir", str(tmp_path / "run"), *argv])
         return code, capsys.readouterr().err
 

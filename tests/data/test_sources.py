@@ -55,7 +55,7 @@ def test_a_directory_is_its_files_in_the_order_of_their_names(path: str | Path, 
 
 
 def test_files_and_directories_together(lists: Path) -> None:
-    Path("more.txt").write_text("eva\nole\n")
+    Path("more.txt").write_text("eva\nole\n", encoding="utf-8")
     words = read_words(["more.txt", "lists"])
     assert_same(words, expected(("more", ["eva", "ole"]), ("Jungen", BOYS), ("girls", GIRLS)))
 
@@ -70,8 +70,8 @@ def test_files_of_one_name_have_no_labels(lists: Path) -> None:
 
 
 def test_tables_have_their_own_labels_or_the_names_of_their_files(lists: Path) -> None:
-    Path("us.csv").write_text("name,sex\n" + "".join(f"{name},F\n" for name in GIRLS))
-    Path("uk.csv").write_text("sex;name\n" + "".join(f"M;{name}\n" for name in BOYS))
+    Path("us.csv").write_text("name,sex\n" + "".join(f"{name},F\n" for name in GIRLS), encoding="utf-8")
+    Path("uk.csv").write_text("sex;name\n" + "".join(f"M;{name}\n" for name in BOYS), encoding="utf-8")
     words = read_words(["us.csv", "uk.csv"], "name")
     assert_same(words, expected(("us", GIRLS), ("uk", BOYS)))
     words = read_words(["us.csv", "uk.csv"], "name", "sex")

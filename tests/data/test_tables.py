@@ -518,7 +518,7 @@ def test_ordinary_lists_are_not_taken_for_tables(lines: list[str], tmp_path: Pat
 
 def test_a_table_on_stdin(monkeypatch: pytest.MonkeyPatch) -> None:
     for columns in ({"word_column": "name", "label_columns": "gender"}, {}):
-        stdin = io.TextIOWrapper(io.BytesIO(b"\xef\xbb\xbf" + text_of(TABLE).encode()))
+        stdin = io.TextIOWrapper(io.BytesIO(b"\xef\xbb\xbf" + text_of(TABLE).encode()), encoding="utf-8")
         monkeypatch.setattr(sys, "stdin", stdin)
         if columns:
             words = read_words("-", **columns)  # type: ignore[arg-type]

@@ -198,14 +198,14 @@ def test_the_command(
     out, err = capsys.readouterr()
     assert re.fullmatch(r"wrote page\.html, \d{3} KB: open it in a browser\n", out)
     assert err.startswith("makemore-page: there is no run in out/")
-    assert content_of(Path("page.html").read_text())["parameters"] == 76_579
+    assert content_of(Path("page.html").read_text(encoding="utf-8"))["parameters"] == 76_579
 
     assert page_main(["bare.html", "--without-words"]) == 0
-    assert content_of(Path("bare.html").read_text())["words"] is None
+    assert content_of(Path("bare.html").read_text(encoding="utf-8"))["words"] is None
 
     save_model(model_of("abc", members=3), "ensemble")
     assert page_main(["ensemble.html", "--model", "ensemble"]) == 0
-    members = content_of(Path("ensemble.html").read_text())["members"]
+    members = content_of(Path("ensemble.html").read_text(encoding="utf-8"))["members"]
     assert isinstance(members, list)
     assert len(members) == 3
 
@@ -215,7 +215,7 @@ def test_the_command(
     assert (
         "cannot say which words are new: the model file does not name a word list" in capsys.readouterr().err
     )
-    content = content_of(Path("page.html").read_text())
+    content = content_of(Path("page.html").read_text(encoding="utf-8"))
     assert (content["words"], content["source"], content["network"]) == (None, "", "hierarchical")
 
 
@@ -240,7 +240,7 @@ def test_mistakes_are_one_line(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    Path("other").write_text("a\nb\nc\nd\ne\nf\n")
+    Path("other").write_text("a\nb\nc\nd\ne\nf\n", encoding="utf-8")
     save_model(model_of("abc", "hierarchical-bug"), "bug")
     save_model(load_model(), "shipped")
     try:

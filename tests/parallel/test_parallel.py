@@ -302,7 +302,7 @@ def test_a_process_keeps_to_its_share_of_the_cores(
 
 def two_hosts_are_possible() -> bool:
     """Whether network namespaces can be made: in a container root is often not allowed to."""
-    if os.geteuid() != 0 or shutil.which("ip") is None:
+    if not hasattr(os, "geteuid") or os.geteuid() != 0 or shutil.which("ip") is None:
         return False
     name = f"mm{os.getpid()}"
     made = subprocess.run(["ip", "netns", "add", name], capture_output=True).returncode == 0
@@ -325,7 +325,8 @@ def test_two_hosts(capfd: pytest.CaptureFixture[str]) -> None:
 
 def workers(parent: int) -> list[int]:
     """The ids of the processes that a torchrun has started."""
-    return [int(pid) for pid in Path(f"/proc/{parent}/task/{parent}/children").read_text().split()]
+    children = Path(f"/proc/{parent}/task/{parent}/children")
+    return [int(pid) for pid in children.read_text(encoding="utf-8").split()]
 
 
 def lose_a_worker(arguments: Sequence[object], restarts: int, model_file: Path) -> tuple[int, str]:

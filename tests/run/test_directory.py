@@ -151,7 +151,7 @@ def test_suggested_commands_can_be_pasted(name: str) -> None:
 
 
 def test_on_windows_paths_are_in_double_quotes(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("makemore.core.shell.os.name", "nt")
+    monkeypatch.setattr(sys, "platform", "win32")
     assert quoted(r"C:\my runs\a") == r'"C:\my runs\a"'
     assert quoted(r"C:\runs") == r"C:\runs"
 
@@ -269,6 +269,7 @@ def test_the_command_makemore_is_installed() -> None:
     project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text(encoding="utf-8"))
     assert project["project"]["scripts"] == {
         "makemore": "makemore.commands.cli:main",
+        project["project"]["name"]: "makemore.commands.cli:main",  # for uvx and pipx run
         **{f"makemore-{name}": f"makemore.commands.cli:{name}_main" for name in COMMANDS},
     }
 

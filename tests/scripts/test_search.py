@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import shlex
-import signal
 import sqlite3
 import subprocess
 import sys
@@ -195,7 +194,7 @@ def test_killed_trials_are_done_again(
     while not has_reported_and_is_alive(tmp_path):
         assert process.poll() is None
         time.sleep(0.2)
-    process.send_signal(signal.SIGKILL)
+    process.kill()
     process.wait()
     with study_in(tmp_path) as study:
         study.ask()  # a trial without a heartbeat
