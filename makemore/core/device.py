@@ -44,5 +44,5 @@ def has_fast_tanh(device: torch.device) -> bool:
 @cache
 def is_intel() -> bool:
     """Whether the processor is one of Intel's. False if the system does not say."""
-    text = CPUINFO.read_text(errors="replace") if CPUINFO.exists() else platform.processor()
+    text = CPUINFO.read_text(encoding="utf-8", errors="replace") if CPUINFO.exists() else platform.processor()
     return "GenuineIntel" in text

@@ -23,7 +23,7 @@ FAST = ["--steps", "40", "--n-hidden", "16", "--ensemble", "1", "--samples", "10
 def towns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Path:
     """The directory of a run on a list with capitals, which is the working directory."""
     monkeypatch.chdir(tmp_path)
-    Path("towns.txt").write_text("\n".join(TOWNS))
+    Path("towns.txt").write_text("\n".join(TOWNS), encoding="utf-8")
     assert train_main([*FAST, "--data", "towns.txt"]) == 0
     return tmp_path
 
@@ -47,7 +47,7 @@ def test_training_and_sampling(towns: Path, capsys: pytest.CaptureFixture[str]) 
     assert all(word.startswith("Upper W") for word in sampled)
     assert "Upper Wick" not in sampled
 
-    Path("asked.txt").write_text("Castle Hythe\nCASTLE HYTHE\ncastle hythe\n")
+    Path("asked.txt").write_text("Castle Hythe\nCASTLE HYTHE\ncastle hythe\n", encoding="utf-8")
     assert sample_main(["--score", "asked.txt"]) == 0
     scored = [line.split("\t") for line in capsys.readouterr().out.splitlines()]
     assert [word for word, *_ in scored] == ["Castle Hythe", "CASTLE HYTHE", "castle hythe"]
@@ -89,7 +89,9 @@ def test_a_list_with_capitals_in_no_order_is_learnt_as_it_is(
 
 def test_the_page_has_the_rule(towns: Path) -> None:
     assert page_main([]) == 0
-    content = json.loads(Path("page.html").read_text().split('id="content">')[1].split("</script>")[0])
+    content = json.loads(
+        Path("page.html").read_text(encoding="utf-8").split('id="content">')[1].split("</script>")[0]
+    )
     capitals = content["capitals"]
     assert (capitals["everywhere"], capitals["after"], capitals["small"]) == (False, " -", ["on"])
     assert capitals["of"]["a"] == "A"

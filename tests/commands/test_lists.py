@@ -30,9 +30,9 @@ TINY = ["--network", "mlp", "--n-embd", "2", "--n-hidden", "4", "--steps", "4", 
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A directory with a table and two lists of boys and girls, as the current one."""
     monkeypatch.chdir(tmp_path)
-    Path("names.csv").write_text("name,sex,births\n" + "".join(ROWS))
-    Path("girls.txt").write_text("\n".join(NAMES[::2]))
-    Path("boys.txt").write_text("\n".join(NAMES[1::2]))
+    Path("names.csv").write_text("name,sex,births\n" + "".join(ROWS), encoding="utf-8")
+    Path("girls.txt").write_text("\n".join(NAMES[::2]), encoding="utf-8")
+    Path("boys.txt").write_text("\n".join(NAMES[1::2]), encoding="utf-8")
     return tmp_path
 
 
@@ -126,7 +126,7 @@ def test_a_run_of_a_table_is_resumed_and_its_words_are_known(
     message = error_of(capsys, train_main([*resume, "--steps", "9"]))
     assert message.endswith("names.csv is not there any more: give it with --data PATH")
     assert train_main([*resume, "--steps", "9", "--data", "moved.csv"]) == 0
-    Path("moved.csv").write_text("name,sex,births\n" + "".join(ROWS).replace(",7", ",8"))
+    Path("moved.csv").write_text("name,sex,births\n" + "".join(ROWS).replace(",7", ",8"), encoding="utf-8")
     message = error_of(capsys, train_main([*resume, "--steps", "10"]))
     assert "moved.csv differs from the run's" in message
     message = error_of(capsys, sample_main(["../out", "--novel", "--data", "moved.csv"]))
@@ -138,8 +138,8 @@ def test_several_lists_of_one_name_are_one_list(
 ) -> None:
     for name in ("a", "b"):
         Path(name).mkdir()
-    Path("a/names.txt").write_text("\n".join(NAMES[:6]))
-    Path("b/names.txt").write_text("\n".join(NAMES[6:]))
+    Path("a/names.txt").write_text("\n".join(NAMES[:6]), encoding="utf-8")
+    Path("b/names.txt").write_text("\n".join(NAMES[6:]), encoding="utf-8")
     assert train_main([*TINY, "a/names.txt", "--recipe", "lecture", "b"]) == 0
     assert "data      names.txt, b: 12 words, 26 symbols\n          2 files\n" in capsys.readouterr().out
     monkeypatch.chdir("/")
@@ -162,7 +162,9 @@ def test_the_labels_of_a_run_are_read_again(small_model: Model) -> None:
     words = known_words(Opened(replace(small_model, progress=progress), False, Path()))
     assert words.labels is not None
     assert words.labels.columns[0].values == ("F", "M")
-    Path("names.csv").write_text(Path("names.csv").read_text().replace("Lea,M", "Lea,F"))
+    Path("names.csv").write_text(
+        Path("names.csv").read_text(encoding="utf-8").replace("Lea,M", "Lea,F"), encoding="utf-8"
+    )
     with pytest.raises(UsageError, match="is not the word list that the model was trained on"):
         known_words(Opened(replace(small_model, progress=progress), False, Path()))
 
@@ -177,7 +179,7 @@ def trained_on(settings: dict[str, Any]) -> Progress:
 
 def test_a_table_on_stdin(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     def pipe() -> None:
-        stdin = io.TextIOWrapper(io.BytesIO(Path("names.csv").read_bytes()))
+        stdin = io.TextIOWrapper(io.BytesIO(Path("names.csv").read_bytes()), encoding="utf-8")
         monkeypatch.setattr(sys, "stdin", stdin)
 
     pipe()
@@ -193,7 +195,8 @@ def test_a_table_on_stdin(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captur
 
 def test_the_header_names_the_most_frequent_labels() -> None:
     Path("names.csv").write_text(
-        "name,country,first letter\n" + "".join(f"{n},{i % 9 or ''},{n[0]}\n" for i, n in enumerate(NAMES))
+        "name,country,first letter\n" + "".join(f"{n},{i % 9 or ''},{n[0]}\n" for i, n in enumerate(NAMES)),
+        encoding="utf-8",
     )
     words = read_words("names.csv", "name", ["country", "first letter"])
     assert words.labels is not None
