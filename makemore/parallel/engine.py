@@ -17,7 +17,7 @@ from torch import Tensor
 from makemore.backprop.windows import WindowsEngine
 from makemore.core.errors import UsageError
 from makemore.core.fit import symbol_count
-from makemore.core.layer import Layer, declared, layer_text, stochastic_layers
+from makemore.core.layer import Layer, declared, label_sizes, layer_text, stochastic_layers
 from makemore.core.trained import enter_training, frozen_as_they_are, require_gradients
 from makemore.core.unique_rows import unique_rows
 from makemore.parallel.batchnorm import with_total_statistics
@@ -102,16 +102,20 @@ class ParallelEngine:
         """The indices of the rows of a batch that this process computes.
 
         For an engine that computes distinct windows they are chosen such that each process has few of these:
-        rows with the same second half go to one process, unless that half is so frequent that they would fill
+        rows with the same labels and second half go to one process, unless that half is so frequent that they would fill
         it.
         """
         world_size, own = self.processes.world_size, self.processes.split(len(X))[self.processes.rank]
         rows = torch.arange(len(X), device=X.device)
         if isinstance(self.engine, WindowsEngine):
-            ends, V = X[:, X.shape[1] // 2 :], len(self.network.parameters()[0])
+            sizes, V = label_sizes(self.network), len(self.network.parameters()[0])
+            labels, symbols = X.tensor_split([len(sizes)], dim=1)
+            half = symbols.shape[1] // 2
+            ends = symbols[:, half:]
             if keep_mask is not None:
-                ends = ends.masked_fill(keep_mask[:, X.shape[1] // 2 :] == 0, V)
-            _, inverse, counts = unique_rows(ends.unbind(1), [V + 1] * ends.shape[1])
+                ends = ends.masked_fill(keep_mask[:, half:] == 0, V)
+            columns = [*labels.unbind(1), *ends.unbind(1)]
+            _, inverse, counts = unique_rows(columns, [*sizes, *[V + 1] * ends.shape[1]])
             frequent = counts[inverse] > FREQUENT * len(X)
             owner = torch.where(frequent, rows, inverse).remainder(world_size)
             rows = (owner * len(counts) + inverse).argsort(stable=True)

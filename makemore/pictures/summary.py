@@ -18,7 +18,7 @@ def summary(network: Layer, batch_size: int = 32) -> str:
     The layers of a Sequential take its place in the table; the layers within any other layer are indented
     below it. Raises ValueError if the length of the context is not known.
     """
-    length = len(label_sizes(network)) + context_length(network)
+    length = context_length(network) + len(label_sizes(network))
     # One context: a batch of long ones could take gigabytes.
     X = torch.zeros((1, length), dtype=torch.int64, device=network.parameters()[0].device)
     with network.evaluating(), recorded_outputs(network) as outputs:

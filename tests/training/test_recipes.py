@@ -127,7 +127,8 @@ def test_a_conflict_with_a_preset_names_the_flags_to_change() -> None:
 def test_a_setting_of_each_type_says_what_it_needs() -> None:
     for name, value, needed in (
         ("tensorboard", "yes", "True or False, got 'yes'"),
-        ("data", 3, "text, got 3"),
+        ("data", 3, "one or more texts, got 3"),
+        ("network", 3, "text, got 3"),
         ("engine", "torch", "one of windows, backprop, autograd, got 'torch'"),
         ("seed", -1, "a whole number from 0 to 9,223,372,036,854,775,807, got -1"),
         ("save_every", -0.5, r"a number from 0 to 1,000,000,000, got -0\.5"),
