@@ -102,8 +102,8 @@ class ParallelEngine:
         """The indices of the rows of a batch that this process computes.
 
         For an engine that computes distinct windows they are chosen such that each process has few of these:
-        rows with the same labels and second half go to one process, unless that half is so frequent that they would fill
-        it.
+        rows with the same labels and second half go to one process, unless these are so frequent that they
+        would fill it.
         """
         world_size, own = self.processes.world_size, self.processes.split(len(X))[self.processes.rank]
         rows = torch.arange(len(X), device=X.device)

@@ -66,6 +66,7 @@ def trained(path: Path, processes: int, engine: str, network: str, batch_size: i
     ("engine", "network", "processes", "batch_size"),
     [
         ("windows", "wavenet", 2, 33),
+        ("windows", "wavenet with labels", 2, 33),
         ("backprop", "hierarchical-bug", 2, 9),
         ("autograd", "wavenet", 2, 7),
         *(

@@ -1,6 +1,8 @@
 """One of several processes that train a network in float64 together. The first one writes the results.
 
 torchrun --nproc-per-node 2 worker.py OUT ENGINE NETWORK BATCH_SIZE
+
+The network takes labels if " with labels" follows its name.
 """
 
 from __future__ import annotations
@@ -36,10 +38,14 @@ def main(out: str, engine_name: str, network_name: str, batch_size: int) -> None
     windows.MIN_WORK = windows.MIN_SAVING = 0  # small networks use distinct windows too
     torch.set_num_threads(1)
     generator = Generator().manual_seed(1)
-    network = network_plan(network_name, n_embd=6, n_hidden=10).build(9, generator).to(dtype=torch.float64)
-    T = network_plan(network_name).block_size
+    name, _, labelled = network_name.partition(" with ")
+    sizes = (3, 2) if labelled else ()
+    network = network_plan(name, n_embd=6, n_hidden=10).build(9, generator, sizes).to(dtype=torch.float64)
+    T = network_plan(name).block_size
     X = torch.randint(0, 9, (STEPS, batch_size, T), generator=generator)
+    labels = [torch.randint(0, size, (STEPS, batch_size, 1), generator=generator) for size in sizes]
     Y = torch.randint(0, 9, (STEPS, batch_size), generator=generator)
+    X = torch.cat([*labels, X], dim=2)
     soft = torch.rand((5, batch_size, 9), dtype=torch.float64, generator=generator) / 9
     keep = (torch.rand((5, batch_size, T), generator=generator) < 0.8).double()
     with connected("cpu") as processes:
