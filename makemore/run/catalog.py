@@ -133,8 +133,8 @@ def network_plan(
 
 
 def build_network(plan: Plan, members: int | None, vocab_size: int, generator: Generator) -> Layer:
-    """A network of the plan, or an ensemble of ``members`` such networks, drawn one after another."""
-    if members is None:
+    """A network of the plan, or an ensemble of more ``members`` than one, drawn one after another."""
+    if members is None or members == 1:
         return plan.build(vocab_size, generator)
     from makemore.training.ensemble import Ensemble
 
