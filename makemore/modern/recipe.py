@@ -16,6 +16,18 @@ from makemore.training.recipe import Recipe
 LECTURE_EXAMPLES = 182_625
 """Training examples of the lecture's list, for which the defaults hold."""
 
+FEW_EXAMPLES = 28_500
+"""Training examples of 5,000 names, up to which a list has few words: several networks are averaged."""
+
+MIDDLE_EXAMPLES = 10_000
+"""Training examples of some 1,700 names, up to which eight networks are averaged, and four beyond."""
+
+SMOOTHED_EXAMPLES = 3_000
+"""Training examples of some 500 names, below which the targets are mixed with those of a Markov model."""
+
+TINY_EXAMPLES = 600
+"""Training examples of some 100 names. Fewer get a network of half the width, and half the steps."""
+
 UNDROPPED_EXAMPLES = 2**19
 """Training examples above which context dropout is reduced; from 1.6 million on it is 0."""
 
@@ -89,7 +101,20 @@ class ModernRecipe(Recipe):
         10**6,
         default_text="4; for few words up to 16; with teachers 2",
     )
-    patience: int = knob(5, "evaluations without a lower val loss before the run ends", 1, 10**9)
+    markov: float = knob(
+        0.0,
+        "with soft targets: how many examples the distribution of a Markov model counts as; 0: none",
+        0,
+        1e6,
+        default_text="0; more for few words",
+    )
+    patience: int = knob(
+        5,
+        "evaluations without a lower val loss before the run ends",
+        1,
+        10**9,
+        default_text="5; 20 for few words",
+    )
     consecutive: int = knob(
         1, "examples taken from the list in a row; for long contexts 128 is faster", 1, 2**20
     )
@@ -115,6 +140,8 @@ class ModernRecipe(Recipe):
                 "--teachers need soft targets: leave out --targets hard and --consecutive,"
                 " or give --teachers 0"
             )
+        if self.markov > 0 and self.targets == "hard":
+            raise UsageError("--markov needs soft targets: leave out --targets hard, or give --markov 0")
         if self.consecutive > 1 and (self.targets == "soft" or self.context_dropout > 0):
             raise UsageError("--consecutive above 1 needs --targets hard and --context-dropout 0")
 
@@ -124,7 +151,10 @@ class ModernRecipe(Recipe):
 
         A network overfits sooner on fewer examples, and sooner if its hidden layers have ``width`` times
         the lecture's width. So fewer examples get more context dropout and weight decay, fewer steps and
-        smaller batches, and, without teachers or a preset, higher learning rates and coarser targets. From
+        smaller batches, and, without teachers or a preset, higher learning rates and coarser targets. Up to
+        ``FEW_EXAMPLES`` the val loss, of few words too, does not end the run. Below ``SMOOTHED_EXAMPLES``
+        the soft targets are mixed with the distributions of a Markov model (``markov.py``), which counts as
+        up to 16 examples, and the least number of steps is halved for the shortest lists. From
         ``UNDROPPED_EXAMPLES`` on there is no overfitting, and context dropout fades to 0. From
         ``WIDE_NETWORK_EXAMPLES`` on a wider network gets fewer steps, for the same time. The rules were
         found on lists of 300, 3,000, 7,000 and 32,000 names, and of 100,000, 200,000 and 1,000,000 words
@@ -145,6 +175,9 @@ class ModernRecipe(Recipe):
         wanted = steps * (examples / LECTURE_EXAMPLES) ** 0.5 * math.exp(-0.21 * few)
         if examples >= WIDE_NETWORK_EXAMPLES:
             wanted *= 0.28 ** min(1.0, max(0.0, math.log2(width)))
+        rare = math.log(SMOOTHED_EXAMPLES / examples) / math.log(SMOOTHED_EXAMPLES / TINY_EXAMPLES)
+        rare = min(1.0, max(0.0, rare))  # how much the targets need smoothing, 1 for the shortest lists
+        least_steps = steps / 8 * min(1.0, max(0.5, examples / (1.5 * TINY_EXAMPLES)))
         dropout = chosen.get("context_dropout", 0.2) + 0.18 * (scarcity - plenty) + 0.08 * few
         rules = {
             "examples_per_row": 2 if taught else min(16, round(4 * 2 ** (0.84 * few))),
@@ -152,19 +185,30 @@ class ModernRecipe(Recipe):
             "lr_adamw": round(min(0.02, 0.008 * math.exp(0.365 * few)), 4),
             "warm_up": round(min(0.15, 0.05 + 0.042 * few), 3),
             **chosen,
-            "steps": round(min(10_000, max(steps / 8, wanted))),
+            "steps": round(min(10_000, max(least_steps, wanted))),
             "batch_size": batch_size,
             "weight_decay": round(0.4 + 0.2 * scarcity + min(1.4, 0.6 * few), 2),
             "context_dropout": round(min(0.85 if few else 0.75, max(0.0, dropout)), 2),
         }
+        if examples <= FEW_EXAMPLES:
+            rules["patience"] = 20
+        if given.get("targets", "soft") == "soft" and not consecutive:
+            rules["markov"] = round(16 * rare, 1)
         if consecutive:
             rules |= {"targets": "hard", "context_dropout": 0.0}
         return cls(**(rules | given))
 
     @classmethod
-    def default_width_ratio(cls, examples: int, steps: int | None) -> int:
-        """2 for lists of millions of words, unless there are too few steps for a wider network; else 1."""
+    def default_width_ratio(cls, examples: int, steps: int | None) -> float:
+        """1/2 for the shortest lists; 2 for millions of words, unless there are too few steps; else 1."""
+        if examples <= TINY_EXAMPLES:
+            return 0.5
         return 2 if examples >= WIDE_NETWORK_EXAMPLES and (steps is None or steps >= cls.steps) else 1
+
+    @classmethod
+    def default_ensemble(cls, examples: int) -> int:
+        """8 for up to ``MIDDLE_EXAMPLES`` and 4 for up to ``FEW_EXAMPLES``, which take seconds; else 1."""
+        return 8 if examples <= MIDDLE_EXAMPLES else 4 if examples <= FEW_EXAMPLES else 1
 
     def teacher(self) -> ModernRecipe:
         """The recipe of the teachers: fewer steps, less context dropout, coarser targets."""

@@ -17,6 +17,7 @@ from makemore.data.word_list import Data
 from makemore.inference.scoring import loss
 from makemore.lecture.layers import Linear
 from makemore.lecture.words import Examples
+from makemore.modern.markov import markov_model
 from makemore.modern.optimizers import AdamW, Muon
 from makemore.modern.recipe import ModernRecipe
 from makemore.modern.soft_targets import SoftTargets
@@ -54,6 +55,8 @@ class ModernTrainer(Trainer):
       next shard, and its soft targets are those of the shard, so that memory and start-up time do not grow
       with the list.
     * The network with the lowest val loss is kept.
+    * For few words, the targets are mixed with the distributions of a Markov model of the same words. See
+      ``markov.py``.
     * Optional: batches of consecutive examples. Long contexts are hardly ever equal, but those of consecutive
       examples share windows, which are computed once (``backprop.windows``).
     * Optional: targets mixed with the distributions of teachers, networks of the same plan trained before.
@@ -117,9 +120,9 @@ class ModernTrainer(Trainer):
         self.distil_from([teacher.to(self.data.train.symbols.device) for teacher in teachers])
 
     def distil_from(self, teachers: Sequence[Layer]) -> None:
-        """Mix the targets with the mean of the teachers' distributions."""
+        """Mix the targets with the mean of the teachers' distributions, in place of the Markov model's."""
         self.teachers = teachers
-        self._mix_in_teachers()
+        self._go_to_shard(self._shard)
 
     def _mix_in_teachers(self) -> None:
         assert isinstance(self.rows, SoftTargets)
@@ -142,6 +145,9 @@ class ModernTrainer(Trainer):
             self.rows = SoftTargets(examples, len(self.data.vocabulary), self.recipe.examples_per_row)
         if self.teachers:
             self._mix_in_teachers()
+        elif isinstance(self.rows, SoftTargets) and self.recipe.markov > 0:
+            context, probs = markov_model(examples, self.rows.vocab_size)
+            self.rows.mix(probs[context[self.rows.example]], self.recipe.markov)
 
     @property
     def done(self) -> bool:

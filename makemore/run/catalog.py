@@ -158,8 +158,8 @@ def build_network(
     generator: Generator,
     label_sizes: Sequence[int] = (),
 ) -> Layer:
-    """A network of the plan, or an ensemble of ``members`` such networks, drawn one after another."""
-    if members is None:
+    """A network of the plan, or an ensemble of more ``members`` than one, drawn one after another."""
+    if members is None or members == 1:
         return plan.build(vocab_size, generator, label_sizes)
     from makemore.training.ensemble import Ensemble
 

@@ -63,11 +63,12 @@ class RunSettings(Knobs):
         choices=RECIPES,
         group=FIRST,
     )
-    ensemble: int = knob(
-        1,
+    ensemble: int | None = knob(
+        None,
         "number of networks to train, whose probabilities are averaged; 4: lower loss, slower",
         1,
         1000,
+        default_text="1; for few words up to 8",
         group=FIRST,
     )
     samples: int = knob(
@@ -90,7 +91,7 @@ class RunSettings(Knobs):
         "channels of a hidden layer",
         1,
         16_384,
-        default_text="set by --network, doubled for lists of millions of words",
+        default_text="set by --network; half for some 100 words, doubled for millions",
         group=NETWORK,
     )
     stacks: int = knob(
@@ -352,7 +353,10 @@ def resolved(
     recipe = RECIPES[run.recipe][0].for_examples(examples, width, **own)
     log_every = run.log_every or max(1, min(10_000, recipe.steps // 20))
     known = {name: size for name, size in sizes.items() if name in RUN}
-    run = replace(run, log_every=log_every, eval_every=run.eval_every or log_every, **known)
+    ensemble = run.ensemble or RECIPES[run.recipe][0].default_ensemble(examples)
+    run = replace(
+        run, ensemble=ensemble, log_every=log_every, eval_every=run.eval_every or log_every, **known
+    )
     return Settings(run, recipe)
 
 

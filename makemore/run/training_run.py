@@ -314,13 +314,13 @@ def new_run(given: Mapping[str, Any], out_dir: Path, processes: Processes) -> Tr
     data = words.data(plan.block_size)
     if run.n_hidden is None:
         times = RECIPES[run.recipe][0].default_width_ratio(len(data.train), given.get("steps"))
-        plan = replace(plan, n_hidden=plan.n_hidden * times)
+        plan = replace(plan, n_hidden=round(plan.n_hidden * times))
     width = plan.n_hidden / NETWORKS[plan.name].n_hidden
     settings = resolved(given, plan.sizes(), len(data.train), width)
     generator = Generator().manual_seed(run.seed)
-    members = run.ensemble if run.ensemble > 1 else None
     sizes = () if data.labels is None else data.labels.sizes
-    network = build_network(plan, members, len(data.vocabulary), generator, sizes).to(device)
+    network = build_network(plan, settings.run.ensemble, len(data.vocabulary), generator, sizes)
+    network = network.to(device)
     model = Model(network, data.vocabulary, plan, labels=data.labels, capitals=words.capitals)
     trainer = make_trainer(settings, network, data.to(device), generator, processes)
     return TrainingRun(out_dir, settings, words, model, trainer, processes)

@@ -37,8 +37,13 @@ class Recipe(Knobs):
         return cls(**given)
 
     @classmethod
-    def default_width_ratio(cls, examples: int, steps: int | None) -> int:
+    def default_width_ratio(cls, examples: int, steps: int | None) -> float:
         """The default width of the hidden layers as a multiple of the plan's."""
+        return 1
+
+    @classmethod
+    def default_ensemble(cls, examples: int) -> int:
+        """The default number of networks that are averaged."""
         return 1
 
     def lr_at(self, step: int) -> float:

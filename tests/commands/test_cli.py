@@ -213,6 +213,8 @@ def french(tmp_path_factory: pytest.TempPathFactory) -> Path:
         *SMALL,
         "--data",
         path / "names.txt",
+        "--case",
+        "keep",
         "--steps",
         "30",
         "--samples",

@@ -193,7 +193,7 @@ def test_values_out_of_range_and_flags_of_other_recipes_are_refused(
 def test_a_setting_that_the_file_does_not_have_gets_its_default() -> None:
     settings = resolved({"seed": 3}, network_plan().sizes(), 10_000)
     saved = asdict(settings.run) | asdict(settings.recipe)
-    later = {"consecutive", "ensemble", "effort", "stacks"}
+    later = {"consecutive", "effort", "stacks"}
     assert later <= saved.keys()
     assert restored({name: value for name, value in saved.items() if name not in later}, {}) == settings
     with pytest.raises(ValueError, match="no --unheard-of"):

@@ -436,7 +436,7 @@ def test_a_setting_that_is_not_in_the_file_has_its_default(
 ) -> None:
     path = stopped / "model.safetensors"
     content = content_of(path.read_bytes())
-    del content["progress"]["settings"]["ensemble"]
+    del content["progress"]["settings"]["stacks"]
     path.write_bytes(forged(content))
     assert train_main(["--resume", "--out-dir", str(stopped), "--steps", "60"]) == 0
     assert train_main(argv(word_file, tmp_path / "whole", "--steps", "60", "--lr-drop", "30")) == 0

@@ -8,7 +8,13 @@ import pytest
 
 from makemore.core.errors import UsageError
 from makemore.core.settings import knob
-from makemore.modern.recipe import EFFORTS, LECTURE_EXAMPLES, WIDE_NETWORK_EXAMPLES, ModernRecipe
+from makemore.modern.recipe import (
+    EFFORTS,
+    FEW_EXAMPLES,
+    LECTURE_EXAMPLES,
+    WIDE_NETWORK_EXAMPLES,
+    ModernRecipe,
+)
 from makemore.run.settings import RunSettings
 from makemore.training.recipe import LectureRecipe, Recipe
 
@@ -71,6 +77,32 @@ def test_millions_of_words_get_a_wider_network_and_fewer_steps() -> None:
     assert ModernRecipe.for_examples(many, 0.5).steps == narrow.steps
     assert ModernRecipe.for_examples(few, 2).steps == ModernRecipe.for_examples(few, 1).steps
     assert ModernRecipe.for_examples(many, 2, steps=7).steps == 7
+
+
+def test_few_words_have_settings_of_their_own() -> None:
+    """Several networks, no early end by a few val words, and targets that are smoothed."""
+    sizes = [300, 600, 1_200, 2_400, 4_800, FEW_EXAMPLES]
+    found = [ModernRecipe.for_examples(n) for n in sizes]
+    assert [ModernRecipe.default_ensemble(n) for n in sizes] == [8] * 5 + [4]
+    assert [ModernRecipe.default_width_ratio(n, None) for n in sizes] == [0.5, 0.5, 1, 1, 1, 1]
+    assert [recipe.patience for recipe in found] == [20] * len(sizes)
+    smoothing = [recipe.markov for recipe in found]
+    assert smoothing[0] == smoothing[1] > smoothing[2] > smoothing[3] > smoothing[4] == 0
+    steps = [recipe.steps for recipe in found]
+    assert steps == sorted(steps)
+    assert ModernRecipe.for_examples(300, markov=1.5, patience=3, steps=7).markov == 1.5
+    assert ModernRecipe.for_examples(300, targets="hard").markov == 0
+    assert ModernRecipe.for_examples(300, consecutive=8).markov == 0
+    with pytest.raises(UsageError, match="--markov needs soft targets: leave out --targets hard"):
+        ModernRecipe.for_examples(300, markov=2.0, targets="hard")
+
+
+@pytest.mark.parametrize("examples", [FEW_EXAMPLES + 1, 100_000, LECTURE_EXAMPLES, 267_771, 8_000_000])
+def test_more_words_have_one_network_and_the_plain_targets(examples: int) -> None:
+    recipe = ModernRecipe.for_examples(examples)
+    assert ModernRecipe.default_ensemble(examples) == 1
+    assert LectureRecipe.default_ensemble(300) == 1
+    assert (recipe.patience, recipe.markov) == (5, 0)
 
 
 def test_an_effort_is_a_preset_for_the_settings_not_given() -> None:
