@@ -79,7 +79,8 @@ def _different_contexts(longer: Tensor, shorter: Tensor, vocab_size: int) -> Ten
     """
     distinct = torch.unique(longer)
     pairs = shorter[distinct // vocab_size] * vocab_size + distinct % vocab_size
-    return torch.unique(pairs, return_counts=True)[1]
+    counts: Tensor = torch.unique(pairs, return_counts=True)[1]
+    return counts
 
 
 def _discount(counts: Tensor) -> float:

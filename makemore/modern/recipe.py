@@ -6,6 +6,7 @@ Does not import torch.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -27,6 +28,9 @@ SMOOTHED_EXAMPLES = 3_000
 
 TINY_EXAMPLES = 600
 """Training examples of some 100 names. Fewer get a network of half the width, and half the steps."""
+
+HEAD_START_LR = 0.25
+"""The learning rates of a network that begins with trained values, as a share of the others."""
 
 UNDROPPED_EXAMPLES = 2**19
 """Training examples above which context dropout is reduced; from 1.6 million on it is 0."""
@@ -209,6 +213,13 @@ class ModernRecipe(Recipe):
     def default_ensemble(cls, examples: int) -> int:
         """8 for up to ``MIDDLE_EXAMPLES`` and 4 for up to ``FEW_EXAMPLES``, which take seconds; else 1."""
         return 8 if examples <= MIDDLE_EXAMPLES else 4 if examples <= FEW_EXAMPLES else 1
+
+    def with_head_start(self, given: Mapping[str, Any]) -> ModernRecipe:
+        """The recipe for a network that begins with trained values: a quarter of the learning rates."""
+        lower = {
+            name: getattr(self, name) * HEAD_START_LR for name in ("lr", "lr_adamw") if name not in given
+        }
+        return replace(self, **lower)
 
     def teacher(self) -> ModernRecipe:
         """The recipe of the teachers: fewer steps, less context dropout, coarser targets."""

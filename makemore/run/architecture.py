@@ -320,12 +320,12 @@ def check_symbols(network: Layer, vocab_size: int) -> None:
     for layer, inputs in nodes:
         if isinstance(layer, Embedding) and -1 in inputs and layer.weight.shape[0] != vocab_size:
             raise ValueError(f"{layer_text(layer)} for a vocabulary of {vocab_size:,} symbols")
-    last = _last_linear(nodes)
+    last = last_linear(nodes)
     if last is not None and last.weight.shape[1] != vocab_size:
         raise ValueError(f"{layer_text(last)} gives the logits of a vocabulary of {vocab_size:,} symbols")
 
 
-def _last_linear(nodes: Sequence[Node]) -> Linear | None:
+def last_linear(nodes: Sequence[Node]) -> Linear | None:
     """The Linear whose outputs are the logits, up to layers that keep the number of channels."""
     i = len(nodes) - 1
     while i >= 0:

@@ -104,6 +104,13 @@ class RunSettings(Knobs):
         choices=("auto", "keep"),
         group=TRAINING,
     )
+    init_from: str | None = knob(
+        None,
+        "head start: begin with the values of a trained network (model file, directory of a run, or bundled);"
+        " the new network has the same layers, and a quarter of the learning rates",
+        group=TRAINING,
+        metavar="MODEL",
+    )
     seed: int = knob(42, "random seed of weights, batches and new words", 0, 2**63 - 1, group=TRAINING)
     engine: str = knob(
         "windows",
@@ -162,6 +169,9 @@ class RunSettings(Knobs):
 
 
 RUN = RunSettings.knobs()
+
+MAY_BE_NONE = ("data", "word_column", "count_column", "init_from")
+"""The settings of a saved run that may be None."""
 
 LIST_SETTINGS = ("data", "word_column", "label_column", "count_column", "case")
 """The settings that say which words are read."""
@@ -351,6 +361,8 @@ def resolved(
     run = checked(given)
     own = {name: value for name, value in given.items() if name not in RUN}
     recipe = RECIPES[run.recipe][0].for_examples(examples, width, **own)
+    if run.init_from is not None:
+        recipe = recipe.with_head_start(own)
     log_every = run.log_every or max(1, min(10_000, recipe.steps // 20))
     known = {name: size for name, size in sizes.items() if name in RUN}
     ensemble = run.ensemble or RECIPES[run.recipe][0].default_ensemble(examples)
@@ -370,7 +382,7 @@ def restored(saved: Mapping[str, Any], given: Mapping[str, Any]) -> Settings:
     recipe = RECIPES[run.recipe][0]
     known = RUN | recipe.knobs()
     saved = {name: knob.default for name, knob in known.items()} | dict(saved)
-    if set(saved) != set(known) or any(saved[name] is None for name in RUN if name not in LIST_SETTINGS):
+    if set(saved) != set(known) or any(saved[name] is None for name in RUN if name not in MAY_BE_NONE):
         raise ValueError("these are not the settings of a run")
     allowed = [name for name, knob in known.items() if knob.may_change]
     if not recipe.depends_on_evaluations:

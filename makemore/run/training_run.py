@@ -50,17 +50,18 @@ from makemore.lecture.sampling import sample_word
 from makemore.lecture.words import STOP
 from makemore.parallel.engine import ParallelEngine, check_shareable
 from makemore.run.callbacks import Callback
-from makemore.run.catalog import ENGINES, NETWORKS, RECIPES, Plan, build_network, network_plan
+from makemore.run.catalog import ENGINES, NETWORKS, RECIPES, SIZES, Plan, build_network, network_plan
+from makemore.run.head_start import start_from
 from makemore.run.label_choice import choose_labels
 from makemore.run.lock import CONFUSION_FILE, LOSSES_FILE, PICTURE_FILE
-from makemore.run.model_file import MODEL_FILE, Model, Progress, save_model
+from makemore.run.model_file import MODEL_FILE, Model, Progress, load_model, save_model
 from makemore.run.opened_model import check_list_is_there
 from makemore.run.report import SPLITS, losses_csv, report, report_confusions
 from makemore.run.settings import RunSettings, Settings, checked, resolved, restored
 from makemore.run.signals import Signals
 from makemore.run.teacher_files import TeacherFiles
 from makemore.training.engine import Engine, MakeEngine
-from makemore.training.ensemble import Ensemble, EnsembleEngine
+from makemore.training.ensemble import Ensemble, EnsembleEngine, members_of
 from makemore.training.evaluation import Evaluation
 from makemore.training.processes import Processes
 from makemore.training.trainer import RunContext, Trainer
@@ -309,10 +310,14 @@ def check_finite(losses: Tensor, start: int) -> None:
 def new_run(given: Mapping[str, Any], out_dir: Path, processes: Processes) -> TrainingRun:
     """A run that begins at step 0."""
     run = checked(given)
+    trained = None if run.init_from is None else load_model(run.init_from)
+    if trained is not None:
+        given = like_trained(trained, given)
+        run = checked(given)
     plan = plan_of(run)
     device, words = device_and_words(run, processes)
     data = words.data(plan.block_size)
-    if run.n_hidden is None:
+    if run.n_hidden is None and trained is None:
         times = RECIPES[run.recipe][0].default_width_ratio(len(data.train), given.get("steps"))
         plan = replace(plan, n_hidden=round(plan.n_hidden * times))
     width = plan.n_hidden / NETWORKS[plan.name].n_hidden
@@ -322,8 +327,18 @@ def new_run(given: Mapping[str, Any], out_dir: Path, processes: Processes) -> Tr
     network = build_network(plan, settings.run.ensemble, len(data.vocabulary), generator, sizes)
     network = network.to(device)
     model = Model(network, data.vocabulary, plan, labels=data.labels, capitals=words.capitals)
+    if trained is not None:
+        start_from(model, trained)
     trainer = make_trainer(settings, network, data.to(device), generator, processes)
     return TrainingRun(out_dir, settings, words, model, trainer, processes)
+
+
+def like_trained(trained: Model, given: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The settings of a run that begins with a trained network: with its layers and number of members."""
+    own: dict[str, Any] = {"ensemble": len(members_of(trained.network))}
+    if trained.plan is not None and not given.keys() & {"network", *SIZES}:
+        own |= {"network": trained.plan.name, **{name: getattr(trained.plan, name) for name in SIZES}}
+    return {**own, **given}
 
 
 def plan_of(run: RunSettings) -> Plan:

@@ -6,6 +6,7 @@ The flags, range errors, ``--help``, printed header and rules of a resumed run f
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
@@ -40,6 +41,10 @@ class Recipe(Knobs):
     def default_width_ratio(cls, examples: int, steps: int | None) -> float:
         """The default width of the hidden layers as a multiple of the plan's."""
         return 1
+
+    def with_head_start(self, given: Mapping[str, Any]) -> Self:
+        """The recipe for a network that begins with trained values; the settings ``given`` stay."""
+        return self
 
     @classmethod
     def default_ensemble(cls, examples: int) -> int:
