@@ -37,8 +37,8 @@ ZONES, COUNTRIES = Path("/usr/share/zoneinfo/tzdata.zi"), Path("/usr/share/zonei
 SIZES = range(60, 5001)
 """The sizes of the lists that are compared, in words."""
 
-ROWS: dict[str, list[object]] = {
-    "before": ["--ensemble", 1, "--markov", 0, "--patience", 5, "--n-hidden", 128],
+ROWS: dict[str, Sequence[object]] = {
+    "before": "--ensemble 1 --markov 0 --patience 5 --keep best --n-hidden 128".split(),
     "now": [],
 }
 """The flags of the defaults before and now. There were at least ``LEAST_STEPS`` steps before."""

@@ -87,6 +87,7 @@ def test_few_words_have_settings_of_their_own() -> None:
     assert [recipe.patience for recipe in found] == [20] * len(sizes)
     smoothing = [recipe.markov for recipe in found]
     assert smoothing[0] == smoothing[1] > smoothing[2] > smoothing[3] > smoothing[4] == 0
+    assert [recipe.keep for recipe in found] == ["last"] * 4 + ["best"] * 2
     steps = [recipe.steps for recipe in found]
     assert steps == sorted(steps)
     assert ModernRecipe.for_examples(300, markov=1.5, patience=3, steps=7).markov == 1.5
@@ -101,7 +102,7 @@ def test_more_words_have_one_network_and_the_plain_targets(examples: int) -> Non
     recipe = ModernRecipe.for_examples(examples)
     assert ModernRecipe.default_ensemble(examples) == 1
     assert LectureRecipe.default_ensemble(300) == 1
-    assert (recipe.patience, recipe.markov) == (5, 0)
+    assert (recipe.patience, recipe.markov, recipe.keep) == (5, 0, "best")
 
 
 def test_an_effort_is_a_preset_for_the_settings_not_given() -> None:
