@@ -111,7 +111,7 @@ class ModernRecipe(Recipe):
         "evaluations without a lower val loss before the run ends",
         1,
         10**9,
-        default_text="5; 20 for few words",
+        default_text="5; 1,000 for few words",
     )
     keep: str = knob(
         "best",
@@ -198,7 +198,7 @@ class ModernRecipe(Recipe):
             "context_dropout": round(min(0.85 if few else 0.75, max(0.0, dropout)), 2),
         }
         if examples <= FEW_EXAMPLES:
-            rules["patience"] = 20
+            rules["patience"] = 1000
         if examples < SMOOTHED_EXAMPLES:
             rules["keep"] = "last"
         if given.get("targets", "soft") == "soft" and not consecutive:

@@ -84,7 +84,7 @@ def test_few_words_have_settings_of_their_own() -> None:
     found = [ModernRecipe.for_examples(n) for n in sizes]
     assert [ModernRecipe.default_ensemble(n) for n in sizes] == [8] * 5 + [4]
     assert [ModernRecipe.default_width_ratio(n, None) for n in sizes] == [0.5, 0.5, 1, 1, 1, 1]
-    assert [recipe.patience for recipe in found] == [20] * len(sizes)
+    assert [recipe.patience for recipe in found] == [1000] * len(sizes)
     smoothing = [recipe.markov for recipe in found]
     assert smoothing[0] == smoothing[1] > smoothing[2] > smoothing[3] > smoothing[4] == 0
     assert [recipe.keep for recipe in found] == ["last"] * 4 + ["best"] * 2
