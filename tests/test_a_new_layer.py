@@ -163,6 +163,7 @@ def test_the_commands_know_its_network(
 ) -> None:
     name = kind.__name__.lower()
     argv = ["--data", str(word_file), "--network", name, "--recipe", recipe, "--steps", "20"]
+    argv += ["--ensemble", "1"]
     assert train_main([*argv, "--out-dir", str(tmp_path)]) == 0
     printed = capsys.readouterr().out
     assert f"network   {name}, block size 8, n_embd 6, n_hidden 12" in printed

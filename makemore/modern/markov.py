@@ -34,7 +34,7 @@ def markov_model(examples: Examples, vocab_size: int, order: int | None = None) 
     >>> from makemore.data.encoding import encode_words
     >>> from makemore.lecture.words import Vocabulary
     >>> markov_model(Examples(encode_words(Vocabulary("ab"), ["ab", "b"]), 2), 3, order=0)[1]
-    tensor([[0.4167, 0.2500, 0.3333]])
+    tensor([[0.4000, 0.2000, 0.4000]])
     """
     if order is None:
         order = 2 if len(examples) <= SHORT_LIST else 3

@@ -17,7 +17,7 @@ from makemore.training.recipe import Recipe
 LECTURE_EXAMPLES = 182_625
 """Training examples of the lecture's list, for which the defaults hold."""
 
-FEW_EXAMPLES = 28_500
+FEW_EXAMPLES = 30_000
 """Training examples of 5,000 names, up to which a list has few words: several networks are averaged."""
 
 MIDDLE_EXAMPLES = 10_000
@@ -117,7 +117,13 @@ class ModernRecipe(Recipe):
         "evaluations without a lower val loss before the run ends",
         1,
         10**9,
-        default_text="5; 20 for few words",
+        default_text="5; 1,000 for few words",
+    )
+    keep: str = knob(
+        "best",
+        "which network the run ends with: best: that with the lowest val loss; last: that of the last step",
+        choices=("best", "last"),
+        default_text="best; last for few words",
     )
     consecutive: int = knob(
         1, "examples taken from the list in a row; for long contexts 128 is faster", 1, 2**20
@@ -155,11 +161,14 @@ class ModernRecipe(Recipe):
 
         A network overfits sooner on fewer examples, and sooner if its hidden layers have ``width`` times
         the lecture's width. So fewer examples get more context dropout and weight decay, fewer steps and
-        smaller batches, and, without teachers or a preset, higher learning rates and coarser targets. Up to
-        ``FEW_EXAMPLES`` the val loss, of few words too, does not end the run. Below ``SMOOTHED_EXAMPLES``
-        the soft targets are mixed with the distributions of a Markov model (``markov.py``), which counts as
-        up to 16 examples, and the least number of steps is halved for the shortest lists. From
-        ``UNDROPPED_EXAMPLES`` on there is no overfitting, and context dropout fades to 0. From
+        smaller batches, and, without teachers or a preset, higher learning rates and coarser targets.
+
+        Up to ``FEW_EXAMPLES`` the val loss, which is that of few words, does not end the run, and below
+        ``SMOOTHED_EXAMPLES`` it does not choose the network. There the soft targets are mixed with the
+        distributions of a Markov model (``markov.py``), which counts as up to 16 examples, and the least
+        number of steps is halved for the shortest lists.
+
+        From ``UNDROPPED_EXAMPLES`` on there is no overfitting, and context dropout fades to 0. From
         ``WIDE_NETWORK_EXAMPLES`` on a wider network gets fewer steps, for the same time. The rules were
         found on lists of 300, 3,000, 7,000 and 32,000 names, and of 100,000, 200,000 and 1,000,000 words
         (docs/LOG.md).
@@ -195,7 +204,9 @@ class ModernRecipe(Recipe):
             "context_dropout": round(min(0.85 if few else 0.75, max(0.0, dropout)), 2),
         }
         if examples <= FEW_EXAMPLES:
-            rules["patience"] = 20
+            rules["patience"] = 1000
+        if examples < SMOOTHED_EXAMPLES:
+            rules["keep"] = "last"
         if given.get("targets", "soft") == "soft" and not consecutive:
             rules["markov"] = round(16 * rare, 1)
         if consecutive:

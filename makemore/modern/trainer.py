@@ -54,7 +54,7 @@ class ModernTrainer(Trainer):
       by epochs. A list of more than ``SHARD_EXAMPLES`` training examples has shards: each epoch takes the
       next shard, and its soft targets are those of the shard, so that memory and start-up time do not grow
       with the list.
-    * The network with the lowest val loss is kept.
+    * The network with the lowest val loss is kept, unless few words make the val loss inaccurate.
     * For few words, the targets are mixed with the distributions of a Markov model of the same words. See
       ``markov.py``.
     * Optional: batches of consecutive examples. Long contexts are hardly ever equal, but those of consecutive
@@ -210,7 +210,7 @@ class ModernTrainer(Trainer):
         return evaluation
 
     def finish(self) -> str:
-        """Restore the network with the lowest val loss, unless the last one is better."""
+        """Restore the network with the lowest val loss, unless the last one is better or is to be kept."""
         recipe, told = self.recipe, list[str]()
         if self.step < recipe.steps:
             evaluations = f"{recipe.patience} evaluations" if recipe.patience > 1 else "one evaluation"
@@ -218,7 +218,8 @@ class ModernTrainer(Trainer):
                 f"ended at step {self.step:,} of {recipe.steps:,}: the val loss has not fallen for"
                 f" {evaluations} (--patience)"
             )
-        if self.best and self.evaluate_loss(self.network, self.val_subset) > self.best_val:
+        choose = recipe.keep == "best" and self.best
+        if choose and self.evaluate_loss(self.network, self.val_subset) > self.best_val:
             self.network.load_state_dict(self.best)
             step = next((e.step for e in self.evaluations if e.val == self.best_val), self.step)
             told.append(f"the network of step {step:,} is kept, which has the lowest val loss")

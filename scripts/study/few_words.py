@@ -26,6 +26,7 @@ import markov
 from train_command import Result, train
 
 from makemore.data.word_list import load_words, read_words
+from makemore.modern.recipe import ModernRecipe
 
 PARTS = (60, 120, 250, 500, 1000, 2000, 5000)
 """The sizes of the random parts of the bundled names."""
@@ -36,16 +37,21 @@ ZONES, COUNTRIES = Path("/usr/share/zoneinfo/tzdata.zi"), Path("/usr/share/zonei
 SIZES = range(60, 5001)
 """The sizes of the lists that are compared, in words."""
 
-ROWS = {
-    "before": ["--ensemble", 1, "--markov", 0, "--patience", 5],
+ROWS: dict[str, Sequence[object]] = {
+    "before": "--ensemble 1 --markov 0 --patience 5 --keep best --n-hidden 128".split(),
     "now": [],
 }
-"""The flags of the defaults before and now."""
+"""The flags of the defaults before and now. There were at least ``LEAST_STEPS`` steps before."""
+
+LEAST_STEPS = 106
 
 
 def distinct(words: Sequence[str]) -> list[str]:
     """The words without those that differ from an earlier one in capitals alone."""
-    return list({word.lower(): word for word in reversed(words)}.values())[::-1]
+    found: dict[str, str] = {}
+    for word in words:
+        found.setdefault(word.lower(), word)
+    return list(found.values())
 
 
 def lists(paths: Sequence[Path]) -> Iterator[tuple[str, list[str]]]:
@@ -75,9 +81,13 @@ def row(name: str, words: list[str], seeds: Sequence[int], directory: Path) -> s
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / "words.txt"
         path.write_text("\n".join(random.Random(seed).sample(words, len(words))), encoding="utf-8")
-        baseline.append(markov.best(load_words(str(path), case="auto")))
+        shuffled = load_words(str(path), case="auto")
+        baseline.append(markov.best(shuffled))
+        steps = ModernRecipe.for_examples(len(shuffled.data(8).train)).steps
         for label, flags in ROWS.items():
-            own = ["--data", path, "--seed", seed, "--samples", 0]
+            own: list[object] = ["--data", path, "--seed", seed, "--samples", 0]
+            if label == "before":
+                own += ["--steps", max(LEAST_STEPS, steps)]
             results[label].append(train(folder / label, [*own, *flags]))
     cells = [name, f"{len(words):,}", f"{mean(model.test for model in baseline):.3f}"]
     for found in results.values():

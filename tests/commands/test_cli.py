@@ -374,6 +374,19 @@ def test_millions_of_words_get_a_wider_network(
     assert load_model(tmp_path / "model.safetensors").plan.n_hidden == 12
 
 
+def test_few_words_train_several_networks(
+    word_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    argv = ["--data", word_file, "--steps", "2", "--n-hidden", "8", "--samples", "0"]
+    for name, flags, members in [("default", [], 8), ("one", ["--ensemble", "1"], 1)]:
+        assert train([*argv, *flags, "--out-dir", tmp_path / name]) == 0
+        assert (f", {members} members\n" in capsys.readouterr().out) == (members > 1)
+        model = load_model(tmp_path / name)
+        assert len(members_of(model.network)) == members
+        assert model.progress is not None
+        assert model.progress.settings["ensemble"] == members
+
+
 @pytest.mark.full
 def test_an_ensemble_end_to_end(word_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """The losses printed at the end and the scores are those of the mean."""

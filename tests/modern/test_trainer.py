@@ -188,6 +188,16 @@ def test_the_best_network_is_kept_and_training_stops_early(data: Data) -> None:
     assert split_loss(run.network, data.val) == pytest.approx(min(vals), abs=1e-6)
 
 
+def test_the_last_network_is_kept_if_few_words_would_choose(data: Data) -> None:
+    run = modern(data, steps=20, lr=0.5, lr_adamw=0.5, patience=1000, keep="last")
+    for _ in run.run(5):
+        run.evaluate("val")
+    last = {name: tensor.clone() for name, tensor in run.network.state_dict().items()}
+    run.best_val = 0.0
+    assert run.finish() == ""
+    assert all(torch.equal(tensor, last[name]) for name, tensor in run.network.state_dict().items())
+
+
 def test_each_epoch_takes_the_next_shard_of_a_large_list(data: Data, monkeypatch: pytest.MonkeyPatch) -> None:
     """With the soft targets of that shard. After the last shard comes the first."""
     monkeypatch.setattr(trainer_module, "SHARD_EXAMPLES", len(data.train) // 3)

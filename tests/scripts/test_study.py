@@ -5,8 +5,10 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+import few_words
 import good_names
 import long_contexts
+import markov
 import performance_log
 import pytest
 import train_command
@@ -105,3 +107,42 @@ def test_long_contexts_are_trained_once_and_drawn(
     assert (tmp_path / "long.png").read_bytes().startswith(b"\x89PNG")
     long_contexts.main([str(tmp_path), "--steps", "3"])
     assert capfd.readouterr().out.splitlines() == table, "nothing is trained again"
+
+
+def test_markov_models_of_a_list(word_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert markov.main(["--data", str(word_file)]) == 0
+    head, *rows = capsys.readouterr().out.splitlines()
+    assert head.split() == ["smoothing", "order", "val", "test"]
+    assert len(rows) == 2 * len(markov.ORDERS)
+    lowest = [row for row in rows if row.endswith("  lowest val")]
+    assert len(lowest) == 1
+    assert min(float(row.split()[2]) for row in rows) == float(lowest[0].split()[2])
+    assert {row.split()[0] for row in rows} == {"Witten-Bell", "Kneser-Ney"}
+
+
+def test_short_lists_are_distinct_words_of_every_source(word_file: Path, tmp_path: Path) -> None:
+    (tmp_path / "capitals.txt").write_text("\n".join(["Anna", "anna", "Bert", "ANNA", *"CDEFG"]))
+    found = dict(few_words.lists([tmp_path, word_file]))
+    assert found["capitals"] == ["Anna", "Bert", *"CDEFG"]
+    assert found[word_file.stem] == few_words.distinct(word_file.read_text(encoding="utf-8").split())
+    for number in few_words.PARTS:
+        assert len(set(found[f"names-{number}"])) == number
+
+
+@pytest.mark.full
+def test_few_words_are_compared(
+    word_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fast = ["--steps", 5, "--n-hidden", 8]
+    monkeypatch.setattr(few_words, "ROWS", {"one": [*fast, "--ensemble", 1], "now": fast})
+    argv = [str(tmp_path), "--lists", str(word_file), "--seeds", "1", "2", "--only", word_file.stem]
+    assert few_words.main(argv) == 0
+    head, _, row = capsys.readouterr().out.splitlines()
+    assert head == "| list | words | Markov | one | less Markov | s | now | less Markov | s |"
+    cells = row.strip("| ").split(" | ")
+    assert cells[0] == word_file.stem
+    assert len(cells) == 9
+    assert all(1 < float(cells[i]) < 4 for i in (2, 3, 6))
+    losses = [load_model(tmp_path / f"{word_file.stem}-{seed}" / "now").progress for seed in (1, 2)]
+    tests = [progress.evaluations[-1].test for progress in losses if progress is not None]
+    assert float(cells[6]) == pytest.approx(sum(test or 0 for test in tests) / 2, abs=6e-4)

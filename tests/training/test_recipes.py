@@ -85,9 +85,10 @@ def test_few_words_have_settings_of_their_own() -> None:
     found = [ModernRecipe.for_examples(n) for n in sizes]
     assert [ModernRecipe.default_ensemble(n) for n in sizes] == [8] * 5 + [4]
     assert [ModernRecipe.default_width_ratio(n, None) for n in sizes] == [0.5, 0.5, 1, 1, 1, 1]
-    assert [recipe.patience for recipe in found] == [20] * len(sizes)
+    assert [recipe.patience for recipe in found] == [1000] * len(sizes)
     smoothing = [recipe.markov for recipe in found]
     assert smoothing[0] == smoothing[1] > smoothing[2] > smoothing[3] > smoothing[4] == 0
+    assert [recipe.keep for recipe in found] == ["last"] * 4 + ["best"] * 2
     steps = [recipe.steps for recipe in found]
     assert steps == sorted(steps)
     assert ModernRecipe.for_examples(300, markov=1.5, patience=3, steps=7).markov == 1.5
@@ -102,7 +103,7 @@ def test_more_words_have_one_network_and_the_plain_targets(examples: int) -> Non
     recipe = ModernRecipe.for_examples(examples)
     assert ModernRecipe.default_ensemble(examples) == 1
     assert LectureRecipe.default_ensemble(300) == 1
-    assert (recipe.patience, recipe.markov) == (5, 0)
+    assert (recipe.patience, recipe.markov, recipe.keep) == (5, 0, "best")
 
 
 def test_an_effort_is_a_preset_for_the_settings_not_given() -> None:
