@@ -127,7 +127,13 @@ class RunSettings(Knobs):
         may_change=True,
     )
     threads: int = knob(
-        1, "CPU threads; 1 is fastest for small steps", 1, 1024, group=TRAINING, may_change=True
+        1,
+        "CPU threads; more than 1 gains little, takes many times as long beside other programs, and changes"
+        " the rounding of the steps",
+        1,
+        1024,
+        group=TRAINING,
+        may_change=True,
     )
     log_every: int | None = knob(
         None,
