@@ -37,7 +37,7 @@ def draw_confusion(confusion: Confusion) -> Figure:
     )
     figure = figure_of(max(6.0, min(WIDTH, size)), max(4.5, size), title, NOTE)
     axes = figure.subplots()
-    image = axes.imshow(shares, cmap=AMOUNTS, vmin=0, vmax=100)
+    image = axes.imshow(shares.tolist(), cmap=AMOUNTS, vmin=0, vmax=100)
     axes.set_xticks(range(len(names)), names, rotation=90, fontsize=8, parse_math=False)
     axes.set_yticks(range(len(names)), names, fontsize=8, parse_math=False)
     axes.set_xlabel("most probable label", fontsize=9)
