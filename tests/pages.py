@@ -17,18 +17,18 @@ from makemore.training.ensemble import members_of
 ODD = "</script>\"'&<!--\u2028\u202e\u0301שלוםابج😀👩\u200d💻 $`\\é\ufe0f@"
 """Text that might break out of a page: ends of scripts and comments, quotes, reversed text, joined marks."""
 
-DRAWN = """
+SAMPLED = """
 const done = arguments[0];
-const look = () => document.querySelectorAll("#drawn li").length === 12 ? done() : setTimeout(look, 5);
+const look = () => document.querySelectorAll("#sampled li").length === 12 ? done() : setTimeout(look, 5);
 look();
 """
-"""A script that waits until the page has unpacked its list and drawn its first words."""
+"""A script that waits until the page has unpacked its list and sampled its first words."""
 
 SEEDED = """
 let seed = 1;
 Math.random = () => (seed = (48271 * seed) % 2147483647) / 2147483647;
 """
-"""A script with which every page draws the same words each time (Park and Miller's generator)."""
+"""A script with which every page samples the same words each time (Park and Miller's generator)."""
 
 
 def resize(browser: Any, width: int) -> None:

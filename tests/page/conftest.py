@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from pages import DRAWN, SEEDED, resize
+from pages import SAMPLED, SEEDED, resize
 
 from makemore.commands.cli import page_main
 
@@ -66,7 +66,7 @@ def open_page(browser: Any) -> Iterator[Any]:
         features = [{"name": name, "value": value} for name, value in media.items()]
         browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})
         browser.get(path.as_uri())
-        browser.execute_async_script(DRAWN)
+        browser.execute_async_script(SAMPLED)
         return browser
 
     browser.get_log("browser")

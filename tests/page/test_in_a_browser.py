@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from pages import DRAWN, ODD, layers_of, model_of, resize
+from pages import SAMPLED, ODD, layers_of, model_of, resize
 from torch import Generator, Tensor
 
 from makemore import Filters, Model, generate, load_model, load_words, page_html
@@ -55,11 +55,11 @@ def likeliest(model: Model, prefix: str = "") -> str:
     )
 
 
-def draw_again(page: Any) -> list[str]:
-    """Press the button, and return the words when they have been drawn."""
-    page.execute_script("document.getElementById('draw').click()")
-    page.execute_async_script(DRAWN)
-    return texts(page, "#drawn bdi")
+def sample_again(page: Any) -> list[str]:
+    """Press the button, and return the words when they have been sampled."""
+    page.execute_script("document.getElementById('sample').click()")
+    page.execute_async_script(SAMPLED)
+    return texts(page, "#sampled bdi")
 
 
 def texts(page: Any, selector: str) -> list[str]:
@@ -71,8 +71,8 @@ def texts(page: Any, selector: str) -> list[str]:
 def test_log_probabilities_are_the_packages_for_200_words(open_page: Any, bundled_page: Path) -> None:
     model = load_model()
     page = open_page(bundled_page)
-    drawn = list(generate(model.network, model.vocabulary, Generator().manual_seed(7), 99))
-    words = [*load_words().words[::447][:100], *drawn, "abcdefghijklmnopqrstuvwxyz"]
+    sampled = list(generate(model.network, model.vocabulary, Generator().manual_seed(7), 99))
+    words = [*load_words().words[::447][:100], *sampled, "abcdefghijklmnopqrstuvwxyz"]
     assert len(words) == 200
     for word, told in zip(words, page_log_probs(page, words), strict=True):
         torch.testing.assert_close(told, log_probs(model, word), atol=1e-5, rtol=0)
@@ -127,9 +127,9 @@ def test_capitals_are_put_back(open_page: Any, tmp_path: Path) -> None:
         field.send_keys("SAN-o")
         assert field.get_attribute("value") == rule.restore("san-o")
         assert page.execute_script("return makemore.state.symbols") == model.vocabulary.encode("san-o")
-        draw_again(page)
-        drawn = texts(page, "#drawn bdi:not(.label)")
-        assert drawn == [rule.restore(rule.lower(word)) for word in drawn]
+        sample_again(page)
+        sampled = texts(page, "#sampled bdi:not(.label)")
+        assert sampled == [rule.restore(rule.lower(word)) for word in sampled]
 
 
 def test_filters_and_draws_are_those_of_makemore_sample(open_page: Any, bundled_page: Path) -> None:
@@ -152,10 +152,10 @@ def test_filters_and_draws_are_those_of_makemore_sample(open_page: Any, bundled_
             assert symbols == sample_symbols(row[None], ids, numbers).tolist()
 
 
-def test_words_drawn_at_temperature_0_are_the_packages(open_page: Any, bundled_page: Path) -> None:
+def test_words_sampled_at_temperature_0_are_the_packages(open_page: Any, bundled_page: Path) -> None:
     model, page = load_model(), open_page(bundled_page)
     for prefix in ("", "ma", "xq"):
-        told = page.execute_script("return makemore.draw(arguments[0], {temperature: 0})", prefix)
+        told = page.execute_script("return makemore.sample(arguments[0], {temperature: 0})", prefix)
         assert told == likeliest(model, prefix)
 
 
@@ -250,10 +250,10 @@ def test_the_nodes_of_each_member_and_of_residual_and_skip_connections(
     assert second != first
 
 
-def test_a_click_on_a_drawn_word_shows_where_it_came_from(open_page: Any, bundled_page: Path) -> None:
+def test_a_click_on_a_sampled_word_shows_where_it_came_from(open_page: Any, bundled_page: Path) -> None:
     page, model = open_page(bundled_page), load_model()
-    word = texts(page, "#drawn bdi")[4]
-    page.execute_script("document.querySelectorAll('#drawn button')[4].click()")
+    word = texts(page, "#sampled bdi")[4]
+    page.execute_script("document.querySelectorAll('#sampled button')[4].click()")
     symbols = [*model.vocabulary.encode(word), 0]
     logs = log_probs(model, word)
     own = [logs[i, symbol].exp().item() for i, symbol in enumerate(symbols)]
@@ -305,7 +305,7 @@ def test_everything_works_by_keyboard(open_page: Any, bundled_page: Path) -> Non
     page.switch_to.active_element.send_keys(keys.CONTROL, "a")
     press(page, "e", "m")
     order = []
-    for _ in range(14):
+    for _ in range(17):
         press(page, keys.TAB)
         order.append(label(page))
     assert order[:3] == ["finish", "clear", "play"]
@@ -313,7 +313,8 @@ def test_everything_works_by_keyboard(open_page: Any, bundled_page: Path) -> Non
     assert order[4] == ""  # the summary of the table
     assert order[5].startswith("Embedding 1 of 8, has seen: start")
     assert order[6].startswith("a ")
-    assert order[7:12] == ["temperature", "top-k", "begin", "novel", "draw"]
+    assert order[7:12] == ["temperature", "top-k", "number", "shortest", "longest"]
+    assert order[12:15] == ["begin", "novel", "sample"]
     assert page.switch_to.active_element.tag_name == "button"
 
     page.execute_script("document.getElementById('word').focus()")
@@ -344,19 +345,19 @@ def test_everything_works_by_keyboard(open_page: Any, bundled_page: Path) -> Non
     assert texts(page, "#status")[0].startswith("Likeliest next: ")
 
 
-def test_settings_change_the_drawn_words(open_page: Any, bundled_page: Path) -> None:
+def test_settings_change_the_sampled_words(open_page: Any, bundled_page: Path) -> None:
     page = open_page(bundled_page)
     page.execute_script(SET, "temperature", "0")
     assert texts(page, "#temperature-value") == ["0.00"]
     always = [likeliest(load_model())] * 12
-    assert draw_again(page) == always
+    assert sample_again(page) == always
     page.execute_script(SET, "temperature", "1")
     page.execute_script(SET, "top-k", "1")
-    assert draw_again(page) == always
+    assert sample_again(page) == always
     page.execute_script(SET, "top-k", "")
     page.execute_script("document.getElementById('begin').click(); document.getElementById('novel').click()")
     page.execute_script(SET, "word", "mar")
-    words = draw_again(page)
+    words = sample_again(page)
     assert all(word.startswith("mar") for word in words)
     assert not set(words) & set(load_words().words)
 
@@ -371,17 +372,17 @@ SET = (
 @pytest.mark.parametrize("refused", ["-4", "0", "2.5", "28"])
 def test_a_top_k_that_cannot_be_is_refused(refused: str, open_page: Any, bundled_page: Path) -> None:
     page = open_page(bundled_page)
-    before = texts(page, "#drawn bdi")
+    before = texts(page, "#sampled bdi")
     page.execute_script(SET, "top-k", refused)
     assert texts(page, "#top-k-is") == ["must be a whole number from 1 to 27"]
     assert page.execute_script("return document.getElementById('top-k').ariaInvalid") == "true"
     assert texts(page, "#others") == [""], "the probabilities are those of all characters"
-    page.execute_script("document.getElementById('draw').click()")
-    assert texts(page, "#drawn bdi") == before
+    page.execute_script("document.getElementById('sample').click()")
+    assert texts(page, "#sampled bdi") == before
     page.execute_script(SET, "top-k", "3")
     assert texts(page, "#top-k-is") == ["characters at each step (top k)"]
     assert page.execute_script("return document.getElementById('top-k').ariaInvalid") == "false"
-    assert draw_again(page) != before
+    assert sample_again(page) != before
 
 
 def test_playing_an_empty_word_says_why_nothing_happens(open_page: Any, bundled_page: Path) -> None:
@@ -406,7 +407,7 @@ def test_playing_an_empty_word_says_why_nothing_happens(open_page: Any, bundled_
 def test_what_stands_for_a_word_that_cannot_be_seen_looks_like_no_word(
     open_page: Any, tmp_path: Path
 ) -> None:
-    """Words "empty word" and "U+200D" can be drawn, too: only the style tells them apart."""
+    """A word "U+200D" can be sampled, too: only the style tells them apart."""
     model = model_of("empty word+U20D\u200d", "mlp", block_size=1)
     with torch.no_grad():
         weights = model.network.layers[-1].state_dict()
@@ -414,22 +415,22 @@ def test_what_stands_for_a_word_that_cannot_be_seen_looks_like_no_word(
         weights["bias"].fill_(-50.0)
         weights["bias"][[0, *model.vocabulary.encode("\u200d")]] = 0.0  # the end, or that one character
     page = open_page(written(tmp_path / "page.html", model))
-    for word, seen in zip(page.execute_script(DRAWN_WORDS), texts(page, "#drawn bdi"), strict=True):
-        assert seen == (" ".join(["U+200D"] * len(word)) if word else "empty word")
-    styles = "return [...document.querySelectorAll('#drawn bdi')].map((e) => getComputedStyle(e).fontStyle)"
+    for word, seen in zip(page.execute_script(SAMPLED_WORDS), texts(page, "#sampled bdi"), strict=True):
+        assert seen == " ".join(["U+200D"] * len(word)) != ""
+    styles = "return [...document.querySelectorAll('#sampled bdi')].map((e) => getComputedStyle(e).fontStyle)"
     assert page.execute_script(styles) == ["italic"] * 12
     with torch.no_grad():
         weights["bias"].fill_(-50.0)
-        weights["bias"][model.vocabulary.encode("e")] = 0.0
+        weights["bias"][[0, *model.vocabulary.encode("e")]] = 0.0
     page = open_page(written(tmp_path / "page.html", model))
     assert page.execute_script(styles) == ["normal"] * 12
 
 
-DRAWN_WORDS = (
-    "return [...document.querySelectorAll('#drawn button')].map((b) =>"
+SAMPLED_WORDS = (
+    "return [...document.querySelectorAll('#sampled button')].map((b) =>"
     " makemore.network.decode(b.dataset.symbols.split(',').filter(Boolean).map(Number)))"
 )
-"""A script that returns the drawn words as they are."""
+"""A script that returns the sampled words as they are."""
 
 
 def test_words_are_understood_in_any_unicode_form(open_page: Any, tmp_path: Path) -> None:
@@ -467,13 +468,13 @@ def test_a_network_without_new_words_says_so(open_page: Any, tmp_path: Path) -> 
         weights = layers_of(model.network)[-1].state_dict()
         weights["weight"].zero_()
         weights["bias"].copy_(torch.tensor([50.0, 0.0, 0.0]))  # always the end
-    page = open_page(written(tmp_path / "page.html", model, ["", "a"]))
-    page.execute_script("document.getElementById('novel').click(); document.getElementById('draw').click()")
+    page = open_page(written(tmp_path / "page.html", model, ["a", "b"]))
+    page.execute_script("document.getElementById('novel').click(); document.getElementById('sample').click()")
     page.execute_async_script(
-        "const look = () => document.getElementById('drawn-note').textContent ? arguments[0]()"
+        "const look = () => document.getElementById('sampled-note').textContent ? arguments[0]()"
         " : setTimeout(look, 5); look()"
     )
-    assert texts(page, "#drawn-note") == ["0 of 12: none of the last 2,000 drawn was new."]
+    assert texts(page, "#sampled-note") == ["0 of 12: none of the last 2,000 sampled was new."]
 
 
 def test_nothing_breaks_out_of_the_page(open_page: Any, tmp_path: Path) -> None:
@@ -483,7 +484,7 @@ def test_nothing_breaks_out_of_the_page(open_page: Any, tmp_path: Path) -> None:
     page = open_page(path)
     assert page.title == f"makemore: wavenet, trained on {source}"
     for number in range(12):
-        page.execute_script("document.querySelectorAll('#drawn button')[arguments[0]].click()", number)
+        page.execute_script("document.querySelectorAll('#sampled button')[arguments[0]].click()", number)
     page.execute_script("document.getElementById('as-table').open = true")
     page.execute_async_script("setTimeout(arguments[0], 20)")
     write(page, "\u202e\u2028")
@@ -515,6 +516,8 @@ def test_nothing_breaks_out_of_the_page(open_page: Any, tmp_path: Path) -> None:
 @pytest.mark.parametrize("characters", ["abcd", "".join(map(chr, range(0x4E00, 0x4E00 + 4999)))])
 def test_few_and_many_symbols(characters: str, open_page: Any, tmp_path: Path) -> None:
     model = model_of(characters)
+    with torch.no_grad():
+        layers_of(model.network)[-1].state_dict()["bias"][0] += 9  # words end
     page = open_page(written(tmp_path / "page.html", model, [characters[:3]]), 360)
     word = characters[1] + characters[0]
     write(page, word)
@@ -606,7 +609,7 @@ def test_nothing_moves_if_reduced_motion_is_preferred(open_page: Any, bundled_pa
 def test_accessibility_by_axe(dark: bool, axe: str, open_page: Any, bundled_page: Path) -> None:
     page = open_page(bundled_page, 1280, dark)
     page.execute_script("document.getElementById('as-table').open = true")
-    page.execute_script("document.querySelector('#drawn button').click()")
+    page.execute_script("document.querySelector('#sampled button').click()")
     page.execute_script(axe)
     rules = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"]
     found = page.execute_async_script("axe.run({runOnly: arguments[0]}).then(arguments[1])", rules)
