@@ -2,11 +2,11 @@
 
 The page computes what the model computes, in the browser. ``network.js`` is the forward pass, and the other
 scripts show it; they are in this directory, with the HTML and the style sheet. The page contains the weights
-as base64: for each member of an ensemble the embedding, of symbols and labels, and the stages of its
-``Convolution``, and the tensors of the pointwise layers. A network that has no convolution is refused, as is a layer that the page does not
-know.
+as base64: for each member of an ensemble the rows of the symbols and labels, the stages of its
+``Convolution``, and the tensors of the pointwise layers. A network that has no convolution is refused, as is
+a layer that the page does not know.
 
-The words and characters may be any text, so none of it may become markup. They are JSON in which every ``<``
+The words, characters and labels may be any text, so none of it may become markup. They are JSON in which every ``<``
 is escaped, the scripts write them as text only, and the page's security policy lets no other script run and
 nothing be fetched.
 """
@@ -17,6 +17,7 @@ import base64
 import hashlib
 import html
 import json
+import unicodedata
 import zlib
 from collections.abc import Iterable
 from dataclasses import asdict
@@ -56,9 +57,7 @@ MAX_COMBINATIONS = 20_000
 """The most combinations of labels in a page, the most frequent ones: labels are sampled from these."""
 
 
-def page_html(
-    model: Model, words: Iterable[str] = (), source: str = "", *, word: str | None = None
-) -> str:
+def page_html(model: Model, words: Iterable[str] = (), source: str = "", *, word: str | None = None) -> str:
     """The page of a model, in one string of HTML. It opens with ``word`` as if it were typed.
 
     ``words`` are those the model was trained on, from a list named ``source``: with them the page says which
@@ -116,12 +115,17 @@ def beginning(model: Model, word: str) -> str:
     Raises DataError on an unknown character, and UsageError on a word that is too long.
     """
     known = model.vocabulary.stoi
-    form = known_form(model.lowered(word), known)
-    form = "".join(next(filter(known.__contains__, (ch, ch.lower(), ch.upper())), ch) for ch in form)
+
+    def in_known_case(ch: str) -> str:
+        return next(filter(known.__contains__, (ch, ch.lower(), ch.upper())), ch)
+
+    texts = [unicodedata.normalize(form, model.lowered(word)) for form in ("NFC", "NFD")]
+    forms = [known_form("".join(map(in_known_case, text)), known) for text in texts]
+    form = next((form for form in forms if known.keys() >= {*form}), forms[0])
     model.vocabulary.encode(form)
     if len(form) > MAX_LENGTH:
         raise UsageError(
-            f"the page's word has {plural(len(form), 'character')}: the longest word of a page has {MAX_LENGTH}"
+            f"the page's word has {plural(len(form), 'character')}: a page's longest word has {MAX_LENGTH}"
         )
     return form
 
@@ -156,7 +160,7 @@ def label_points(network: Layer, labels: Labels) -> list[dict[str, Any]]:
     first = members_of(network)[0]
     embedding = next(layer for layer in first.modules() if isinstance(layer, LabelledEmbedding))
     described = []
-    for table in torch.split(embedding.label_weight.detach().cpu(), labels.sizes):
+    for table in torch.split(embedding.label_weight.detach().cpu(), list(labels.sizes)):
         points, shares = principal_components(table[1:])  # row 0 is that of words without a label
         points = points / points.abs().max().clamp_min(1e-30)
         described.append(

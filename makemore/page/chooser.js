@@ -6,7 +6,7 @@ const MOST_TRIED = 1000; // labels that are tried for room beside their points
 const MOST_DOTS = 200; // dots that no text may cover
 
 const pen = document.createElement("canvas").getContext("2d"); // measures texts
-const compared = { k: 0, labels: null }; // the column and the two labels, once they are chosen
+const compared = { k: 0, labels: null, fields: [] }; // a column, two of its labels once they are chosen
 
 // A text whose direction of writing has no effect on the text around it.
 const isolated = (text) => `\u2068${text}\u2069`;
@@ -98,7 +98,11 @@ function buildChooser() {
     const box = element("div", "column");
     box.setAttribute("role", "group");
     box.setAttribute("aria-label", column.name);
-    const changed = (final) => chooseLabels(final);
+    const changed = (final) => {
+      if (k === compared.k && first.label !== null && second.label !== null)
+        compareLabels([first.label, second.label]);
+      chooseLabels(final);
+    };
     const first = labelField(k, column.name, "any: as in the list", changed);
     const second = labelField(k, "blended with", "nothing", changed);
     const share = element("label"),
@@ -168,17 +172,17 @@ function compareColumn(k) {
   const labels = labelsOf(k);
   const total = (label) => network.labels.totals[k].get(label) ?? 0;
   const frequent = [...labels].sort((a, b) => total(b) - total(a) || a - b);
-  Object.assign(compared, { k, labels: [frequent[0], frequent[1] ?? frequent[0]] });
-  const fields = compared.labels.map((label, i) => {
-    const field = labelField(k, ["first label", "second label"][i], undefined, () => {
-      compared.labels[i] = field.label;
-      showPoints();
-      showTwo();
-    });
-    field.set(label);
-    return field;
-  });
-  by("two").replaceChildren(...fields.map(({ holder }) => holder));
+  compared.k = k;
+  compared.fields = ["first label", "second label"].map((name) =>
+    labelField(k, name, undefined, () => compareLabels(compared.fields.map(({ label }) => label))),
+  );
+  by("two").replaceChildren(...compared.fields.map(({ holder }) => holder));
+  compareLabels([frequent[0], frequent[1] ?? frequent[0]]);
+}
+
+function compareLabels(labels) {
+  compared.labels = labels;
+  compared.fields.forEach((field, i) => field.label === labels[i] || field.set(labels[i]));
   showPoints();
   showTwo();
 }
@@ -227,9 +231,11 @@ function showTwo() {
 function showPoints() {
   const svg = by("points"),
     { k, labels } = compared;
-  const { clientWidth: width, clientHeight: height } = svg;
-  if (!labels || !width) return;
+  if (!labels) return;
   const { name, values, points, variance } = network.labels.columns[k];
+  by("figure").hidden = values.length < 3; // which are on a line
+  const { clientWidth: width, clientHeight: height } = svg;
+  if (!width) return;
   const [xs, ys] = [0, 1].map((at) => values.map((_, i) => points[2 * i + at]));
   const scale = (all, size) => {
     const [least, most] = [Math.min, Math.max].map((f) => all.reduce((a, b) => f(a, b)));
@@ -263,7 +269,9 @@ function showPoints() {
   }
   svg.setAttribute("viewBox", `0 0 ${width} ${height}`);
   svg.setAttribute("aria-label", `${plural(values.length, "label")} of ${isolated(name)} as points`);
-  svg.replaceChildren(...dots, ...texts);
+  const group = svgElement("g", { class: all.length > MOST_DOTS ? "many" : "" });
+  group.append(...dots);
+  svg.replaceChildren(group, ...texts);
   const seen = `${Math.round(100 * (variance[0] + variance[1]))} %`;
   const which = content.members.length > 1 ? " of the first network" : "";
   by("points-is").textContent =

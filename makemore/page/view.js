@@ -92,7 +92,8 @@ function among() {
   if (!state.shown.length) return "One sampled word";
   if (!state.shown.includes(null)) return `With ${choiceText(state.shown)}, one sampled word`;
   const chosen = state.shown.flatMap((shares, k) => (shares ? [sharesText(k, shares)] : []));
-  return `With ${[...chosen, "the mean of the labels"].join(" and ")}, one word`;
+  const others = chosen.length ? "the mean of the other labels" : "the mean of the labels";
+  return `With ${[...chosen, others].join(" and ")}, one word`;
 }
 
 function showTable() {

@@ -136,7 +136,7 @@ function finish() {
     const symbols = network.sample(before, { ...settings(), condition, longest: LONGEST });
     if (symbols === null) continue;
     setWord(symbols, before.length, true, labels);
-    return say(network.decode(symbols) || EMPTY, 100);
+    return say(network.decode(symbols), 100);
   }
   by("note").textContent = `No word that begins like this ended within ${LONGEST} characters.`;
   say(by("note").textContent, 100);

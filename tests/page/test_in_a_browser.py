@@ -5,13 +5,27 @@ from __future__ import annotations
 import math
 import re
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 from string import ascii_letters, ascii_lowercase
 from typing import Any
 
 import pytest
 import torch
-from pages import SAMPLED, ODD, layers_of, model_of, resize
+from pages import (
+    ODD,
+    SET,
+    STICKS_OUT,
+    WIDTHS,
+    layers_of,
+    model_of,
+    percents,
+    resize,
+    sample_again,
+    texts,
+    write,
+    written,
+)
 from torch import Generator, Tensor
 
 from makemore import Filters, Model, generate, load_model, load_words, page_html
@@ -21,13 +35,6 @@ from makemore.lecture.sampling import next_symbol_probs
 from makemore.page.building import pack_words
 
 pytestmark = pytest.mark.full
-
-WIDTHS = [360, 600, 959, 1440]
-
-
-def written(path: Path, model: Model, words: list[str] | None = None, source: str = "") -> Path:
-    path.write_text(page_html(model, words or [], source), encoding="utf-8")
-    return path
 
 
 def log_probs(model: Model, word: str) -> Tensor:
@@ -52,19 +59,6 @@ def page_log_probs(page: Any, words: list[str]) -> list[Tensor]:
 def likeliest(model: Model, prefix: str = "") -> str:
     return next(
         generate(model.network, model.vocabulary, Generator(), 1, Filters(temperature=0), prefix=prefix)
-    )
-
-
-def sample_again(page: Any) -> list[str]:
-    """Press the button, and return the words when they have been sampled."""
-    page.execute_script("document.getElementById('sample').click()")
-    page.execute_async_script(SAMPLED)
-    return texts(page, "#sampled bdi")
-
-
-def texts(page: Any, selector: str) -> list[str]:
-    return page.execute_script(
-        "return [...document.querySelectorAll(arguments[0])].map((e) => e.textContent)", selector
     )
 
 
@@ -132,19 +126,20 @@ def test_capitals_are_put_back(open_page: Any, tmp_path: Path) -> None:
         assert sampled == [rule.restore(rule.lower(word)) for word in sampled]
 
 
-def test_filters_and_draws_are_those_of_makemore_sample(open_page: Any, bundled_page: Path) -> None:
+def test_filters_and_samples_are_those_of_makemore_sample(open_page: Any, bundled_page: Path) -> None:
     page = open_page(bundled_page)
     logits = torch.randn(6, 9, generator=Generator().manual_seed(1), dtype=torch.float64) * 3
     logits[0, 3:6] = logits[0].max()  # equally likely ones
     logs = logits.log_softmax(dim=1)
     u = [0.0, 0.2, 0.5, 0.999, 1 - 2**-53]
-    for temperature, top_k in [(1, 9), (0, 9), (0.3, 9), (2, 3), (1, 1), (1e-3, 4), (0.7, 100)]:
-        probs = next_symbol_probs(logs, temperature, top_k)
+    tries = [(1, 9), (0, 9), (0.3, 9), (2, 3), (1, 1), (1e-3, 4), (0.7, 100)]
+    for (temperature, top_k), may_stop in product(tries, (True, False)):
+        probs = next_symbol_probs(logs, temperature, top_k, may_stop=may_stop)
         told = page.execute_script(
-            "const [logs, t, k, u] = arguments;"
-            "const probs = logs.map((row) => makemore.filtered(row, t, k));"
+            "const [logs, t, k, u, mayStop] = arguments;"
+            "const probs = logs.map((row) => makemore.filtered(row, t, k, mayStop));"
             "return [probs, probs.map((row) => u.map((x) => makemore.pick(row, x)))]",
-            logs.tolist(), temperature, top_k, u,
+            logs.tolist(), temperature, top_k, u, may_stop,
         )  # fmt: skip
         torch.testing.assert_close(torch.tensor(told[0], dtype=torch.float64), probs, atol=1e-12, rtol=0)
         for row, symbols in zip(probs, told[1], strict=True):
@@ -170,10 +165,6 @@ def test_the_whole_list_is_in_the_page(open_page: Any, bundled_page: Path) -> No
     listed = load_words().words
     assert page.execute_script("return arguments[0].every(makemore.isKnown)", listed[::100])
     assert not page.execute_script("return ['', 'zzzz', 'emm'].some(makemore.isKnown)")
-
-
-def percents(page: Any, selector: str) -> list[float]:
-    return [float(text.removesuffix(" %").removeprefix("<")) / 100 for text in texts(page, selector)]
 
 
 PICTURES = "return [...document.querySelectorAll('canvas')].map((c) => c.toDataURL())"
@@ -273,15 +264,6 @@ def test_a_click_on_a_sampled_word_shows_where_it_came_from(open_page: Any, bund
         assert row == f"{context}{ch}{100 * own[i]:.1f} %{1 + ranks.index(symbols[i])}"
 
 
-def write(page: Any, word: str) -> None:
-    """Put a word into the box as if it were typed."""
-    page.execute_script(
-        "const box = document.getElementById('word'); box.value = arguments[0];"
-        "box.dispatchEvent(new Event('input'))",
-        word,
-    )
-
-
 def press(page: Any, *keys: str) -> None:
     for key in keys:
         page.switch_to.active_element.send_keys(key)
@@ -360,13 +342,6 @@ def test_settings_change_the_sampled_words(open_page: Any, bundled_page: Path) -
     words = sample_again(page)
     assert all(word.startswith("mar") for word in words)
     assert not set(words) & set(load_words().words)
-
-
-SET = (
-    "const field = document.getElementById(arguments[0]); field.value = arguments[1];"
-    "field.dispatchEvent(new Event('input', {bubbles: true}))"
-)
-"""A script that changes an input as a person does."""
 
 
 @pytest.mark.parametrize("refused", ["-4", "0", "2.5", "28"])
@@ -530,17 +505,6 @@ def test_few_and_many_symbols(characters: str, open_page: Any, tmp_path: Path) -
         assert texts(page, "#others")[0].startswith("The likeliest 40 of 5,000; all others together: ")
     assert percents(page, "#next .how") == pytest.approx(expected[order].tolist(), abs=6e-4)
     assert page.execute_script("return document.documentElement.scrollWidth") == 360
-
-
-STICKS_OUT = """
-return [...document.querySelectorAll("button, input, canvas, p, h2, .char")].filter((e) => {
-  const box = e.getBoundingClientRect();
-  if (box.width <= 1 || e.closest(".unseen")) return false;
-  const cut = e.scrollWidth > e.clientWidth + 1 && getComputedStyle(e).display !== "inline";
-  return box.right > innerWidth || box.left < 0 || (cut && e.localName !== "input");
-}).map((e) => e.outerHTML.slice(0, 90));
-"""
-"""The elements that stick out of the window, or whose text sticks out of them."""
 
 
 def brightness(color: str) -> int:
