@@ -6,9 +6,9 @@ as base64: for each member of an ensemble the rows of the symbols and labels, th
 ``Convolution``, and the tensors of the pointwise layers. A network that has no convolution is refused, as is
 a layer that the page does not know.
 
-The words, characters and labels may be any text, so none of it may become markup. They are JSON in which every ``<``
-is escaped, the scripts write them as text only, and the page's security policy lets no other script run and
-nothing be fetched.
+The words, characters and labels may be any text, so none of it may become markup. They are JSON in which
+every ``<`` is escaped, the scripts write them as text only, and the page's security policy lets no other
+script run and nothing be fetched.
 """
 
 from __future__ import annotations

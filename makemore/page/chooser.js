@@ -21,10 +21,10 @@ function sharesText(k, shares) {
 
 const choiceText = (choice) => choice.map((shares, k) => sharesText(k, shares)).join(", ");
 
-// A field for a label of column k: a menu, or if there are many labels a field with suggestions. `nothing` is
-// the text if none is chosen; without it a label is always chosen. `changed` is called with true when the
-// choice has been made.
-function labelField(k, name, nothing, changed) {
+// A field for a label of column k: a menu, or if there are many labels a field with suggestions. A label that
+// does not exist is reported in the element `note`. `changed` is called with true when the choice is complete.
+// `nothing` is the text if no label is chosen; without it one always is.
+function labelField(k, name, note, changed, nothing) {
   const { columns } = network.labels;
   const many = columns[k].values.length > MOST_OPTIONS;
   const holder = element("label"),
@@ -48,7 +48,7 @@ function labelField(k, name, nothing, changed) {
     if (final && label === undefined && input.value.trim() === "") return field.set(field.label);
     input.setAttribute("aria-invalid", final && label === undefined);
     if (final)
-      by("labels-note").textContent =
+      by(note).textContent =
         label === undefined
           ? `There is no label ${isolated(input.value.trim().slice(0, 50))} in ${isolated(columns[k].name)}.`
           : "";
@@ -59,6 +59,7 @@ function labelField(k, name, nothing, changed) {
   input.addEventListener("change", () => read(true));
   if (many) {
     input.setAttribute("list", suggestions(k).id);
+    input.setAttribute("aria-describedby", note);
     input.autocomplete = "off";
     input.spellcheck = false;
     if (nothing) input.placeholder = nothing;
@@ -90,61 +91,20 @@ function suggestions(k) {
 
 // The chooser -------------------------------------------------------------------------------------------
 
+let choosers = []; // the fields of each column
+
 function buildChooser() {
   const { columns } = network.labels;
   for (const id of ["labels", "compare", "how-labels"]) by(id).hidden = !columns.length;
   if (!columns.length) return;
-  const fields = columns.map((column, k) => {
-    const box = element("div", "column");
-    box.setAttribute("role", "group");
-    box.setAttribute("aria-label", column.name);
-    const changed = (final) => {
-      if (k === compared.k && first.label !== null && second.label !== null)
-        compareLabels([first.label, second.label]);
-      chooseLabels(final);
-    };
-    const first = labelField(k, column.name, "any: as in the list", changed);
-    const second = labelField(k, "blended with", "nothing", changed);
-    const share = element("label"),
-      slider = element("input"),
-      text = element("output");
-    Object.assign(slider, { type: "range", min: 0, max: 100, step: 5, value: 50 });
-    slider.addEventListener("input", () => changed(false));
-    slider.addEventListener("change", () => changed(true));
-    share.append(text, slider);
-    box.append(first.holder, second.holder, share);
-    by("columns").append(box);
-    return { k, first, second, share, slider, text };
-  });
-
-  function chooseLabels(final) {
-    state.choice = fields.map(sharesOf);
-    for (const field of fields) {
-      const shares = state.choice[field.k];
-      field.second.input.disabled = shares === null;
-      field.share.hidden = shares === null || field.second.label === null;
-      const share = Number(field.slider.value);
-      const parts = [100 - share, share].map(
-        (percentage, i) => `${percentage} % ${labelText(field.k, [field.first, field.second][i].label)}`,
-      );
-      if (!field.share.hidden) field.text.textContent = parts.join(", ");
-    }
-    stopPlaying();
-    showWith(state.choice);
-    show();
-    if (final) sampleWords();
-  }
-
-  for (const field of fields) {
-    field.second.input.disabled = true;
-    field.share.hidden = true;
-  }
-  if (content.labels.left_out)
+  choosers = columns.map(buildColumn);
+  const { counts, left_out: leftOut } = content.labels;
+  if (leftOut)
     by("columns").append(
       element(
         "p",
         "small",
-        `Labels are sampled as in the list, from its ${count(content.labels.counts.length)} most frequent combinations; ${count(content.labels.left_out)} others are left out.`,
+        `“Any” samples labels as in the list, from its ${count(counts.length)} most frequent combinations; ${count(leftOut)} others are left out.`,
       ),
     );
   columns.forEach(({ name }, k) => by("column").append(new Option(name, k)));
@@ -152,6 +112,43 @@ function buildChooser() {
   by("column").addEventListener("change", () => compareColumn(Number(by("column").value)));
   new ResizeObserver(showPoints).observe(by("points"));
   compareColumn(0);
+}
+
+function buildColumn({ name }, k) {
+  const box = element("div", "column"),
+    share = element("label"),
+    slider = element("input"),
+    text = element("output");
+  box.setAttribute("role", "group");
+  box.setAttribute("aria-label", name);
+  const changed = (final) => chooseLabels(k, final);
+  const first = labelField(k, name, "labels-note", changed, "any: as in the list");
+  const second = labelField(k, "blended with", "labels-note", changed, "nothing");
+  Object.assign(slider, { type: "range", min: 0, max: 100, step: 5, value: 50 });
+  slider.addEventListener("input", () => changed(false));
+  slider.addEventListener("change", () => changed(true));
+  second.input.disabled = share.hidden = true;
+  share.append(text, slider);
+  box.append(first.holder, second.holder, share);
+  by("columns").append(box);
+  return { first, second, share, slider, text };
+}
+
+// Take over the choice after column k was changed; `final` if the change is complete.
+function chooseLabels(k, final) {
+  const { first, second, share, slider, text } = choosers[k];
+  second.input.disabled = first.label === null;
+  share.hidden = first.label === null || second.label === null;
+  if (!share.hidden) {
+    const [a, b] = [first, second].map(({ label }) => labelText(k, label));
+    text.textContent = `${100 - slider.value} % ${a}, ${slider.value} % ${b}`;
+  }
+  state.choice = choosers.map(sharesOf);
+  stopPlaying();
+  showWith(state.choice);
+  show();
+  if (!share.hidden && k === compared.k) compareLabels([first.label, second.label]);
+  if (final) sampleWords();
 }
 
 // The shares of labels that the fields of a column choose.
@@ -174,7 +171,7 @@ function compareColumn(k) {
   const frequent = [...labels].sort((a, b) => total(b) - total(a) || a - b);
   compared.k = k;
   compared.fields = ["first label", "second label"].map((name) =>
-    labelField(k, name, undefined, () => compareLabels(compared.fields.map(({ label }) => label))),
+    labelField(k, name, "two-note", () => compareLabels(compared.fields.map(({ label }) => label))),
   );
   by("two").replaceChildren(...compared.fields.map(({ holder }) => holder));
   compareLabels([frequent[0], frequent[1] ?? frequent[0]]);

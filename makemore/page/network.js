@@ -169,7 +169,7 @@ class Network {
   condition(choice) {
     const key = JSON.stringify(choice);
     if (!this.conditions.has(key)) {
-      if (this.conditions.size > 1000) this.conditions.clear();
+      if (this.conditions.size > 200) this.conditions.clear();
       const rows = this.labels.rowsOf(choice);
       this.conditions.set(key, { id: conditionsMade++, sums: this.members.map((m) => m.labelSum(rows)) });
     }

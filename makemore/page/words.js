@@ -54,7 +54,7 @@ async function sampleWords() {
   const novel = by("novel").checked && known !== null;
   const beginning = by("begin").checked ? state.symbols : [];
   const [wanted, shortest, longest] = ["number", "shortest", "longest"].map((id) =>
-    by(id).validity.valid ? by(id).valueAsNumber : Number(by(id).defaultValue || LONGEST),
+    by(id).validity.valid ? by(id).valueAsNumber : Number(by(id).defaultValue),
   );
   const limits = { ...settings(), shortest, longest };
   const { choice } = state;

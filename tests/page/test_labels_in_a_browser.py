@@ -37,10 +37,10 @@ from makemore.training.ensemble import members_of
 pytestmark = pytest.mark.full
 
 LABELS = labels_of(
-    {"gender": ["F", "M"], "country": ["Irish", "Japanese", "Thai"]},
+    {"gender": ["F", "M"], "country": ["Irish", "Japanese", "Thai", "Welsh"]},
     {(0, 1): 5, (1, 1): 30, (1, 2): 10, (2, 2): 40, (2, 3): 15, (1, 0): 20},
 )
-"""Two columns; some words have no gender, or no country."""
+"""Two columns; some words have no gender, or no country, and none is Welsh."""
 
 CHOICES: list[dict[str, Any]] = [
     {"gender": "F", "country": "Irish"},
@@ -48,6 +48,7 @@ CHOICES: list[dict[str, Any]] = [
     {"gender": "F", "country": {"Irish": 0.7, "Japanese": 0.3}},
     {"gender": {"F": 1, "M": 3}, "country": {"Thai": 0.25, "Irish": 0.25, "Japanese": 0.5}},
     {"country": "Thai"},
+    {"country": "Welsh"},
     {"country": {"Irish": 0.5, "Thai": 0.5}},
     {"gender": ""},
     {},
