@@ -322,10 +322,11 @@ def page_main(argv: Sequence[str] | None = None) -> int:
         action="store_true",
         help="do not store the training word list in the page, which then cannot say which words are new",
     )
+    add("--word", metavar="TEXT", help="beginning that the page opens with (default: the likeliest)")
     args = parser.parse(argv)
     if args.data is not None and args.without_words:
         parser.error("--without-words leaves out the list of --data: choose one")
-    asked = (args.page, args.model, args.data, args.without_words)
+    asked = (args.page, args.model, args.data, args.without_words, args.word)
     return answer(parser.prog, "makemore.commands.page:page", *asked)
 
 

@@ -15,12 +15,17 @@ from makemore.run.opened_model import known_words, open_model
 COMMAND = "makemore-page"
 
 
-def page(target: Path, path: Path | None, data: Sequence[str] | None, without_words: bool) -> None:
+def page(
+    target: Path, path: Path | None, data: Sequence[str] | None, without_words: bool, word: str | None
+) -> None:
     """Write the page of ``open_model``'s model, with the words it was trained on unless ``without_words``.
+
+    The page opens with ``word``, if there is one.
 
     ``data`` has the path of the word list, or of all, if it was moved. Without it, a list that
     is not found is left out, and a line on stderr says so. Raises ModelFileError, UsageError on a network
-    that a page cannot show, and WriteError.
+    that a page cannot show, DataError on a word with a character that the network does not know, and
+    WriteError.
     """
     opened = open_model(path, COMMAND)
     words, source = list[str](), ""
@@ -32,7 +37,7 @@ def page(target: Path, path: Path | None, data: Sequence[str] | None, without_wo
             if data is not None:
                 raise
             say(f"{COMMAND}: the page cannot say which words are new: {error}", sys.stderr)
-    content = page_html(opened.model, words, source).encode(errors="replace")
+    content = page_html(opened.model, words, source, word=word).encode(errors="replace")
     with atomic_write(target) as file:
         file.write(content)
     say(f"wrote {target}, {len(content) / 1000:,.0f} KB: open it in a browser")

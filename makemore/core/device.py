@@ -1,17 +1,12 @@
 """Devices by name, and what the processor computes fast."""
 
-import platform
 import re
-from functools import cache
-from pathlib import Path
 
 import torch
 
 from makemore.core.errors import UsageError
+from makemore.core.system import is_intel
 from makemore.core.text import plural
-
-CPUINFO = Path("/proc/cpuinfo")
-"""Where Linux describes the processors."""
 
 
 def resolve_device(name: str) -> torch.device:
@@ -39,10 +34,3 @@ def has_fast_tanh(device: torch.device) -> bool:
     if device.type == "cuda":
         return True
     return bool(torch.backends.mkl.is_available()) and is_intel()  # type: ignore[no-untyped-call]
-
-
-@cache
-def is_intel() -> bool:
-    """Whether the processor is one of Intel's. False if the system does not say."""
-    text = CPUINFO.read_text(encoding="utf-8", errors="replace") if CPUINFO.exists() else platform.processor()
-    return "GenuineIntel" in text

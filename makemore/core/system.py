@@ -9,17 +9,22 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
+import platform
 import signal
 import stat
 import sys
 import time
 from collections.abc import Sequence
 from contextlib import suppress
+from functools import cache
 from pathlib import Path
 from typing import BinaryIO
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 """Parameters of glibc's mallopt: the sizes from which freed memory is given back to the system."""
+
+CPUINFO = Path("/proc/cpuinfo")
+"""Where Linux describes the processors."""
 
 PAUSES = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5)
 """Seconds between the attempts to replace a file that another program has open, on Windows."""
@@ -116,3 +121,10 @@ def keep_freed_memory() -> None:
     # Older versions refuse more than 32 MB; the second parameter alone would then keep the first at 128 KB.
     if mallopt is not None and (mallopt(M_MMAP_THRESHOLD, 2**30) or mallopt(M_MMAP_THRESHOLD, 2**25)):
         mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
+
+
+@cache
+def is_intel() -> bool:
+    """Whether the processor is one of Intel's. False if the system does not say."""
+    text = CPUINFO.read_text(encoding="utf-8", errors="replace") if CPUINFO.exists() else platform.processor()
+    return "GenuineIntel" in text

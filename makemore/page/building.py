@@ -2,13 +2,13 @@
 
 The page computes what the model computes, in the browser. ``network.js`` is the forward pass, and the other
 scripts show it; they are in this directory, with the HTML and the style sheet. The page contains the weights
-as base64: for each member of an ensemble the embedding and the stages of its ``Convolution``, and the tensors
-of the pointwise layers. A network that has no convolution is refused, as is a layer that the page does not
-know.
+as base64: for each member of an ensemble the rows of the symbols and labels, the stages of its
+``Convolution``, and the tensors of the pointwise layers. A network that has no convolution is refused, as is
+a layer that the page does not know.
 
-The words and characters may be any text, so none of it may become markup. They are JSON in which every ``<``
-is escaped, the scripts write them as text only, and the page's security policy lets no other script run and
-nothing be fetched.
+The words, characters and labels may be any text, so none of it may become markup. They are JSON in which
+every ``<`` is escaped, the scripts write them as text only, and the page's security policy lets no other
+script run and nothing be fetched.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import base64
 import hashlib
 import html
 import json
+import unicodedata
 import zlib
 from collections.abc import Iterable
 from dataclasses import asdict
@@ -32,15 +33,18 @@ import makemore
 from makemore.core.errors import UsageError
 from makemore.core.fit import check_data
 from makemore.core.layer import Layer, layer_text
-from makemore.core.text import normalize, require_words
+from makemore.core.text import known_form, normalize, plural, require_words
 from makemore.data.capitals import capital_letter
+from makemore.data.labels import Labels
 from makemore.inference.convolution import Convolution
 from makemore.lecture.layers import Sequential, Tanh
-from makemore.paper.layers import GatedActivation, LayerNorm, ReLU, RMSNorm
+from makemore.lecture.sampling import MAX_LENGTH
+from makemore.paper.layers import GatedActivation, LabelledEmbedding, LayerNorm, ReLU, RMSNorm
+from makemore.pictures.embedding import principal_components
 from makemore.run.model_file import Model, require_model
 from makemore.training.ensemble import members_of
 
-SCRIPTS = ("network.js", "text.js", "tree.js", "view.js")
+SCRIPTS = ("network.js", "labels.js", "text.js", "tree.js", "chooser.js", "words.js", "view.js")
 """The scripts of the page, in the order in which they run."""
 
 MAX_SHARED = 64
@@ -49,17 +53,22 @@ MAX_SHARED = 64
 MAX_LIST = 2**19
 """The most characters that a packed word list may take in a page: 0.5 MB."""
 
+MAX_COMBINATIONS = 20_000
+"""The most combinations of labels in a page, the most frequent ones: labels are sampled from these."""
 
-def page_html(model: Model, words: Iterable[str] = (), source: str = "") -> str:
-    """The page of a model, in one string of HTML.
+
+def page_html(model: Model, words: Iterable[str] = (), source: str = "", *, word: str | None = None) -> str:
+    """The page of a model, in one string of HTML. It opens with ``word`` as if it were typed.
 
     ``words`` are those the model was trained on, from a list named ``source``: with them the page says which
     of the words it samples are new. The page contains all of them. A list that would take more than
     ``MAX_LIST`` characters is left out, and the page says so. Raises UsageError on a network that the page
-    cannot compute.
+    cannot compute and on a ``word`` that is too long, and DataError on a ``word`` with a character that the
+    network does not know.
     """
     require_model(model, "page_html")
-    check_data(model.network, model.vocabulary.characters)
+    columns = () if model.labels is None else model.labels.columns
+    check_data(model.network, model.vocabulary.characters, labels=columns)
     require_words(words, "page_html")
     members = [describe(network) for network in members_of(model.network)]
     values = torch.cat([tensor.flatten() for _, tensors in members for tensor in tensors])
@@ -68,11 +77,14 @@ def page_html(model: Model, words: Iterable[str] = (), source: str = "") -> str:
     content = {
         "characters": model.vocabulary.characters,
         "capitals": None if model.capitals is None else describe_capitals(model),
+        "labels": None if model.labels is None else describe_labels(model),
         "members": [description for description, _ in members],
         "weights": base64.b64encode(values.detach().float().cpu().numpy().astype("<f4").tobytes()).decode(),
         "parameters": sum(p.numel() for p in model.network.parameters()),
         "network": model.name,
         "source": source,
+        "longest": MAX_LENGTH,
+        "word": None if word is None else beginning(model, word),
         "words": {"number": len(known), "packed": packed if len(packed) <= MAX_LIST else None}
         if known
         else None,
@@ -97,6 +109,66 @@ def describe_capitals(model: Model) -> dict[str, Any]:
     return {**asdict(model.capitals), "of": capital_of}
 
 
+def beginning(model: Model, word: str) -> str:
+    """A word in the form that the network knows, in another case if necessary, as when it is typed.
+
+    Raises DataError on an unknown character, and UsageError on a word that is too long.
+    """
+    known = model.vocabulary.stoi
+
+    def in_known_case(ch: str) -> str:
+        return next(filter(known.__contains__, (ch, ch.lower(), ch.upper())), ch)
+
+    texts = [unicodedata.normalize(form, model.lowered(word)) for form in ("NFC", "NFD")]
+    forms = [known_form("".join(map(in_known_case, text)), known) for text in texts]
+    form = next((form for form in forms if known.keys() >= {*form}), forms[0])
+    model.vocabulary.encode(form)
+    if len(form) > MAX_LENGTH:
+        raise UsageError(
+            f"the page's word has {plural(len(form), 'character')}: a page's longest word has {MAX_LENGTH}"
+        )
+    return form
+
+
+def describe_labels(model: Model) -> dict[str, Any]:
+    """The labels of a model in plain values.
+
+    Those are the columns with the points of ``label_points``; the most frequent combinations of labels, one
+    after another, and their counts; and the number of combinations that are left out.
+    """
+    labels = model.labels
+    assert labels is not None
+    columns = [
+        {"name": column.name, "values": column.values, **points}
+        for column, points in zip(labels.columns, label_points(model.network, labels), strict=True)
+    ]
+    most = labels.counts.argsort(descending=True, stable=True)[:MAX_COMBINATIONS].sort().values
+    return {
+        "columns": columns,
+        "rows": labels.rows[most].flatten().tolist(),
+        "counts": labels.counts[most].tolist(),
+        "left_out": len(labels) - len(most),
+    }
+
+
+def label_points(network: Layer, labels: Labels) -> list[dict[str, Any]]:
+    """For each column, the rows of its labels as points, and the shares of the variance that these show.
+
+    The points are those of the two largest principal components, divided by the largest coordinate, x and y
+    of each label in turn. Of an ensemble they are those of the first member.
+    """
+    first = members_of(network)[0]
+    embedding = next(layer for layer in first.modules() if isinstance(layer, LabelledEmbedding))
+    described = []
+    for table in torch.split(embedding.label_weight.detach().cpu(), list(labels.sizes)):
+        points, shares = principal_components(table[1:])  # row 0 is that of words without a label
+        points = points / points.abs().max().clamp_min(1e-30)
+        described.append(
+            {"points": [round(x, 4) for x in points.flatten().tolist()], "variance": shares},
+        )
+    return described
+
+
 def describe(network: Layer) -> tuple[dict[str, Any], list[Tensor]]:
     """A network's stages in plain values, and the tensors that the page reads, in the order it reads them.
 
@@ -107,6 +179,9 @@ def describe(network: Layer) -> tuple[dict[str, Any], list[Tensor]]:
     except ValueError as error:
         raise UsageError(f"no page can be made of this network: {error}") from error
     tensors = [convolution.embedding]
+    if convolution.labelled is not None:
+        tensors.append(convolution.labelled.label_weight)
+    num_labels = sum(len(tensor) for tensor in tensors[1:])
     stages = []
     for stage in convolution.stages:
         n, channels, out = stage.weight.shape
@@ -121,7 +196,8 @@ def describe(network: Layer) -> tuple[dict[str, Any], list[Tensor]]:
             }
         )
         tensors += [stage.weight, stage.bias, *(p for layer in layers for p in layer.parameters())]
-    return {"embedding": list(convolution.embedding.shape), "stages": stages}, tensors
+    shape = list(convolution.embedding.shape)
+    return {"embedding": shape, "labels": num_labels, "stages": stages}, tensors
 
 
 ACTIVATIONS: dict[type[Layer], str] = {

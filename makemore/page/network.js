@@ -1,5 +1,5 @@
 "use strict";
-// The network of a model file: its forward pass, and drawing words. Nothing here depends on the page.
+// The network of a model file: its forward pass, and sampling words. Nothing here depends on the page.
 
 const STOP = 0; // the symbol that starts and stops every word
 
@@ -16,6 +16,7 @@ class Member {
   constructor(description, takeValues) {
     const [symbols, channels] = description.embedding;
     this.embedding = takeValues(symbols * channels);
+    this.labelRows = takeValues(description.labels * channels); // of all columns, one after another
     this.stages = description.stages.map(({ n, dilation, from, to, source, added, activations }) => {
       const weight = takeValues(n * from * to); // (n, from, to)
       const bias = takeValues(to);
@@ -60,14 +61,25 @@ class Member {
     });
   }
 
-  // The numbers of every node for a context of blockSize symbols: rows from the embeddings to the logits.
-  nodes(context) {
+  // What labels add to every embedding: the sum of rows, each times its share, given as [row, share].
+  labelSum(rows) {
+    const { channels } = this.rows[0];
+    const sum = new Float64Array(channels);
+    for (const [row, share] of rows) {
+      for (let c = 0; c < channels; c++) sum[c] += share * this.labelRows[row * channels + c];
+    }
+    return sum;
+  }
+
+  // The numbers of every node for a context of blockSize symbols, rows from the embeddings to the logits, if
+  // labels add `labelSum` to every embedding.
+  nodes(context, labelSum = this.labelSum([])) {
     const newest = context.length - 1;
     const channels = this.rows[0].channels;
     const rows = [
       this.rows[0].places.map((place) => {
         const start = context[newest - place] * channels;
-        return Float64Array.from(this.embedding.subarray(start, start + channels));
+        return labelSum.map((x, c) => x + this.embedding[start + c]);
       }),
     ];
     const node = ([value, i]) => rows[value][i];
@@ -136,7 +148,7 @@ function bytesOf(base64) {
 
 class Network {
   // One member, or several whose probabilities are averaged.
-  constructor({ characters, capitals, members, weights }) {
+  constructor({ characters, capitals, labels, members, weights }) {
     const values = new Float32Array(bytesOf(weights).buffer); // machines with a browser are little-endian
     let at = 0;
     const takeValues = (number) => values.subarray(at, (at += number));
@@ -148,13 +160,26 @@ class Network {
     this.smallOf = new Map([...this.capitalOf].map(([small, capital]) => [capital, small]));
     this.members = members.map((member) => new Member(member, takeValues));
     this.blockSize = this.members[0].blockSize;
+    this.labels = new Labels(labels);
+    this.conditions = new Map();
+    this.typical = this.condition(this.labels.mean(this.labels.any));
+  }
+
+  // What the labels of a word do to the network. `choice` has the shares of labels for each column, see Labels.
+  condition(choice) {
+    const key = JSON.stringify(choice);
+    if (!this.conditions.has(key)) {
+      if (this.conditions.size > 200) this.conditions.clear();
+      const rows = this.labels.rowsOf(choice);
+      this.conditions.set(key, { id: conditionsMade++, sums: this.members.map((m) => m.labelSum(rows)) });
+    }
+    return this.conditions.get(key);
   }
 
   // The symbols of a word, in the Unicode form that the network knows: NFC, NFD, or as given. Throws an error
   // that names a character the network does not know.
   encode(text) {
-    const word = this.lower(text);
-    const forms = [word.normalize("NFC"), word.normalize("NFD"), word];
+    const forms = [text.normalize("NFC"), text.normalize("NFD"), text].map((form) => this.lower(form));
     const known = forms.find((form) => [...form].every((ch) => this.symbolOf.has(ch)));
     return [...(known ?? forms[0])].map((ch) => {
       if (!this.symbolOf.has(ch)) {
@@ -200,9 +225,11 @@ class Network {
   }
 
   // Log-probabilities of the next symbol.
-  logProbs(symbols) {
+  logProbs(symbols, condition = this.typical) {
     const context = this.context(symbols);
-    const each = this.members.map((member) => logSoftmax(member.nodes(context).at(-1)[0]));
+    const each = this.members.map((member, i) =>
+      logSoftmax(member.nodes(context, condition.sums[i]).at(-1)[0]),
+    );
     if (each.length === 1) return each[0];
     return each[0].map((_, i) => {
       const most = each.reduce((a, logs) => Math.max(a, logs[i]), -Infinity);
@@ -211,24 +238,32 @@ class Network {
     });
   }
 
-  // The symbols of a new word without its stop: it starts with `beginning` and has at most `longest` symbols.
-  draw(beginning, { temperature = 1, topK = Infinity, longest = 100, random = Math.random } = {}) {
+  // The symbols of a new word without its stop, which begins with `beginning`; null if it would have more than
+  // `longest` symbols. It does not end before it has `shortest`.
+  sample(beginning, options = {}) {
+    const { condition = this.typical, temperature = 1, topK = Infinity } = options;
+    const { shortest = 1, longest = 100, random = Math.random } = options;
     const symbols = [...beginning];
-    while (symbols.length < longest) {
-      const next = pick(filtered(this.logProbs(symbols), temperature, topK), random());
-      if (next === STOP) break;
+    for (;;) {
+      const logs = this.logProbs(symbols, condition);
+      const next = pick(filtered(logs, temperature, topK, symbols.length >= shortest), random());
+      if (next === STOP) return symbols;
+      if (symbols.length >= longest) return null;
       symbols.push(next);
     }
-    return symbols;
   }
 }
+
+let conditionsMade = 0;
 
 // All symbols, the likeliest first; ties go to the lower symbol.
 const ranked = (logits) => [...logits.keys()].sort((a, b) => logits[b] - logits[a] || a - b);
 
 // Probabilities after the filters, as in makemore-sample: temperature divides the logits (0 always takes the
-// likeliest symbol), then the topK likeliest symbols are kept; ties go to the lower symbol.
-function filtered(logProbs, temperature, topK) {
+// likeliest symbol), the stop is left out unless the word may end, then the topK likeliest symbols are kept;
+// ties go to the lower symbol.
+function filtered(logProbs, temperature, topK, mayStop = true) {
+  if (!mayStop) logProbs = logProbs.map((x, i) => (i === STOP ? -Infinity : x));
   const likeliest = logProbs.indexOf(logProbs.reduce((a, b) => Math.max(a, b)));
   if (temperature === 0) return logProbs.map((_, i) => (i === likeliest ? 1 : 0));
   let logits = logProbs.map((x) => (x - logProbs[likeliest]) / temperature);

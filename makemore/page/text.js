@@ -57,10 +57,8 @@ function labelOf(face, symbol, p) {
 // points in the style of a label, as the text alone might be another word.
 function wordElement(word) {
   if ([...word].some((ch) => !invisible(ch))) return element("bdi", "", word);
-  return element("bdi", "label", word ? [...word].map(codeOf).join(" ") : EMPTY);
+  return element("bdi", "label", [...word].map(codeOf).join(" "));
 }
-
-const EMPTY = "empty word";
 
 function percent(p) {
   if (p < 0.000005) return "<0.001 %";

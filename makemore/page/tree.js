@@ -120,7 +120,8 @@ function rowName(member, r) {
   const { channels } = member.rows[r];
   const cut =
     member.blockSize > MOST_LEAVES ? `; the newest ${MOST_LEAVES} of ${count(member.blockSize)}` : "";
-  if (r === 0) return `embedding, ${plural(channels, "number")} a character${cut}`;
+  const ofLabels = network.labels.columns.length ? ", those of the labels added" : "";
+  if (r === 0) return `embedding, ${plural(channels, "number")} a character${ofLabels}${cut}`;
   if (r === member.stages.length) return `one output for each symbol, ${count(channels)}`;
   const { added } = member.stages[r - 1];
   return `layer ${r}, ${plural(channels, "number")} a node${added.length ? ", others added" : ""}`;
@@ -155,7 +156,7 @@ const LIGHT = { boxShadow: ["0 0 0 0 transparent", "0 0 0 4px var(--warm)", "0 0
 function showTree() {
   const member = network.members[state.member];
   const context = network.context(state.symbols.slice(0, state.at));
-  const rows = member.nodes(context);
+  const rows = member.nodes(context, state.condition.sums[state.member]);
   for (const { place, face } of tree.leaves) refresh(face, symbolAt(context, place), "leaf");
   tree.rows.forEach((row, r) => {
     const most = member.stages[r - 1]?.bounded

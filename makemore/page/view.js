@@ -1,8 +1,5 @@
 // What the page shows. Texts that come from the model are written as text, never as markup.
 
-const LONGEST = 100; // characters of the longest word
-const DRAWN = 12;
-const FRUITLESS = 2000; // words that are drawn in a row without a new one before the page gives up
 const ALL_SHOWN = 64; // up to this number of symbols each has a bar, else the likeliest MOST_BARS
 const MOST_BARS = 40;
 const MOST_BESIDE = 32; // more bars than these are higher than the tree: they go below it, in more columns
@@ -10,35 +7,32 @@ const MOST_LEAVES = 64; // characters of the context that the tree shows, the ne
 const MOST_CENTRED = 16; // in a wider tree a node is above its newest character, to keep the last in sight
 
 const content = JSON.parse(document.getElementById("content").textContent);
+const LONGEST = content.longest; // characters of the longest word
 const network = new Network(content);
-const state = { symbols: [], at: 0, finished: false, member: 0 };
+const { any } = network.labels;
+// The labels that are chosen, those of the word that is shown, and what they do to the network.
+const state = { symbols: [], at: 0, finished: false, member: 0, choice: any, shown: any };
+state.condition = network.typical;
 let known = null; // the words of the list, after they are unpacked
 
 // Probabilities, cached by context ----------------------------------------------------------------------
 
 const cache = new Map();
 
-function logProbs(symbols) {
-  const key = network.context(symbols).join();
+function logProbs(symbols, condition = state.condition) {
+  const key = `${condition.id}:${network.context(symbols).join()}`;
   if (!cache.has(key)) {
     if (cache.size > 400) cache.clear();
-    cache.set(key, network.logProbs(symbols));
+    cache.set(key, network.logProbs(symbols, condition));
   }
   return cache.get(key);
-}
-
-// If the input for top k is empty or refused, all characters are used, see showSettings.
-function settings() {
-  const { validity, valueAsNumber } = by("top-k");
-  const topK = validity.valid && valueAsNumber >= 1 ? valueAsNumber : Infinity;
-  return { temperature: by("temperature").valueAsNumber, topK };
 }
 
 // The symbols of the word, with the stop if it is finished. `state.at` is an index into them, or one after.
 const shownSymbols = () => (state.finished ? [...state.symbols, STOP] : state.symbols);
 
-function likelihood(symbols) {
-  return symbols.reduce((sum, symbol, i) => sum + logProbs(symbols.slice(0, i))[symbol], 0);
+function likelihood(symbols, condition = state.condition) {
+  return symbols.reduce((sum, symbol, i) => sum + logProbs(symbols.slice(0, i), condition)[symbol], 0);
 }
 
 const rank = (logs, symbol) =>
@@ -84,13 +78,22 @@ function showSteps() {
   const nats = -likelihood(shown);
   const fact = by("fact");
   if (state.finished) {
-    fact.textContent = `One drawn word in ${oneIn(nats)} is this one: ${nats.toFixed(2)} nats, ${(nats / shown.length).toFixed(2)} per character.`;
+    fact.textContent = `${among()} in ${oneIn(nats)} is this one: ${nats.toFixed(2)} nats, ${(nats / shown.length).toFixed(2)} per character.`;
   } else if (shown.length) {
-    fact.textContent = `One drawn word in ${oneIn(nats)} begins like this.`;
+    fact.textContent = `${among()} in ${oneIn(nats)} begins like this.`;
   } else {
     fact.textContent = "Nothing is typed yet: these are the probabilities of the first character.";
   }
   if (by("as-table").open) showTable();
+}
+
+// Among which words the word that is shown is one in so many.
+function among() {
+  if (!state.shown.length) return "One sampled word";
+  if (!state.shown.includes(null)) return `With ${choiceText(state.shown)}, one sampled word`;
+  const chosen = state.shown.flatMap((shares, k) => (shares ? [sharesText(k, shares)] : []));
+  const others = chosen.length ? "the mean of the other labels" : "the mean of the labels";
+  return `With ${[...chosen, others].join(" and ")}, one word`;
 }
 
 function showTable() {
@@ -116,7 +119,7 @@ function showTable() {
 function showNext() {
   const logs = logProbs(state.symbols.slice(0, state.at));
   const { temperature, topK } = settings();
-  const drawn = filtered(logs, temperature, topK);
+  const after = filtered(logs, temperature, topK);
   const same = temperature === 1 && topK >= logs.length;
   const few = logs.length <= ALL_SHOWN;
   const byRank = ranked(logs);
@@ -138,12 +141,12 @@ function showNext() {
     refresh(face, symbol);
     if (symbol === STOP) face.textContent = "end";
     track.style.setProperty("--p", p / most);
-    track.style.setProperty("--drawn", Math.min(1, drawn[symbol] / most));
+    track.style.setProperty("--sampled", Math.min(1, after[symbol] / most));
     track.classList.toggle("same", same);
     how.textContent = percent(p);
     bar.classList.toggle("likely", likely.has(symbol));
     bar.classList.toggle("came", symbol === came);
-    const filteredText = same ? "" : `, ${percent(drawn[symbol])} as drawn`;
+    const filteredText = same ? "" : `, ${percent(after[symbol])} as sampled`;
     bar.setAttribute(
       "aria-label",
       `${labelOf(face, symbol, p)}${filteredText}${symbol === came ? ", which came" : ""}`,
@@ -151,11 +154,9 @@ function showNext() {
   });
   settle(by("next"));
 
-  const after = by("after");
-  const before = network.decode(state.symbols.slice(0, state.at));
-  after.replaceChildren(...(before ? ["after “", wordElement(before), "”"] : ["at the beginning"]));
+  by("after").replaceChildren(...afterText());
   if (came !== undefined)
-    after.append(" came ", came === STOP ? "the end" : glyph(came), ` (${percent(Math.exp(logs[came]))})`);
+    by("after").append(" came ", came === STOP ? "the end" : glyph(came), ` (${percent(Math.exp(logs[came]))})`);
   const notes = [];
   if (!few) {
     const rest = symbols.reduce((sum, symbol) => sum - Math.exp(logs[symbol]), 1);
@@ -165,6 +166,12 @@ function showNext() {
   }
   if (!same) notes.push("The lines show the probabilities after temperature and top k.");
   by("others").textContent = notes.join(" ");
+}
+
+// What the next character comes after, as text and elements.
+function afterText() {
+  const before = network.decode(state.symbols.slice(0, state.at));
+  return before ? ["after “", wordElement(before), "”"] : ["at the beginning"];
 }
 
 // State -------------------------------------------------------------------------------------------------
@@ -188,12 +195,13 @@ function show() {
   showSteps();
   showTree();
   showNext();
+  showTwo();
   const word = network.decode(state.symbols);
   by("begin-text").replaceChildren(
     "begin with ",
     ...(word ? ["“", wordElement(word), "”"] : ["what is typed"]),
   );
-  for (const button of by("drawn").querySelectorAll("button")) {
+  for (const button of by("sampled").querySelectorAll("button")) {
     button.classList.toggle("chosen", state.finished && button.dataset.symbols === state.symbols.join());
   }
 }
@@ -203,7 +211,15 @@ function goTo(at) {
   show();
 }
 
-function setWord(symbols, at = symbols.length, finished = false) {
+// Show the word with these labels.
+function showWith(choice) {
+  if (choice === state.shown) return;
+  state.shown = choice;
+  state.condition = network.condition(network.labels.mean(choice));
+}
+
+function setWord(symbols, at = symbols.length, finished = false, choice = state.shown) {
+  showWith(choice);
   Object.assign(state, { symbols, at, finished });
   by("word").value = network.decode(symbols);
   by("note").textContent = "";
@@ -242,6 +258,7 @@ function typed() {
   const { symbols, strange } = understood(input.value);
   const short = symbols.slice(0, LONGEST);
   const word = network.decode(short);
+  showWith(state.choice);
   if (word !== input.value) {
     const caret = network.decode(understood(input.value.slice(0, input.selectionStart)).symbols).length;
     input.value = word;
@@ -287,65 +304,6 @@ function play() {
   }, 700);
 }
 
-// Drawing words -----------------------------------------------------------------------------------------
-
-let drawing = 0;
-
-// The words of the list are in NFC.
-const isInList = (word) => known !== null && known.has(network.lower(word.normalize("NFC")));
-
-async function drawWords() {
-  const mine = ++drawing;
-  const list = by("drawn"),
-    note = by("drawn-note");
-  const novel = by("novel").checked && known !== null;
-  const beginning = by("begin").checked ? state.symbols : [];
-  list.replaceChildren();
-  note.textContent = "";
-  let found = 0,
-    fruitless = 0,
-    inList = 0,
-    pause = performance.now() + 20;
-  while (found < DRAWN && fruitless < FRUITLESS) {
-    const symbols = network.draw(beginning, { ...settings(), longest: LONGEST });
-    const isKnown = isInList(network.decode(symbols));
-    if (novel && isKnown) fruitless++;
-    else {
-      found++;
-      fruitless = 0;
-      inList += isKnown;
-      list.append(drawnItem(symbols, isKnown));
-    }
-    if (performance.now() > pause) {
-      await new Promise((resume) => setTimeout(resume));
-      if (mine !== drawing) return;
-      pause = performance.now() + 20;
-    }
-  }
-  if (found < DRAWN)
-    note.textContent = `${found} of ${DRAWN}: none of the last ${count(FRUITLESS)} drawn was new.`;
-  else if (known !== null && !novel)
-    note.textContent = `${inList || "None"} of them ${inList > 1 ? "are" : "is"} in the list the network was trained on.`;
-  say(`${plural(found, "word")} drawn. ${note.textContent}`, 100);
-}
-
-function drawnItem(symbols, isKnown) {
-  const item = element("li"),
-    button = element("button");
-  button.dataset.symbols = symbols.join();
-  const nats = -likelihood([...symbols, STOP]);
-  const small = element("small", "", `one in ${oneIn(nats)}${isKnown ? ", in the list" : ""}`);
-  button.append(wordElement(network.decode(symbols)), " ", small);
-  button.addEventListener("click", () => {
-    stopPlaying();
-    setWord(symbols, 0, true);
-    by("type-title").scrollIntoView({ behavior: calm() ? "auto" : "smooth", block: "start" });
-    by("steps").firstChild.focus({ preventScroll: true });
-  });
-  item.append(button);
-  return item;
-}
-
 // Start -------------------------------------------------------------------------------------------------
 
 function showMark() {
@@ -383,6 +341,7 @@ function showTexts() {
     cannotTellNew(`The ${plural(words.number, "word")} the network was trained on are too many for this page`);
   else by("novel-is").textContent = `not among the ${plural(words.number, "word")} it was trained on`;
   by("top-k").max = network.size;
+  by("longest").max = by("longest").value = by("longest").defaultValue = LONGEST;
   members.forEach((_, i) => by("member").append(new Option(`${i + 1} of ${members.length}`, i)));
   by("which").hidden = members.length === 1;
 }
@@ -390,17 +349,6 @@ function showTexts() {
 function cannotTellNew(reason) {
   by("novel-label").hidden = true;
   by("novel-is").textContent = `${reason}, so it cannot say which words are new.`;
-}
-
-function showSettings() {
-  const { temperature } = settings();
-  by("temperature-value").textContent = temperature.toFixed(2);
-  const { valid } = by("top-k").validity;
-  by("top-k").setAttribute("aria-invalid", !valid);
-  by("top-k-is").textContent = valid
-    ? "characters at each step (top k)"
-    : `must be a whole number from 1 to ${count(network.size)}`;
-  showNext();
 }
 
 async function begin() {
@@ -419,27 +367,23 @@ async function begin() {
   input.addEventListener("keydown", (event) => {
     if (event.key === "Enter" && !event.isComposing) by("finish").click();
   });
-  by("finish").addEventListener("click", () => {
-    stopPlaying();
-    const before = state.symbols.slice(0, state.finished ? state.at : undefined);
-    setWord(network.draw(before, { ...settings(), longest: LONGEST }), before.length, true);
-    say(network.decode(state.symbols) || EMPTY, 100);
-  });
+  by("finish").addEventListener("click", finish);
   by("clear").addEventListener("click", () => {
     stopPlaying();
-    setWord([]);
+    setWord([], 0, false, state.choice);
     input.focus();
   });
   by("play").addEventListener("click", play);
   by("as-table").addEventListener("toggle", () => {
     if (by("as-table").open) showTable();
   });
-  by("temperature").addEventListener("input", showSettings);
-  by("top-k").addEventListener("input", showSettings);
+  by("settings").addEventListener("input", showSettings);
   by("settings").addEventListener("submit", (event) => {
     event.preventDefault();
-    drawWords();
+    sampleWords();
   });
+  by("copy").addEventListener("click", copyWords);
+  by("save").addEventListener("click", saveWords);
   by("member").addEventListener("change", () => {
     state.member = Number(by("member").value);
     buildTree();
@@ -450,11 +394,14 @@ async function begin() {
     showTree();
   });
   buildTree();
-  setWord(network.draw([], { temperature: 0, longest: 3 }));
+  setWord(content.word === null ? likeliestBeginning(3) : network.encode(content.word));
+  buildChooser();
   showSettings();
 
   // For the browser's console.
-  const logsOf = (word) => Array.from(network.logProbs(network.encode(word)));
+  const conditionOf = (labels) => network.condition(network.labels.mean(network.labels.choiceOf(labels)));
+  const logsOf = (word, labels = {}) =>
+    Array.from(network.logProbs(network.encode(word), conditionOf(labels)));
   globalThis.makemore = {
     network,
     state,
@@ -463,9 +410,14 @@ async function begin() {
     pick,
     isKnown: isInList,
     logProbs: logsOf,
-    probabilities: (word) =>
-      Object.fromEntries(logsOf(word).map((x, i) => [i === STOP ? "the end" : charOf(i), Math.exp(x)])),
-    draw: (beginning = "", options = {}) => network.decode(network.draw(network.encode(beginning), options)),
+    probabilities: (word, labels = {}) =>
+      Object.fromEntries(logsOf(word, labels).map((x, i) => [i === STOP ? "the end" : charOf(i), Math.exp(x)])),
+    sample: (beginning = "", { labels = {}, ...options } = {}) => {
+      const choice = network.labels.choiceOf(labels);
+      const condition = network.condition(network.labels.sample(choice, network.labels.weights(choice)));
+      const symbols = network.sample(network.encode(beginning), { ...options, condition });
+      return symbols && network.decode(symbols);
+    },
   };
 
   if (content.words?.packed) {
@@ -475,7 +427,18 @@ async function begin() {
       cannotTellNew("This browser cannot unpack the words the network was trained on");
     }
   }
-  drawWords();
+  sampleWords();
+}
+
+// The characters that are likeliest one after another, up to a number of them.
+function likeliestBeginning(number) {
+  const symbols = [];
+  while (symbols.length < number) {
+    const [next] = ranked(logProbs(symbols));
+    if (next === STOP) break;
+    symbols.push(next);
+  }
+  return symbols;
 }
 
 begin();

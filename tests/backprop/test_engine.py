@@ -21,7 +21,7 @@ from torch import Generator, Tensor
 from makemore.backprop.derivatives import ONEHOT_SYMBOLS, EmbeddingDerivative, TanhDerivative
 from makemore.backprop.engine import CACHED_SHAPES, BackpropEngine
 from makemore.backprop.windows import WindowsEngine
-from makemore.core import device
+from makemore.core import device, system
 from makemore.core.errors import UsageError
 from makemore.core.layer import Layer, stochastic_layers
 from makemore.data.word_list import WordList
@@ -230,12 +230,12 @@ def test_the_vendor_of_the_processor_is_read_or_unknown(
     ):
         cpuinfo = tmp_path / "cpuinfo"
         cpuinfo.write_text(text)
-        monkeypatch.setattr(device, "CPUINFO", cpuinfo)
-        assert device.is_intel.__wrapped__() == intel
-    monkeypatch.setattr(device, "CPUINFO", tmp_path / "missing")
+        monkeypatch.setattr(system, "CPUINFO", cpuinfo)
+        assert system.is_intel.__wrapped__() == intel
+    monkeypatch.setattr(system, "CPUINFO", tmp_path / "missing")
     for processor, intel in (("Intel64 Family 6 Model 165 Stepping 5, GenuineIntel", True), ("arm", False)):
-        monkeypatch.setattr(device.platform, "processor", lambda name=processor: name)
-        assert device.is_intel.__wrapped__() == intel
+        monkeypatch.setattr(system.platform, "processor", lambda name=processor: name)
+        assert system.is_intel.__wrapped__() == intel
 
 
 @pytest.mark.parametrize("B", [2, 7, 32, 100])

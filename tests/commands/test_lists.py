@@ -98,7 +98,7 @@ def test_lists_and_columns_that_cannot_work(
 def test_a_run_of_a_table_is_resumed_and_its_words_are_known(
     here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    columns = ["--word-column", "1", "--count-column", "births"]
+    columns = ["--word-column", "1", "--count-column", "births", "--case", "keep"]
     assert train_main([*TINY, "--recipe", "lecture", *columns, "--data", "names.csv"]) == 0
     out = capsys.readouterr().out
     assert (
@@ -140,7 +140,7 @@ def test_several_lists_of_one_name_are_one_list(
         Path(name).mkdir()
     Path("a/names.txt").write_text("\n".join(NAMES[:6]), encoding="utf-8")
     Path("b/names.txt").write_text("\n".join(NAMES[6:]), encoding="utf-8")
-    assert train_main([*TINY, "a/names.txt", "--recipe", "lecture", "b"]) == 0
+    assert train_main([*TINY, "a/names.txt", "--recipe", "lecture", "--case", "keep", "b"]) == 0
     assert "data      names.txt, b: 12 words, 26 symbols\n          2 files\n" in capsys.readouterr().out
     monkeypatch.chdir("/")
     assert known_words(open_model(here / "out", "")).words == NAMES

@@ -190,7 +190,7 @@ def test_scoring_stdin_in_shards(
     with open(reader, encoding="utf-8") as pipe:
         monkeypatch.setattr(sys, "stdin", pipe)
         assert sample_main(argv) == 2
-        assert capsys.readouterr().err.count("--shard counts the lines first: give --score a file") == 1
+        assert capsys.readouterr().err.count("--shard counts the lines first: give a file") == 1
         assert sample_main(argv[:3]) == 0
 
 

@@ -19,7 +19,7 @@ TOWNS = ["Amberfield", "Castle Hythe", "Fenwick-on-Sea", "Long Ashby", "Oakhurst
 def read(words: list[str], tmp_path: Path, case: str = "auto") -> WordList:
     path = tmp_path / "words.txt"
     path.write_text("\n".join(words), encoding="utf-8")
-    return read_words(path, case)
+    return read_words(path, case=case)
 
 
 def rule_of(words: list[str], tmp_path: Path) -> Capitals | None:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from pages import DRAWN, SEEDED, resize
+from pages import SAMPLED, SEEDED, resize
 
 from makemore.commands.cli import page_main
 
@@ -55,9 +55,14 @@ def bundled_page(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def open_page(browser: Any) -> Iterator[Any]:
-    """A function that opens a page in a window of some width, light or dark; no page may log an error."""
+    """A function that opens a page in a window of some width, light or dark; no page may log an error.
 
-    def opened(path: Path, width: int = 1280, dark: bool = False, calm: bool = True) -> Any:
+    With ``wait`` it waits until the page has sampled its first words.
+    """
+
+    def opened(
+        path: Path, width: int = 1280, dark: bool = False, calm: bool = True, wait: bool = True
+    ) -> Any:
         resize(browser, width)
         media = {
             "prefers-color-scheme": "dark" if dark else "light",
@@ -66,7 +71,8 @@ def open_page(browser: Any) -> Iterator[Any]:
         features = [{"name": name, "value": value} for name, value in media.items()]
         browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})
         browser.get(path.as_uri())
-        browser.execute_async_script(DRAWN)
+        if wait:
+            browser.execute_async_script(SAMPLED)
         return browser
 
     browser.get_log("browser")

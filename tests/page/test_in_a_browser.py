@@ -5,13 +5,27 @@ from __future__ import annotations
 import math
 import re
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 from string import ascii_letters, ascii_lowercase
 from typing import Any
 
 import pytest
 import torch
-from pages import DRAWN, ODD, layers_of, model_of, resize
+from pages import (
+    ODD,
+    SET,
+    STICKS_OUT,
+    WIDTHS,
+    layers_of,
+    model_of,
+    percents,
+    resize,
+    sample_again,
+    texts,
+    write,
+    written,
+)
 from torch import Generator, Tensor
 
 from makemore import Filters, Model, generate, load_model, load_words, page_html
@@ -21,13 +35,6 @@ from makemore.lecture.sampling import next_symbol_probs
 from makemore.page.building import pack_words
 
 pytestmark = pytest.mark.full
-
-WIDTHS = [360, 600, 959, 1440]
-
-
-def written(path: Path, model: Model, words: list[str] | None = None, source: str = "") -> Path:
-    path.write_text(page_html(model, words or [], source), encoding="utf-8")
-    return path
 
 
 def log_probs(model: Model, word: str) -> Tensor:
@@ -55,24 +62,11 @@ def likeliest(model: Model, prefix: str = "") -> str:
     )
 
 
-def draw_again(page: Any) -> list[str]:
-    """Press the button, and return the words when they have been drawn."""
-    page.execute_script("document.getElementById('draw').click()")
-    page.execute_async_script(DRAWN)
-    return texts(page, "#drawn bdi")
-
-
-def texts(page: Any, selector: str) -> list[str]:
-    return page.execute_script(
-        "return [...document.querySelectorAll(arguments[0])].map((e) => e.textContent)", selector
-    )
-
-
 def test_log_probabilities_are_the_packages_for_200_words(open_page: Any, bundled_page: Path) -> None:
     model = load_model()
     page = open_page(bundled_page)
-    drawn = list(generate(model.network, model.vocabulary, Generator().manual_seed(7), 99))
-    words = [*load_words().words[::447][:100], *drawn, "abcdefghijklmnopqrstuvwxyz"]
+    sampled = list(generate(model.network, model.vocabulary, Generator().manual_seed(7), 99))
+    words = [*load_words().words[::447][:100], *sampled, "abcdefghijklmnopqrstuvwxyz"]
     assert len(words) == 200
     for word, told in zip(words, page_log_probs(page, words), strict=True):
         torch.testing.assert_close(told, log_probs(model, word), atol=1e-5, rtol=0)
@@ -127,24 +121,25 @@ def test_capitals_are_put_back(open_page: Any, tmp_path: Path) -> None:
         field.send_keys("SAN-o")
         assert field.get_attribute("value") == rule.restore("san-o")
         assert page.execute_script("return makemore.state.symbols") == model.vocabulary.encode("san-o")
-        draw_again(page)
-        drawn = texts(page, "#drawn bdi:not(.label)")
-        assert drawn == [rule.restore(rule.lower(word)) for word in drawn]
+        sample_again(page)
+        sampled = texts(page, "#sampled bdi:not(.label)")
+        assert sampled == [rule.restore(rule.lower(word)) for word in sampled]
 
 
-def test_filters_and_draws_are_those_of_makemore_sample(open_page: Any, bundled_page: Path) -> None:
+def test_filters_and_samples_are_those_of_makemore_sample(open_page: Any, bundled_page: Path) -> None:
     page = open_page(bundled_page)
     logits = torch.randn(6, 9, generator=Generator().manual_seed(1), dtype=torch.float64) * 3
     logits[0, 3:6] = logits[0].max()  # equally likely ones
     logs = logits.log_softmax(dim=1)
     u = [0.0, 0.2, 0.5, 0.999, 1 - 2**-53]
-    for temperature, top_k in [(1, 9), (0, 9), (0.3, 9), (2, 3), (1, 1), (1e-3, 4), (0.7, 100)]:
-        probs = next_symbol_probs(logs, temperature, top_k)
+    tries = [(1, 9), (0, 9), (0.3, 9), (2, 3), (1, 1), (1e-3, 4), (0.7, 100)]
+    for (temperature, top_k), may_stop in product(tries, (True, False)):
+        probs = next_symbol_probs(logs, temperature, top_k, may_stop=may_stop)
         told = page.execute_script(
-            "const [logs, t, k, u] = arguments;"
-            "const probs = logs.map((row) => makemore.filtered(row, t, k));"
+            "const [logs, t, k, u, mayStop] = arguments;"
+            "const probs = logs.map((row) => makemore.filtered(row, t, k, mayStop));"
             "return [probs, probs.map((row) => u.map((x) => makemore.pick(row, x)))]",
-            logs.tolist(), temperature, top_k, u,
+            logs.tolist(), temperature, top_k, u, may_stop,
         )  # fmt: skip
         torch.testing.assert_close(torch.tensor(told[0], dtype=torch.float64), probs, atol=1e-12, rtol=0)
         for row, symbols in zip(probs, told[1], strict=True):
@@ -152,10 +147,10 @@ def test_filters_and_draws_are_those_of_makemore_sample(open_page: Any, bundled_
             assert symbols == sample_symbols(row[None], ids, numbers).tolist()
 
 
-def test_words_drawn_at_temperature_0_are_the_packages(open_page: Any, bundled_page: Path) -> None:
+def test_words_sampled_at_temperature_0_are_the_packages(open_page: Any, bundled_page: Path) -> None:
     model, page = load_model(), open_page(bundled_page)
     for prefix in ("", "ma", "xq"):
-        told = page.execute_script("return makemore.draw(arguments[0], {temperature: 0})", prefix)
+        told = page.execute_script("return makemore.sample(arguments[0], {temperature: 0})", prefix)
         assert told == likeliest(model, prefix)
 
 
@@ -170,10 +165,6 @@ def test_the_whole_list_is_in_the_page(open_page: Any, bundled_page: Path) -> No
     listed = load_words().words
     assert page.execute_script("return arguments[0].every(makemore.isKnown)", listed[::100])
     assert not page.execute_script("return ['', 'zzzz', 'emm'].some(makemore.isKnown)")
-
-
-def percents(page: Any, selector: str) -> list[float]:
-    return [float(text.removesuffix(" %").removeprefix("<")) / 100 for text in texts(page, selector)]
 
 
 PICTURES = "return [...document.querySelectorAll('canvas')].map((c) => c.toDataURL())"
@@ -250,10 +241,10 @@ def test_the_nodes_of_each_member_and_of_residual_and_skip_connections(
     assert second != first
 
 
-def test_a_click_on_a_drawn_word_shows_where_it_came_from(open_page: Any, bundled_page: Path) -> None:
+def test_a_click_on_a_sampled_word_shows_where_it_came_from(open_page: Any, bundled_page: Path) -> None:
     page, model = open_page(bundled_page), load_model()
-    word = texts(page, "#drawn bdi")[4]
-    page.execute_script("document.querySelectorAll('#drawn button')[4].click()")
+    word = texts(page, "#sampled bdi")[4]
+    page.execute_script("document.querySelectorAll('#sampled button')[4].click()")
     symbols = [*model.vocabulary.encode(word), 0]
     logs = log_probs(model, word)
     own = [logs[i, symbol].exp().item() for i, symbol in enumerate(symbols)]
@@ -271,15 +262,6 @@ def test_a_click_on_a_drawn_word_shows_where_it_came_from(open_page: Any, bundle
         context = ("." * 8 + word)[i : i + 8]
         ch = [*word, ". (the end)"][i]
         assert row == f"{context}{ch}{100 * own[i]:.1f} %{1 + ranks.index(symbols[i])}"
-
-
-def write(page: Any, word: str) -> None:
-    """Put a word into the box as if it were typed."""
-    page.execute_script(
-        "const box = document.getElementById('word'); box.value = arguments[0];"
-        "box.dispatchEvent(new Event('input'))",
-        word,
-    )
 
 
 def press(page: Any, *keys: str) -> None:
@@ -305,7 +287,7 @@ def test_everything_works_by_keyboard(open_page: Any, bundled_page: Path) -> Non
     page.switch_to.active_element.send_keys(keys.CONTROL, "a")
     press(page, "e", "m")
     order = []
-    for _ in range(14):
+    for _ in range(17):
         press(page, keys.TAB)
         order.append(label(page))
     assert order[:3] == ["finish", "clear", "play"]
@@ -313,7 +295,8 @@ def test_everything_works_by_keyboard(open_page: Any, bundled_page: Path) -> Non
     assert order[4] == ""  # the summary of the table
     assert order[5].startswith("Embedding 1 of 8, has seen: start")
     assert order[6].startswith("a ")
-    assert order[7:12] == ["temperature", "top-k", "begin", "novel", "draw"]
+    assert order[7:12] == ["temperature", "top-k", "number", "shortest", "longest"]
+    assert order[12:15] == ["begin", "novel", "sample"]
     assert page.switch_to.active_element.tag_name == "button"
 
     page.execute_script("document.getElementById('word').focus()")
@@ -344,44 +327,37 @@ def test_everything_works_by_keyboard(open_page: Any, bundled_page: Path) -> Non
     assert texts(page, "#status")[0].startswith("Likeliest next: ")
 
 
-def test_settings_change_the_drawn_words(open_page: Any, bundled_page: Path) -> None:
+def test_settings_change_the_sampled_words(open_page: Any, bundled_page: Path) -> None:
     page = open_page(bundled_page)
     page.execute_script(SET, "temperature", "0")
     assert texts(page, "#temperature-value") == ["0.00"]
     always = [likeliest(load_model())] * 12
-    assert draw_again(page) == always
+    assert sample_again(page) == always
     page.execute_script(SET, "temperature", "1")
     page.execute_script(SET, "top-k", "1")
-    assert draw_again(page) == always
+    assert sample_again(page) == always
     page.execute_script(SET, "top-k", "")
     page.execute_script("document.getElementById('begin').click(); document.getElementById('novel').click()")
     page.execute_script(SET, "word", "mar")
-    words = draw_again(page)
+    words = sample_again(page)
     assert all(word.startswith("mar") for word in words)
     assert not set(words) & set(load_words().words)
-
-
-SET = (
-    "const field = document.getElementById(arguments[0]); field.value = arguments[1];"
-    "field.dispatchEvent(new Event('input', {bubbles: true}))"
-)
-"""A script that changes an input as a person does."""
 
 
 @pytest.mark.parametrize("refused", ["-4", "0", "2.5", "28"])
 def test_a_top_k_that_cannot_be_is_refused(refused: str, open_page: Any, bundled_page: Path) -> None:
     page = open_page(bundled_page)
-    before = texts(page, "#drawn bdi")
+    before = texts(page, "#sampled bdi")
     page.execute_script(SET, "top-k", refused)
     assert texts(page, "#top-k-is") == ["must be a whole number from 1 to 27"]
     assert page.execute_script("return document.getElementById('top-k').ariaInvalid") == "true"
     assert texts(page, "#others") == [""], "the probabilities are those of all characters"
-    page.execute_script("document.getElementById('draw').click()")
-    assert texts(page, "#drawn bdi") == before
+    page.execute_script("document.getElementById('sample').click()")
+    assert texts(page, "#sampled bdi") == before
     page.execute_script(SET, "top-k", "3")
     assert texts(page, "#top-k-is") == ["characters at each step (top k)"]
     assert page.execute_script("return document.getElementById('top-k').ariaInvalid") == "false"
-    assert draw_again(page) != before
+    assert sample_again(page) != before
 
 
 def test_playing_an_empty_word_says_why_nothing_happens(open_page: Any, bundled_page: Path) -> None:
@@ -406,7 +382,7 @@ def test_playing_an_empty_word_says_why_nothing_happens(open_page: Any, bundled_
 def test_what_stands_for_a_word_that_cannot_be_seen_looks_like_no_word(
     open_page: Any, tmp_path: Path
 ) -> None:
-    """Words "empty word" and "U+200D" can be drawn, too: only the style tells them apart."""
+    """A word "U+200D" can be sampled, too: only the style tells them apart."""
     model = model_of("empty word+U20D\u200d", "mlp", block_size=1)
     with torch.no_grad():
         weights = model.network.layers[-1].state_dict()
@@ -414,22 +390,22 @@ def test_what_stands_for_a_word_that_cannot_be_seen_looks_like_no_word(
         weights["bias"].fill_(-50.0)
         weights["bias"][[0, *model.vocabulary.encode("\u200d")]] = 0.0  # the end, or that one character
     page = open_page(written(tmp_path / "page.html", model))
-    for word, seen in zip(page.execute_script(DRAWN_WORDS), texts(page, "#drawn bdi"), strict=True):
-        assert seen == (" ".join(["U+200D"] * len(word)) if word else "empty word")
-    styles = "return [...document.querySelectorAll('#drawn bdi')].map((e) => getComputedStyle(e).fontStyle)"
+    for word, seen in zip(page.execute_script(SAMPLED_WORDS), texts(page, "#sampled bdi"), strict=True):
+        assert seen == " ".join(["U+200D"] * len(word)) != ""
+    styles = "return [...document.querySelectorAll('#sampled bdi')].map((e) => getComputedStyle(e).fontStyle)"
     assert page.execute_script(styles) == ["italic"] * 12
     with torch.no_grad():
         weights["bias"].fill_(-50.0)
-        weights["bias"][model.vocabulary.encode("e")] = 0.0
+        weights["bias"][[0, *model.vocabulary.encode("e")]] = 0.0
     page = open_page(written(tmp_path / "page.html", model))
     assert page.execute_script(styles) == ["normal"] * 12
 
 
-DRAWN_WORDS = (
-    "return [...document.querySelectorAll('#drawn button')].map((b) =>"
+SAMPLED_WORDS = (
+    "return [...document.querySelectorAll('#sampled button')].map((b) =>"
     " makemore.network.decode(b.dataset.symbols.split(',').filter(Boolean).map(Number)))"
 )
-"""A script that returns the drawn words as they are."""
+"""A script that returns the sampled words as they are."""
 
 
 def test_words_are_understood_in_any_unicode_form(open_page: Any, tmp_path: Path) -> None:
@@ -467,13 +443,13 @@ def test_a_network_without_new_words_says_so(open_page: Any, tmp_path: Path) -> 
         weights = layers_of(model.network)[-1].state_dict()
         weights["weight"].zero_()
         weights["bias"].copy_(torch.tensor([50.0, 0.0, 0.0]))  # always the end
-    page = open_page(written(tmp_path / "page.html", model, ["", "a"]))
-    page.execute_script("document.getElementById('novel').click(); document.getElementById('draw').click()")
+    page = open_page(written(tmp_path / "page.html", model, ["a", "b"]))
+    page.execute_script("document.getElementById('novel').click(); document.getElementById('sample').click()")
     page.execute_async_script(
-        "const look = () => document.getElementById('drawn-note').textContent ? arguments[0]()"
+        "const look = () => document.getElementById('sampled-note').textContent ? arguments[0]()"
         " : setTimeout(look, 5); look()"
     )
-    assert texts(page, "#drawn-note") == ["0 of 12: none of the last 2,000 drawn was new."]
+    assert texts(page, "#sampled-note") == ["0 of 12: none of the last 2,000 sampled was new."]
 
 
 def test_nothing_breaks_out_of_the_page(open_page: Any, tmp_path: Path) -> None:
@@ -483,7 +459,7 @@ def test_nothing_breaks_out_of_the_page(open_page: Any, tmp_path: Path) -> None:
     page = open_page(path)
     assert page.title == f"makemore: wavenet, trained on {source}"
     for number in range(12):
-        page.execute_script("document.querySelectorAll('#drawn button')[arguments[0]].click()", number)
+        page.execute_script("document.querySelectorAll('#sampled button')[arguments[0]].click()", number)
     page.execute_script("document.getElementById('as-table').open = true")
     page.execute_async_script("setTimeout(arguments[0], 20)")
     write(page, "\u202e\u2028")
@@ -515,6 +491,8 @@ def test_nothing_breaks_out_of_the_page(open_page: Any, tmp_path: Path) -> None:
 @pytest.mark.parametrize("characters", ["abcd", "".join(map(chr, range(0x4E00, 0x4E00 + 4999)))])
 def test_few_and_many_symbols(characters: str, open_page: Any, tmp_path: Path) -> None:
     model = model_of(characters)
+    with torch.no_grad():
+        layers_of(model.network)[-1].state_dict()["bias"][0] += 9  # words end
     page = open_page(written(tmp_path / "page.html", model, [characters[:3]]), 360)
     word = characters[1] + characters[0]
     write(page, word)
@@ -527,17 +505,6 @@ def test_few_and_many_symbols(characters: str, open_page: Any, tmp_path: Path) -
         assert texts(page, "#others")[0].startswith("The likeliest 40 of 5,000; all others together: ")
     assert percents(page, "#next .how") == pytest.approx(expected[order].tolist(), abs=6e-4)
     assert page.execute_script("return document.documentElement.scrollWidth") == 360
-
-
-STICKS_OUT = """
-return [...document.querySelectorAll("button, input, canvas, p, h2, .char")].filter((e) => {
-  const box = e.getBoundingClientRect();
-  if (box.width <= 1 || e.closest(".unseen")) return false;
-  const cut = e.scrollWidth > e.clientWidth + 1 && getComputedStyle(e).display !== "inline";
-  return box.right > innerWidth || box.left < 0 || (cut && e.localName !== "input");
-}).map((e) => e.outerHTML.slice(0, 90));
-"""
-"""The elements that stick out of the window, or whose text sticks out of them."""
 
 
 def brightness(color: str) -> int:
@@ -606,7 +573,7 @@ def test_nothing_moves_if_reduced_motion_is_preferred(open_page: Any, bundled_pa
 def test_accessibility_by_axe(dark: bool, axe: str, open_page: Any, bundled_page: Path) -> None:
     page = open_page(bundled_page, 1280, dark)
     page.execute_script("document.getElementById('as-table').open = true")
-    page.execute_script("document.querySelector('#drawn button').click()")
+    page.execute_script("document.querySelector('#sampled button').click()")
     page.execute_script(axe)
     rules = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"]
     found = page.execute_async_script("axe.run({runOnly: arguments[0]}).then(arguments[1])", rules)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from pages import ODD, layers_of, model_of
+from pages import ODD, labels_of, layers_of, model_of
 from torch import Generator, Tensor
 
 import makemore.page.building
@@ -30,7 +30,7 @@ from makemore import (
     page_html,
 )
 from makemore.commands.cli import page_main
-from makemore.core.errors import UsageError
+from makemore.core.errors import DataError, UsageError
 from makemore.core.layer import Layer
 from makemore.page.building import describe, pack_words
 from makemore.run.model_file import Model, save_model
@@ -190,6 +190,51 @@ def test_layernorm_is_described_with_its_tensors() -> None:
     assert torch.equal(tensors[4], first.beta)
 
 
+def test_labels_are_described(monkeypatch: pytest.MonkeyPatch) -> None:
+    counts = {(0, 1): 5, (1, 1): 30, (2, 2): 4, (2, 0): 7}
+    labels = labels_of({"gender": ["F", "M"], "</script>": ["<b>", "Thai"]}, counts)
+    model = model_of("abc", members=2, labels=labels)
+    page = page_html(model)
+    described = content_of(page)["labels"]
+    assert isinstance(described, dict)
+    assert described["rows"] == [0, 1, 1, 1, 2, 0, 2, 2]
+    assert described["counts"] == [5, 30, 7, 4]
+    assert described["left_out"] == 0
+    names = [(column["name"], column["values"]) for column in described["columns"]]
+    assert names == [("gender", ["F", "M"]), ("</script>", ["<b>", "Thai"])]
+    assert all(len(column["points"]) == 4 for column in described["columns"])
+    members = content_of(page)["members"]
+    assert isinstance(members, list)
+    assert [member["labels"] for member in members] == [6, 6]
+    assert Parts(page).tags == Parts(page_html(model_of("abc"))).tags
+
+    monkeypatch.setattr(makemore.page.building, "MAX_COMBINATIONS", 2)
+    described = content_of(page_html(model))["labels"]
+    assert isinstance(described, dict)
+    assert (described["rows"], described["counts"]) == ([1, 1, 2, 0], [30, 7])
+    assert described["left_out"] == 2
+    assert content_of(page_html(model_of("abc")))["labels"] is None
+
+
+def test_labels_that_are_not_the_networks_are_refused() -> None:
+    labels = labels_of({"gender": ["F", "M"]}, {(1,): 1})
+    with pytest.raises(DataError, match="the network needs labels"):
+        page_html(replace(model_of("abc", labels=labels), labels=None))
+    with pytest.raises(DataError, match="the network was made without labels"):
+        page_html(replace(model_of("abc"), labels=labels))
+
+
+def test_the_word_that_a_page_opens_with() -> None:
+    model = model_of("abé")
+    assert content_of(page_html(model))["word"] is None
+    assert content_of(page_html(model, word=""))["word"] == ""
+    assert content_of(page_html(model, word="Abe\u0301\u200b"))["word"] == "abé"
+    with pytest.raises(DataError, match=r"^the character '7' is not in the vocabulary 'abé'$"):
+        page_html(model, word="ab7")
+    with pytest.raises(UsageError, match=r"^the page's word has 101 characters: a page's longest"):
+        page_html(model, word="a" * 101)
+
+
 def test_the_command(
     small_model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -200,8 +245,10 @@ def test_the_command(
     assert err.startswith("makemore-page: there is no run in out/")
     assert content_of(Path("page.html").read_text(encoding="utf-8"))["parameters"] == 76_579
 
-    assert page_main(["bare.html", "--without-words"]) == 0
-    assert content_of(Path("bare.html").read_text(encoding="utf-8"))["words"] is None
+    assert page_main(["bare.html", "--without-words", "--word", "Emma"]) == 0
+    content = content_of(Path("bare.html").read_text(encoding="utf-8"))
+    assert content["word"] == "emma"
+    assert content["words"] is None
 
     save_model(model_of("abc", members=3), "ensemble")
     assert page_main(["ensemble.html", "--model", "ensemble"]) == 0
@@ -228,6 +275,12 @@ def test_the_command(
         (["--data", "none"], 2, "makemore-page: cannot read the word list none"),
         (["--data", "other", "--without-words"], 2, "choose one"),
         (["--data", "other"], 2, "other is not the word list that the model was trained on"),
+        (
+            ["--word", "emma7", "--without-words"],
+            2,
+            "makemore-page: the character '7' is not in the vocabulary",
+        ),
+        (["--word", "a" * 101, "--without-words"], 2, "a page's longest word has 100"),
         (["--model", "bug"], 2, "makemore-page: no page can be made of this network"),
     ],
 )

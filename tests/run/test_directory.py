@@ -250,9 +250,12 @@ def test_a_model_and_a_list_have_one_name_everywhere(
 
     for argv, message in (
         (["sample", "mine", "--model", "out"], "model is given twice, by position and by --model"),
-        (["train", "a.txt", "--data", "b.txt"], "data is given twice, by position and by --data"),
-        (["sample", "mine", "-o", "words.csv"], "the output is text, one word a line: .* not to 'words.csv'"),
-        (["sample", "mine", "-o", "words.json.gz"], "the output is text, one word a line"),
+        (["train", "a.txt", "--data", "b.txt", "--resume", "--overwrite"], "--resume continues a run"),
+        (
+            ["sample", "mine", "-o", "words.xlsx"],
+            "the output is a .txt, .csv or .jsonl file, not 'words.xlsx'",
+        ),
+        (["sample", "mine", "-o", "words.json.gz"], "the output is a .txt, .csv or .jsonl file"),
         (["draw", "all", "out.png"], "all pictures are written to a directory.*: give 'out'"),
         (["draw", "all", "pictures.pdf"], "all pictures are written to a directory"),
     ):
