@@ -70,6 +70,7 @@ def test_as_a_module(arguments: list[str], code: int, message: str) -> None:
     assert len(run.stderr.splitlines()) == (code > 0)
 
 
+@pytest.mark.full
 def test_training_and_sampling_do_without_torchs_compiler() -> None:
     """It takes a second to import."""
     code = """

@@ -55,6 +55,7 @@ TORCHRUN = {"TORCHELASTIC_RESTART_COUNT", "TORCHELASTIC_USE_AGENT_STORE"}
 """Environment variables of torchrun without documentation."""
 
 
+@pytest.mark.full
 def test_the_variables_of_torchrun() -> None:
     def strings(path: Path) -> set[str]:
         nodes = ast.walk(ast.parse(path.read_text(encoding="utf-8")))

@@ -204,6 +204,7 @@ def test_autograd_trains_it_and_the_other_engines_refuse(name: str) -> None:
             kind(network)
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("name", LAYERS)
 def test_export_and_pictures(name: str) -> None:
     network = built(name)
@@ -223,6 +224,7 @@ def test_export_and_pictures(name: str) -> None:
         page_html(model)
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("recipe", ["lecture", "modern"])
 @pytest.mark.parametrize("name", LAYERS)
 def test_the_commands(

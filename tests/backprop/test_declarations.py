@@ -478,6 +478,7 @@ def data() -> Data:
     return read_words(bundled_path()).data(8)
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("recipe", [LectureRecipe(steps=150, lr_drop=120), ModernRecipe(steps=60)])
 @pytest.mark.parametrize(("layers", "name"), OWN)
 def test_the_autograd_engine_trains_them(

@@ -122,6 +122,7 @@ def test_gradients_of_random_networks_equal_autograds(seed: int):
         assert_same(a, b, 1e-8)
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("seed", range(50))
 def test_gradients_of_random_blocks_and_skips_equal_autograds(seed: int):
     """In networks where several layers read a value, and outputs are added."""

@@ -50,6 +50,7 @@ def own_layer(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(DERIVATIVES, Scale, ScaleDerivative)
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("make_engine", ENGINES)
 @pytest.mark.parametrize("seed", range(40))
 def test_random_freezing_and_modes_in_random_networks(

@@ -83,6 +83,7 @@ def test_gradients_of_random_networks_equal_autograds(
     assert not (by_position and steps_on_windows)
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("seed", range(40))
 def test_gradients_of_random_blocks_and_skips_equal_autograds(
     seed: int, steps_on_windows: list[bool]

@@ -155,6 +155,7 @@ def test_sampling_prints_words_and_nothing_else(finished: Path, capsys: pytest.C
     assert capsys.readouterr().out == ""
 
 
+@pytest.mark.full
 @pytest.mark.parametrize(
     ("closed", "flags", "code", "message"),
     [
@@ -333,6 +334,7 @@ def test_novel_needs_the_list_of_the_training(
     )
 
 
+@pytest.mark.full
 def test_the_network_without_a_convolution_samples_and_scores_too(
     word_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -598,6 +600,7 @@ def test_help_names_every_network(
     assert all(plan.help for plan in NETWORKS.values())
 
 
+@pytest.mark.full
 @pytest.mark.parametrize(
     "name", [r"le $\foo$.txt", "_^{}$$.txt", "words\udcff.txt", "日本語.txt", "a\nb.txt"]
 )

@@ -68,6 +68,7 @@ def test_each_line_is_answered(model_file: Path, small_model: Model) -> None:
         assert all(word.startswith(prefix) for word in words)
 
 
+@pytest.mark.full
 def test_flags_hold_for_the_answers(model_file: Path) -> None:
     first, words, too_long = answers(
         b"ma\nmarianne\n", model_file, "--min-length", "4", "--max-length", "6", "--top-k", "3"

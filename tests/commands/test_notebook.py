@@ -113,6 +113,7 @@ def test_text_goes_to_a_stream_without_bytes(capsys: pytest.CaptureFixture[str])
     assert capsys.readouterr() == ("", "")
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("backend", ["module://no_such_package.backend", "no-such-backend", "agg"])
 def test_commands_need_no_backend(backend: str, tmp_path: Path) -> None:
     got = subprocess.run(

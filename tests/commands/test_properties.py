@@ -325,6 +325,7 @@ packings = st.sampled_from(["", "", "", "-", *PACKERS])
 """How a list is given: plain, on stdin, or compressed."""
 
 
+@pytest.mark.full
 @cases
 @given(word_lists, st.sampled_from(["words.txt", *ODD_NAMES]), packings, st.lists(bends, max_size=1))
 def test_any_word_list(content: bytes, name: str, packing: str, changes: list[Bend]) -> None:
@@ -344,6 +345,7 @@ def test_any_word_list(content: bytes, name: str, packing: str, changes: list[Be
             )
 
 
+@pytest.mark.full
 @cases
 @given(word_lists)
 def test_scoring_any_word_list(content: bytes) -> None:
@@ -491,6 +493,7 @@ def test_sampling_from_any_model_file(changes: Any) -> None:
         case("sampling from model files", sample_main, [str(path), *SHORT])
 
 
+@pytest.mark.full
 @cases
 @given(changes=model_files)
 @forgery("modern", "/progress/settings/seed", 10**5000)

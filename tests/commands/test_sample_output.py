@@ -138,6 +138,7 @@ def test_numbers_that_are_unknown_or_not_finite() -> None:
     assert list(jsonl_lines(rows)) == ['{"word": "a", "x": null, "y": null, "z": -1.2346}']
 
 
+@pytest.mark.full
 def test_good_words_are_novel_unique_of_usual_length_and_not_near(
     model_file: Path, list_file: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -57,6 +57,7 @@ def in_shards(path: Path, n: int, flags: Sequence[object]) -> bytes:
     return b"".join(written(path, *flags, "--shard", f"{i}/{n}") for i in range(1, n + 1))
 
 
+@pytest.mark.full
 @few_examples
 @given(
     number=st.integers(0, 3000),
@@ -110,6 +111,7 @@ def test_batches_without_words_to_write_are_not_sampled(small_model: Model) -> N
     assert sampled == [1024]
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("name", ["words", "words.csv", "words.jsonl.gz"])
 def test_accepted_words_in_shards(name: str, model_file: Path, tmp_path: Path) -> None:
     """Also across the words of several seeds. The first shard of a table has the names of the columns."""

@@ -35,6 +35,7 @@ from makemore.run.catalog import NETWORKS, network_plan
 from makemore.training.ensemble import Ensemble
 
 
+@pytest.mark.full
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.float64, 1e-12)])
 @pytest.mark.parametrize("name", NETWORKS_TO_CONVERT)
 def test_logits_at_every_position_are_those_of_the_layers(

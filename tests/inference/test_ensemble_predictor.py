@@ -64,6 +64,7 @@ def test_by_convolution_and_plainly_the_values_are_the_same(members: list[Sequen
     torch.testing.assert_close(log_likelihoods(ensemble, VOCABULARY, words), plain, atol=1e-10, rtol=0)
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("members", ENSEMBLES.values(), ids=ENSEMBLES)
 def test_by_convolution_and_plainly_the_words_are_the_same(members: list[Sequential]) -> None:
     ensemble, filters = Ensemble(members), Filters(temperature=0.9, top_p=0.95, max_length=12)

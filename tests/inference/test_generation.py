@@ -122,6 +122,7 @@ FILTERED = {
 }
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("network", [TRAINED["pairs"], HISTORIC], ids=["pairs", "historic"])
 @pytest.mark.parametrize(("filters", "prefix"), FILTERED.values(), ids=FILTERED)
 def test_filters_and_scores_are_those_of_the_plain_way(
@@ -138,6 +139,7 @@ def test_filters_and_scores_are_those_of_the_plain_way(
     torch.testing.assert_close(scores, log_likelihoods(network, VOCABULARY, words), atol=1e-10, rtol=0)
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("plan", [PLANS["pairs"], network_plan("hierarchical-bug", 8, 6, 24)])
 def test_words_do_not_depend_on_the_batch_size(plan: Plan) -> None:
     single = as_predictor(plan.build(V, seeded()))  # float32

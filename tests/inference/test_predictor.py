@@ -123,6 +123,7 @@ class GRU(Layer):
         yield from (("gates", self.gates), ("candidate", self.candidate))
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("kind", ["mean", "GRU"])
 def test_a_network_of_undeclared_layers_takes_the_plain_path(kind: str) -> None:
     layer = MeanOverPositions() if kind == "mean" else GRU(12)

@@ -369,6 +369,7 @@ def data() -> Data:
     return read_words(bundled_path()).data(8)
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("recipe", [LectureRecipe(steps=24, lr_drop=20), ModernRecipe(steps=24)])
 @pytest.mark.parametrize("make_engine", [AutogradEngine, WindowsEngine])
 def test_a_run_is_resumed_to_the_bit_and_keeps_its_best_network(

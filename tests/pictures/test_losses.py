@@ -86,6 +86,7 @@ def test_the_peak_of_the_modern_learning_rate_is_marked() -> None:
     assert [text.get_text() for text in axes.texts] == ["  lr up to 0.02, then a cosine to 0"]
 
 
+@pytest.mark.full
 def test_the_picture_needs_no_display(tmp_path: Path) -> None:
     path = tmp_path / "loss.png"
     code = (

@@ -205,6 +205,7 @@ def test_labels_and_characters() -> None:
     assert [t.get_position()[0] for t in blue] == nodes(figure, "seen")[0]
 
 
+@pytest.mark.full
 @pytest.mark.parametrize(
     ("name", "block", "word"),
     [
@@ -260,6 +261,7 @@ def test_drawing_does_not_change_the_network() -> None:
     assert context_length(network) == 8
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("seed", range(12))
 def test_any_graph_has_the_inputs_that_it_depends_on_and_arrows_between_nodes(seed: int) -> None:
     layers, block, _ = random_graph(random.Random(seed))

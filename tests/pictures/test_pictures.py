@@ -311,6 +311,7 @@ def test_dots_of_the_embedding_are_explained_if_there_are_any() -> None:
     assert "or no glyph in the font" in note([[0, 0], [1, 0], [0, 1]], "a漢")
 
 
+@pytest.mark.full
 @pytest.mark.parametrize(
     ("characters", "word", "what", "hints"),
     [
@@ -398,6 +399,7 @@ def odd_model(characters: str, name: str, word: str) -> Subject:
     return Subject(Model(network, vocabulary, plan), word)
 
 
+@pytest.mark.full
 @pytest.mark.parametrize(
     ("characters", "word", "name", "pictures"),
     [
@@ -439,6 +441,7 @@ def test_every_picture_says_what_to_look_for_and_has_a_public_function() -> None
             assert "What to look for:" in getattr(makemore, f"draw_{what}").__doc__
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("name", NETWORKS)
 def test_every_picture_of_every_network_of_the_catalog(name: str) -> None:
     plan, vocabulary = network_plan(name, None, 4, 6), Vocabulary("abc")
@@ -509,6 +512,7 @@ def test_all_colors_are_in_the_palette() -> None:
             assert text not in colormaps
 
 
+@pytest.mark.full
 def test_pictures_need_no_display_and_leave_pyplot_alone() -> None:
     code = """
 import io, sys

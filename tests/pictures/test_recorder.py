@@ -109,6 +109,7 @@ def test_records_are_read_back_and_other_files_are_refused(word_file: Path, tmp_
             read_records(path)
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("recipe", ["modern", "lecture"])
 def test_a_resumed_run_records_as_if_never_stopped(word_file: Path, tmp_path: Path, recipe: str) -> None:
     """Stopped by a full disk; rows after the last saved step are recorded again."""

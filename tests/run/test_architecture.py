@@ -448,6 +448,7 @@ FORGED = [
 ]  # fmt: skip
 
 
+@pytest.mark.full
 @pytest.mark.parametrize(("description", "message"), FORGED)
 def test_forged_descriptions_are_refused(description: Any, message: str) -> None:
     content = content_of(model_bytes(Model(by_hand(), VOCABULARY)))

@@ -52,6 +52,7 @@ def assert_same_run(a: Path, b: Path) -> None:
     assert torch.equal(one.progress.generator, other.progress.generator)
 
 
+@pytest.mark.full
 def test_the_log_has_the_run_and_does_not_change_it(
     word_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -41,6 +41,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "home"
 
 
+@pytest.mark.full
 def test_every_path_may_begin_with_the_home_directory(word_file: Path, home: Path) -> None:
     (home / "words.txt").write_text(word_file.read_text(encoding="utf-8"), encoding="utf-8")
     assert train_main([*TINY, "--data=~/words.txt", "--steps=2", "--out-dir=~/runs"]) == 0
@@ -89,6 +90,7 @@ def test_a_leftover_that_is_read_only_is_replaced(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
+@pytest.mark.full
 def test_overwriting_removes_exactly_the_files_of_a_run(word_file: Path, tmp_path: Path) -> None:
     pytest.importorskip("tensorboard", reason="TensorBoard is not installed")
     out = tmp_path / "out"
@@ -225,6 +227,7 @@ def test_a_list_that_cannot_be_read_again_is_asked_for(
     assert sample_main([str(out), "--novel", "-n", "1", "--data", str(word_file)]) == 0
 
 
+@pytest.mark.full
 def test_a_model_and_a_list_have_one_name_everywhere(
     word_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -277,10 +280,24 @@ def test_the_command_makemore_is_installed() -> None:
     }
 
 
+@pytest.mark.full
 def test_a_run_that_ends_early_says_why(
     word_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    flags = ["--steps", "100000", "--eval-every", "5", "--patience", "2", "--lr", "0.5", "--lr-adamw", "0.5"]
+    flags = [
+        "--steps",
+        "100000",
+        "--eval-every",
+        "5",
+        "--patience",
+        "2",
+        "--keep",
+        "best",
+        "--lr",
+        "0.5",
+        "--lr-adamw",
+        "0.5",
+    ]
     assert train(word_file, "--out-dir", tmp_path / "out", *flags) == 0
     out = capsys.readouterr().out
     (line,) = [line for line in out.splitlines() if line.startswith("ended at step")]

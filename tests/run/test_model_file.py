@@ -297,6 +297,7 @@ def bits_of(values: Mapping[str, torch.Tensor]) -> dict[str, tuple[torch.dtype, 
     return {name: (t.dtype, t.shape, t.detach().numpy().tobytes()) for name, t in values.items()}
 
 
+@pytest.mark.full
 @given(progress=progresses)
 @settings(derandomize=True, deadline=None, database=None)
 def test_any_progress_comes_back_bit_for_bit(small_model: Model, progress: Progress) -> None:
@@ -496,6 +497,7 @@ def test_an_ensemble_comes_back(ensemble: Path, tmp_path: Path) -> None:
         assert torch.equal(tensor, content["tensors"][f"2.{name}"])
 
 
+@pytest.mark.full
 @pytest.mark.parametrize(
     ("change", "message"),
     [

@@ -42,6 +42,7 @@ def engine_lines(capsys: pytest.CaptureFixture[str], word_file: Path, out_dir: P
     return re.sub(r"\n {10}", "\n", found[1])
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("more", [[], ["--ensemble", "2"], ["--record-every", "1"]])
 @pytest.mark.parametrize(
     ("flags", "line"),

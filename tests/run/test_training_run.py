@@ -407,6 +407,7 @@ def stopped(word_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str])
     return tmp_path / "out"
 
 
+@pytest.mark.full
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
@@ -584,6 +585,7 @@ def test_a_full_stdout_is_one_line(word_file: Path, tmp_path: Path) -> None:
     assert progress_on_disk(tmp_path / "a") is not None
 
 
+@pytest.mark.full
 def test_sampling_into_a_pipe_that_closes(stopped: Path) -> None:
     script = "import sys; from makemore.commands.cli import sample_main; sys.exit(sample_main())"
     command = [sys.executable, "-c", script, str(stopped / "model.safetensors"), "-n", "50000"]

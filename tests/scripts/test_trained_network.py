@@ -33,6 +33,7 @@ def test_its_file_has_the_default_network_on_the_bundled_list_and_nothing_else(t
     assert (tmp_path / "again").read_bytes() == content
 
 
+@pytest.mark.full
 def test_the_script_writes_a_network_without_its_run(
     word_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -44,6 +45,7 @@ def test_the_script_writes_a_network_without_its_run(
     assert str(word_file).encode() not in (tmp_path / "small").read_bytes()
 
 
+@pytest.mark.full
 def test_commands_use_it_unless_there_is_a_run(
     word_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -64,6 +64,7 @@ def lecture_losses(network: Sequential, data: Data, recipe: LectureRecipe) -> li
     return losses
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("name", NETWORKS)
 def test_losses_equal_the_lectures_loop_to_the_bit(name: str) -> None:
     """A layer that draws random numbers draws them from its own generator, the same in both."""
