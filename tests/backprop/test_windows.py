@@ -121,6 +121,7 @@ def test_the_papers_network(stacks: int, depth: int, steps_on_windows: list[bool
     assert steps_on_windows == [True]
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("V", [2, 27, 200, 20_000])
 @pytest.mark.parametrize("depth", [1, 2, 3, 4])
 def test_trees_of_any_depth_and_vocabulary(depth: int, V: int, steps_on_windows: list[bool]) -> None:

@@ -33,6 +33,7 @@ def has_the_rules_capitals(word: str) -> bool:
     return rule.restore(rule.lower(word)) == word
 
 
+@pytest.mark.full
 def test_training_and_sampling(towns: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = capsys.readouterr().out
     assert "capitals  the first letter, and after a blank or '-'; small: on: put back after sampling" in out

@@ -727,6 +727,7 @@ def test_all_pictures_of_a_run_that_recorded_its_gradients(
     assert not (tmp_path / "gradients.csv").exists()
 
 
+@pytest.mark.full
 def test_drawing_the_network_of_a_model_file(
     finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

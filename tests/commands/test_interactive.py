@@ -42,6 +42,7 @@ def shares(line: str) -> dict[str, float]:
     return {name: float(share) for name, share in re.findall(r"(\S+|the end) (\d+\.\d) %", line[7:])}
 
 
+@pytest.mark.full
 def test_each_line_is_answered(model_file: Path, small_model: Model) -> None:
     """A line without its end, too; one that cannot begin a word is answered by the reason."""
     lines = answers(b"ma\n\nz\xc3\xa9\r\n\xff\nann", model_file)
@@ -82,6 +83,7 @@ def test_flags_hold_for_the_answers(model_file: Path) -> None:
     assert words == "words  none is found that the flags accept"
 
 
+@pytest.mark.full
 def test_no_lines_at_all(model_file: Path) -> None:
     assert answers(b"", model_file) == []
 

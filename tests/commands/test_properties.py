@@ -580,6 +580,7 @@ def flags_of(parser: argparse.ArgumentParser) -> SearchStrategy[list[str]]:
     return st.lists(one, max_size=5).map(lambda flags: [text for flag in flags for text in flag])
 
 
+@pytest.mark.full
 @cases
 @given(
     flags=flags_of(train_parser()),

@@ -74,9 +74,9 @@ def test_the_loss_on_a_list_with_another_alphabet(
     with pytest.raises(DataError, match=NAMED):
         evaluate(model.network, without_c.data(8).val)
     right = without_c.data(8, model.vocabulary)
-    assert evaluate(model.network, right.val) == pytest.approx(2.177, abs=5e-4)
+    assert evaluate(model.network, right.val) == pytest.approx(2.178, abs=1e-3)
     assert evaluate(model.network, without_c.encoded_by(model.vocabulary).data(8).val) == pytest.approx(
-        2.177, abs=5e-4
+        2.178, abs=1e-3
     )
     assert right.vocabulary is model.vocabulary
     # The number of symbols alone gives it away if the characters are not known.

@@ -186,6 +186,7 @@ def test_ctrl_break_stops_a_run_as_ctrl_c_does(monkeypatch: pytest.MonkeyPatch) 
     assert signal.getsignal(stand_in) == before
 
 
+@pytest.mark.full
 def test_a_run_in_another_thread_leaves_signals_alone(word_file: Path, tmp_path: Path) -> None:
     handlers = [signal.getsignal(signum) for signum in system.stop_signals()]
     argv = [*TINY, "--data", str(word_file), "--out-dir", str(tmp_path / "out")]
@@ -299,6 +300,7 @@ def test_torch_without_torch_distributed_is_one_line(monkeypatch: pytest.MonkeyP
         pass
 
 
+@pytest.mark.full
 def test_messages_are_utf_8_whatever_the_console_is(tmp_path: Path) -> None:
     code = "import sys; from makemore.commands.cli import train_main; sys.exit(train_main(['--data', 'Zoë']))"
     env = {**os.environ, "PYTHONUTF8": "0", "PYTHONIOENCODING": "cp1252"}

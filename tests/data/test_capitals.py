@@ -96,6 +96,7 @@ def test_lists_without_capitals_are_read_as_ever(tmp_path: Path) -> None:
 LETTERS = st.text("abAB- 'éÉßİ1", min_size=1, max_size=8).map(str.strip).filter(bool)
 
 
+@pytest.mark.full
 @settings(max_examples=150, deadline=None, derandomize=True)
 @given(st.lists(st.one_of(LETTERS, LETTERS.map(str.title), LETTERS.map(str.upper)), min_size=6, max_size=30))
 def test_words_and_exceptions_are_those_of_plain_strings(

@@ -77,6 +77,7 @@ def test_a_wavenet_is_kernels_of_two_with_dilations_one_two_four() -> None:
     ]
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("seed", range(25))
 def test_random_blocks_and_skips_at_every_position(seed: int) -> None:
     torch.manual_seed(seed)

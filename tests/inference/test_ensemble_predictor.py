@@ -79,6 +79,7 @@ def test_by_convolution_and_plainly_the_words_are_the_same(members: list[Sequent
     assert sample_word(ensemble, VOCABULARY, Generator().manual_seed(2), prefix="ab").startswith("ab")
 
 
+@pytest.mark.full
 def test_words_do_not_depend_on_the_batch() -> None:
     ensemble = Ensemble([shaken(plan(8), seed, torch.float32) for seed in range(3)])
     words = [

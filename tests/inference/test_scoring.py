@@ -32,6 +32,7 @@ def all_log_probs(network: Convolution | Sequential, examples: Examples) -> Tens
     return torch.cat(list(network.log_probs(examples)))
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("piece", [1, convolution.PIECE_VALUES])
 @pytest.mark.parametrize("name", NETWORKS_TO_CONVERT)
 def test_loss_is_the_plain_one(name: str, piece: int, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -52,6 +53,7 @@ def test_loss_in_float32() -> None:
     assert found == pytest.approx(split_loss(network, examples), abs=1e-6)
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("sorted_examples", [1, 40, 500])
 def test_the_loss_of_many_examples_is_that_of_the_words_in_order(
     sorted_examples: int, monkeypatch: pytest.MonkeyPatch

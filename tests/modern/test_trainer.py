@@ -176,6 +176,7 @@ def test_consecutive_examples_of_long_contexts_with_both_engines_and_resumed(dat
     assert torch.equal(torch.cat([stopped.losses, *resumed.run(24)]), losses[0])
 
 
+@pytest.mark.full
 def test_the_best_network_is_kept_and_training_stops_early(data: Data) -> None:
     """The learning rate is so high that the val loss rises."""
     run = modern(data, steps=100_000, patience=2, lr=0.5, lr_adamw=0.5)
@@ -267,6 +268,7 @@ def trained_partly(data: Data, engine: MakeEngine, **settings: Any) -> ModernTra
 FROZEN = ("0.weight", "2.weight", "13.bias")
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("engine", [AutogradEngine, BackpropEngine, WindowsEngine])
 def test_frozen_parameters_stay_and_the_run_is_resumed_to_the_bit(data: Data, engine: MakeEngine) -> None:
     whole, first, second = (trained_partly(data, engine, steps=30) for _ in range(3))

@@ -348,6 +348,7 @@ def test_networks_of_the_catalogue_with_labels_in_an_ensemble() -> None:
     assert isinstance(network.members[0].layers[-1], Linear)
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("name", ["wavenet", "hierarchical-bug"])
 def test_words_with_drawn_labels_do_not_depend_on_batches_or_parts(name: str) -> None:
     """And a word is the one that the network conditioned on its labels gives for the same random numbers."""

@@ -181,6 +181,7 @@ def assert_shared(network: Layer, engine: ParallelEngine) -> None:
     assert len(batchnorms) == sum(isinstance(layer, BatchNorm1d) for layer in network.modules())
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("name", [*NETWORKS, "ensemble"])
 @pytest.mark.parametrize("make_engine", ENGINES)
 def test_network_and_twin_have_the_same_tensors(

@@ -466,6 +466,7 @@ class Reverse(Layer):
         return self.out
 
 
+@pytest.mark.full
 def test_of_a_network_with_an_undeclared_layer_only_the_nodes_are_left_out(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

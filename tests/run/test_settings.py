@@ -133,6 +133,7 @@ def test_a_new_recipe_runs_and_resumes_by_its_rules(
     )
 
 
+@pytest.mark.full
 def test_a_finished_run_is_extended_with_the_tensors_of_its_trainer(
     word_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -149,6 +150,7 @@ def test_a_finished_run_is_extended_with_the_tensors_of_its_trainer(
         assert torch.equal(a, b)
 
 
+@pytest.mark.full
 @pytest.mark.parametrize(
     ("flags", "header"),
     [

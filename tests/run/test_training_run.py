@@ -535,6 +535,7 @@ def test_two_runs_in_one_directory(
     assert train_main(argv(word_file, tmp_path / "a", "--steps", 40, "--overwrite")) == 0
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("kilobytes", [1, 4])
 def test_a_full_disk_ends_the_run_and_keeps_the_file(
     stopped: Path, kilobytes: int, tmp_path: Path, start: Callable[..., int]
@@ -572,6 +573,7 @@ def test_divergence_keeps_the_last_good_file(
     assert max(tensor.abs().max() for tensor in model.network.state_dict().values()) < 100
 
 
+@pytest.mark.full
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="the system has no /dev/full")
 def test_a_full_stdout_is_one_line(word_file: Path, tmp_path: Path) -> None:
     flags = argv(word_file, tmp_path / "a", "--steps", "40")

@@ -54,6 +54,7 @@ def trained(network: Sequential, make: Any, recipe: Any, data: Any, engine: Any)
     return torch.cat(losses), trainer
 
 
+@pytest.mark.full
 @pytest.mark.parametrize(
     ("make", "recipe"),
     [
