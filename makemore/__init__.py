@@ -15,6 +15,7 @@ if TYPE_CHECKING:  # the same names, for editors and type checkers
     from makemore.data.labels import *
     from makemore.data.word_list import *
     from makemore.export.torch_module import *
+    from makemore.inference.classification import *
     from makemore.inference.conditioning import *
     from makemore.inference.convolution import *
     from makemore.inference.generation import *
@@ -54,6 +55,7 @@ _NAMES = {
     "data.word_list": "Data WordList load_words read_words",
     "data.labels": "Labels",
     "export.torch_module": "from_module to_module",
+    "inference.classification": "label_probs",
     "inference.conditioning": "LabelDistribution conditioned",
     "inference.convolution": "Convolution",
     "inference.generation": "Filters generate generate_scored",
