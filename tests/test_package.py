@@ -21,10 +21,10 @@ def test_public_names() -> None:
         "RMSNorm", "ReLU", "ResidualBlock", "Sequential", "SkipConnections", "TakeLast", "Tanh", "Trainer",
         "Vocabulary", "Window", "WindowsEngine", "WordList", "build_dataset", "conditioned", "context_length",
         "draw_activations", "draw_batchnorm", "draw_embedding", "draw_gradients", "draw_losses", "draw_nodes",
-        "draw_probabilities", "draw_tree", "from_module", "generate", "generate_scored", "label_probs", "load_model",
-        "load_words", "log_likelihoods", "loss", "network_plan", "page_html", "plot_losses", "read_words",
-        "register_layer", "sample_word", "save_model", "split_loss", "split_words", "summary", "to_module",
-        "train",
+        "draw_probabilities", "draw_tree", "from_module", "generate", "generate_scored", "label_probs",
+        "load_model", "load_words", "log_likelihoods", "loss", "network_plan", "page_html", "plot_losses",
+        "read_words", "register_layer", "sample_word", "save_model", "split_loss", "split_words", "summary",
+        "to_module", "train",
     ]  # fmt: skip
     for name in makemore.__all__:
         assert getattr(makemore, name) is not None
