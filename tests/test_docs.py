@@ -76,6 +76,8 @@ def test_python_code_runs(name: str, tmp_path: Path) -> None:
             pytest.importorskip(package)
     if name == "README.md":
         code = code.replace("10_000", "200").replace("7_500", "150")
+        names = (ROOT / "names.txt").read_text(encoding="utf-8").split("\n")[:2000]
+        (tmp_path / "words.txt").write_text("\n".join(names), encoding="utf-8")
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONIOENCODING": "utf-8"}
     argv = [sys.executable, "-c", code]
     done = subprocess.run(argv, cwd=tmp_path, env=environment, capture_output=True, text=True)
