@@ -67,7 +67,8 @@ class LabelledEmbedding(Embedding):
 
     def label_rows(self, labels: Tensor) -> Tensor:
         """The rows of ``label_weight`` for labels: (B, K) -> (B, K)."""
-        if not labels.is_cuda:  # reading the indices there would wait for the device
+        # Reading the indices on CUDA would wait for the device, and torch.export cannot follow it.
+        if not labels.is_cuda and not torch.compiler.is_compiling():
             for k, size in enumerate(self.label_sizes):
                 if (outside := index_outside(labels[:, k], size)) is not None:
                     raise IndexError(f"{self} has labels 0 to {size - 1} in column {k}, got label {outside}")

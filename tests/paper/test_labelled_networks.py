@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import copy
 import random
+import warnings
 from collections import Counter
+from pathlib import Path
 
 import pytest
 import torch
@@ -17,6 +19,7 @@ from makemore.core.errors import DataError, UsageError
 from makemore.core.layer import LabelColumn, Layer
 from makemore.data.labels import Labels
 from makemore.data.word_list import WordList
+from makemore.export.torch_module import to_module
 from makemore.inference.conditioning import LabelDistribution, conditioned
 from makemore.inference.convolution import Convolution
 from makemore.inference.decoder import CachedDecoder, FullContextDecoder
@@ -349,6 +352,31 @@ def test_networks_of_the_catalogue_with_labels_in_an_ensemble() -> None:
 
 
 @pytest.mark.full
+@pytest.mark.full
+@pytest.mark.parametrize("name", ["wavenet", "wavenet-paper"])
+def test_a_network_with_labels_is_exported(name: str, tmp_path: Path) -> None:
+    """By torch.export and to ONNX, for batches of any size."""
+    network = labelled_network(name).to(torch.float32).eval()
+    module = to_module(network)
+    X, _ = contexts(5, network.block_size)
+    with torch.no_grad():
+        expected = network(X)
+    assert torch.equal(module(X), expected)
+    program = torch.export.export(module, (X[:2],), dynamic_shapes=({0: torch.export.Dim.DYNAMIC},))
+    torch.testing.assert_close(program.module()(X), expected, rtol=1e-5, atol=1e-5)
+    for package in ("onnx", "onnxscript"):
+        pytest.importorskip(package)
+    onnxruntime = pytest.importorskip("onnxruntime")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.onnx.export(
+            module, (X[:2],), tmp_path / "network.onnx", dynamic_shapes=({0: "batch"},), verbose=False
+        )
+    session = onnxruntime.InferenceSession(tmp_path / "network.onnx")
+    (logits,) = session.run(None, {session.get_inputs()[0].name: X.numpy()})
+    torch.testing.assert_close(torch.tensor(logits), expected, rtol=1e-4, atol=1e-4)
+
+
 @pytest.mark.parametrize("name", ["wavenet", "hierarchical-bug"])
 def test_words_with_drawn_labels_do_not_depend_on_batches_or_parts(name: str) -> None:
     """And a word is the one that the network conditioned on its labels gives for the same random numbers."""
