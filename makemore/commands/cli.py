@@ -330,12 +330,48 @@ def page_main(argv: Sequence[str] | None = None) -> int:
     return answer(parser.prog, "makemore.commands.page:page", *asked)
 
 
-COMMANDS = {"train": train_main, "sample": sample_main, "draw": draw_main, "page": page_main}
+EXPORTED = (".onnx", ".pt2")
+"""Endings of the files that ``makemore-export`` writes."""
+
+
+def export_main(argv: Sequence[str] | None = None) -> int:
+    """``makemore-export``."""
+    parser = Parser(
+        "makemore-export",
+        "Write a network as a file for other programs: ONNX, or torch.export's format. The file has the"
+        " characters and labels in its metadata, and is checked by running it.",
+    )
+    add = parser.add_argument
+    add(
+        "file",
+        type=path_type,
+        help="file to write: .onnx (needs the packages onnx, onnxscript and onnxruntime) or .pt2",
+    )
+    add("--model", type=path_type, metavar="PATH", help=MODEL_HELP)
+    add(
+        "--label",
+        action="append",
+        metavar="LABEL",
+        help="choose a label, as in makemore-sample: the file then needs none in its column",
+    )
+    args = parser.parse(argv)
+    if args.file.suffix.lower() not in EXPORTED:
+        parser.error(f"the file ends in .onnx or .pt2, not as {args.file.name!r}")
+    return answer(parser.prog, "makemore.commands.export:export", args.file, args.model, args.label or ())
+
+
+COMMANDS = {
+    "train": train_main,
+    "sample": sample_main,
+    "draw": draw_main,
+    "page": page_main,
+    "export": export_main,
+}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """``makemore`` and ``python -m makemore``: each command by its name."""
-    parser = Parser("makemore", "Train networks, sample words, draw pictures, write pages.")
+    parser = Parser("makemore", "Train networks, sample words, draw pictures, write pages, export.")
     parser.add_argument("command", choices=COMMANDS, help="what to do; also installed as makemore-COMMAND")
     rest = parser.add_argument("flags", nargs=argparse.REMAINDER, help="flags of the command: see its --help")
     rest.required = False
