@@ -85,7 +85,7 @@ def our_command(data: str | None, settings: Mapping[str, Any], seed: int) -> tup
     """Seconds and val loss of our command, which evaluates only at its end."""
     settings = {**settings, "eval_every": settings["steps"], "seed": seed}
     flags = [text for name, value in settings.items() for text in (flag(name), str(value))]
-    command = [sys.executable, "-m", "makemore", "train", *flags]
+    command = [sys.executable, "-m", "makemore", "train", "--ensemble", "1", *flags]
     command += ["--data", data] if data else []
     start = time.perf_counter()
     val = final_val_loss(command)
