@@ -64,15 +64,22 @@ def check_examples(network: Layer, examples: Any) -> None:
 
 
 def note_data(network: Layer, examples: Any) -> None:
-    """Check the data that a network is trained on, and note its characters and labels in the network.
+    """Check the data that a network is trained on, and note its characters and labels in the network."""
+    check_training_data(network, examples)
+    note_checked_data(network, examples)
 
-    Raises UsageError if the network does not give logits (B, V) for them.
-    """
+
+def check_training_data(network: Layer, examples: Any) -> None:
+    """``check_examples``; also raises UsageError if the network does not give logits (B, V) for them."""
     check_examples(network, examples)
     if len(examples):
         X, _ = examples[:1]
         with network.evaluating():
             check_logits(network(X), X)
+
+
+def note_checked_data(network: Layer, examples: Any) -> None:
+    """Note the characters and labels of examples in a network that they have been checked to fit."""
     if (characters := getattr(examples, "characters", None)) is not None:
         network.characters = characters
     if (columns := columns_of(examples)) is not None:

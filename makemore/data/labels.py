@@ -55,6 +55,11 @@ class Labels:
         labels = self.rows[row].tolist()
         return tuple(column.text(label) for column, label in zip(self.columns, labels, strict=True))
 
+    def numbers_of_words(self, column: int) -> list[int]:
+        """The number of words with each label of a column; that of words without one comes first."""
+        numbers = torch.zeros(self.sizes[column], dtype=torch.int64)
+        return numbers.index_add_(0, self.rows[:, column], self.counts).tolist()
+
     def matched_to(self, columns: Sequence[LabelColumn], source: str) -> tuple[Labels, Tensor]:
         """The same labels numbered by other columns, such as a model's, and each row's new number: (D,).
 

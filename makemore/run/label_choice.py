@@ -8,7 +8,6 @@ from typing import NamedTuple
 
 from makemore.core.errors import UsageError
 from makemore.core.layer import LabelColumn, Layer
-from makemore.core.text import plural
 from makemore.data.labels import Labels
 from makemore.inference.conditioning import (
     Choice,
@@ -153,14 +152,7 @@ def label_lines(labels: Labels) -> list[str]:
     """The labels of a model, one a line: column, label and number of words, separated by tabs."""
     lines = []
     for k, column in enumerate(labels.columns):
-        numbers = labels.counts.new_zeros(len(column.values) + 1)
-        numbers.index_add_(0, labels.rows[:, k], labels.counts)
-        for label, number in enumerate(numbers.tolist()):
+        for label, number in enumerate(labels.numbers_of_words(k)):
             if number:
                 lines.append(f"{column.name}\t{column.text(label)}\t{number}")
     return lines
-
-
-def describe_labels(labels: Labels) -> str:
-    """The columns and the numbers of their labels, such as "gender (2), country (18)"."""
-    return ", ".join(f"{column.name} ({plural(len(column.values), 'label')})" for column in labels.columns)

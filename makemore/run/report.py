@@ -5,7 +5,6 @@ import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
 from makemore.core.layer import Layer
@@ -76,9 +75,8 @@ def describe(
 def describe_labels(labels: Labels) -> list[str]:
     """The most frequent labels of each column, in a line of text."""
     lines = []
-    for k, (column, size) in enumerate(zip(labels.columns, labels.sizes, strict=True)):
-        counts = torch.zeros(size, dtype=torch.int64).index_add_(0, labels.rows[:, k], labels.counts)
-        without, *others = counts.tolist()
+    for k, column in enumerate(labels.columns):
+        without, *others = labels.numbers_of_words(k)
         most = sorted(zip(others, column.values, strict=True), key=lambda each: (-each[0], each[1]))
         texts = [f"{shortened(text)} {number:,}" for number, text in most[:MAX_LABELS]]
         texts += ["..."] * (len(others) > MAX_LABELS) + [f"none {without:,}"] * (without > 0)

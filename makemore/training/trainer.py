@@ -14,7 +14,7 @@ from typing import Protocol
 import torch
 from torch import Generator, Tensor
 
-from makemore.core.fit import check_examples, check_logits, note_data
+from makemore.core.fit import check_training_data, note_checked_data
 from makemore.core.layer import Layer, stochastic_layers
 from makemore.data.examples import shards
 from makemore.data.word_list import Data
@@ -106,7 +106,7 @@ class Trainer:
         self.recipe = recipe
         self.generator = generator
         self.make_engine, self.engine = make_engine, make_engine(network)
-        note_data(network, data.train)
+        note_checked_data(network, data.train)
         self.evaluate_loss = evaluate_loss
         self.processes = processes
         self.shards = [data.train]
@@ -129,10 +129,7 @@ class Trainer:
             raise TypeError(f"{name} needs a recipe, such as LectureRecipe(), got {recipe!r}")
         if recipe.trainer not in {cls.__name__ for cls in type(self).__mro__}:
             raise TypeError(f"{name} cannot train by a {type(recipe).__name__}: use {recipe.trainer}")
-        check_examples(network, data.train)
-        X, _ = data.train[:1]
-        with network.evaluating():
-            check_logits(network(X), X)
+        check_training_data(network, data.train)
 
     def prepare(self, context: RunContext) -> None:
         """Called before the steps of a run, new or resumed."""
