@@ -138,7 +138,7 @@ class Found(NamedTuple):
 
 
 def find_rule(slabs: Sequence[Tensor], characters: str, num_words: int) -> Found | None:
-    """The rule that gives the capitals of a list; None if no rule does, or if there are no capitals.
+    """The rule that gives the capitals of a list; None if no rule does, or if the list has no capitals.
 
     Code i in the slabs is character i of ``characters``, counted from 1, and 0 ends a word. A slab has whole
     words. The slabs are read chunk by chunk, up to ten times.

@@ -25,8 +25,8 @@ MAX_NAMES = 3
 class WordSource:
     """The words of one or more files, of the files in directories, or of stdin (``-``).
 
-    If the files have at least two different names, and there are no ``columns.labels``, then the label of a
-    word is the name of its file, without its suffixes. ``name`` is the name of all in messages. Files in
+    The label of a word is the name of its file, without suffixes, if the files have at least two different
+    names and ``columns.labels`` is empty. Messages call the whole list ``name``. Files in
     directories within a directory, and files whose names begin with a dot, are left out.
 
     Raises DataError if a directory cannot be read or has no files, or if a file is given twice.

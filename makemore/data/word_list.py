@@ -468,7 +468,7 @@ def load_words(
 ) -> WordList:
     """Read the word lists at one or more paths, see ``read_words``; by default the bundled one.
 
-    ``"lecture"`` stands for the lecture's own list. Raises DataError if a list cannot be read or downloaded.
+    ``"lecture"`` is the name of the lecture's list. Raises DataError if a list cannot be read or downloaded.
     """
     columns = (word_column, label_columns, count_column)
     if source is None:

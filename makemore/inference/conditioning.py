@@ -26,7 +26,7 @@ from makemore.paper.layers import LabelledEmbedding
 from makemore.training.ensemble import Ensemble
 
 Choice = Mapping[str, float]
-"""The share of each label of a column, by its text: {"Irish": 0.7, "Japanese": 0.3}. "" is no label."""
+"""The share of each label of a column by its text, as {"Irish": 0.7, "Japanese": 0.3}; "" means no label."""
 
 MAX_LISTED = 10
 """The largest number of labels that a message lists."""

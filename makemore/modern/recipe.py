@@ -168,7 +168,7 @@ class ModernRecipe(Recipe):
         distributions of a Markov model (``markov.py``), which counts as up to 16 examples, and the least
         number of steps is halved for the shortest lists.
 
-        From ``UNDROPPED_EXAMPLES`` on there is no overfitting, and context dropout fades to 0. From
+        With more than ``UNDROPPED_EXAMPLES`` a network does not overfit, and context dropout falls to 0. From
         ``WIDE_NETWORK_EXAMPLES`` on a wider network gets fewer steps, for the same time. The rules were
         found on lists of 300, 3,000, 7,000 and 32,000 names, and of 100,000, 200,000 and 1,000,000 words
         (docs/LOG.md).
