@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from makemore.core.layer import Layer, require_network
@@ -31,7 +31,10 @@ def frozen_as_they_are(network: Layer) -> Iterator[None]:
             p.requires_grad = False
 
 
-def enter_training(network: Layer) -> None:
-    """Switch a network to training if all its layers are in evaluation; mixed modes are left as they are."""
-    if not any(layer.training for layer in network.modules()):
+def enter_training(network: Layer, modules: Sequence[Layer] | None = None) -> None:
+    """Switch a network to training if all its layers are in evaluation; mixed modes are left as they are.
+
+    ``modules``, if they are known already, are those of the network.
+    """
+    if not any(layer.training for layer in (network.modules() if modules is None else modules)):
         network.train()
