@@ -42,9 +42,12 @@ import makemore.commands.cli
 import makemore.pictures.figures
 import makemore.run.callbacks
 from makemore.commands.cli import sample_main, sample_parser, train_main, train_parser
+from makemore.core.layer import Layer
 from makemore.core.text import DROPPED, SEPARATORS
 from makemore.data.word_list import LECTURE_VARIABLE
-from makemore.run.model_file import load_model
+from makemore.lecture.layers import Sequential
+from makemore.run.architecture import register_layer
+from makemore.run.model_file import load_model, save_model
 
 TESTS = 6
 FUZZ_CASES = int(os.environ.get("MAKEMORE_FUZZ_CASES", "0"))
@@ -69,8 +72,9 @@ KINDS = {
     "lecture": ("--recipe", "lecture"),
     "ensemble": ("--recipe", "modern", "--ensemble", "2"),
     "dropout": ("--recipe", "lecture", "--network", "dropout"),
+    "own layer": ("--recipe", "lecture"),
 }
-"""Flags of the runs that model files are taken from."""
+"""Flags of the runs that model files are taken from. One gets an own layer and a frozen parameter."""
 
 SHORT = ["-n", "2", "--max-length", "5"]
 WORDS = "emma\nava\nbob\nzoë\nann\nkim\nlee\nava\n"
@@ -202,7 +206,37 @@ def runs(recipe: str) -> tuple[bytes, bytes]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(os, "replace", rename_and_keep)
         assert call(train_main, argv)[0] == 0
-    return next(whole for whole in written if content_of(whole)["progress"]["step"] == 2), written[-1]
+    stopped = next(whole for whole in written if content_of(whole)["progress"]["step"] == 2)
+    return (
+        (own_layer_in(stopped), own_layer_in(written[-1]))
+        if recipe == "own layer"
+        else (stopped, written[-1])
+    )
+
+
+class Halve(Layer):
+    """A user's layer."""
+
+    pointwise = True
+
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        self.out = x / 2
+        return self.out
+
+
+register_layer(Halve)
+
+
+def own_layer_in(whole: bytes) -> bytes:
+    """The model file with a user's layer before the last one, and with the first parameter frozen."""
+    path = Path("own layer.safetensors")
+    path.write_bytes(whole)
+    model = load_model(path)
+    assert isinstance(model.network, Sequential)
+    model.network.layers.insert(-1, Halve())
+    model.network.parameters()[0].requires_grad = False
+    save_model(model, path)
+    return path.read_bytes()
 
 
 # Word lists
