@@ -114,6 +114,7 @@ def begin(
             make_directory(out_dir)
             stack.enter_context(locked(out_dir))
             make_room(out_dir, overwrite)
+            run.keep_teacher()
         run.callbacks += callbacks_for(out_dir, run.settings, run.model, run.trainer)
     run.save()
     processes.mark_started()

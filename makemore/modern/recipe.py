@@ -48,6 +48,9 @@ EFFORTS: dict[str, dict[str, Any]] = {
 }
 """Settings on the lecture's list for less or more time, where they differ from the defaults."""
 
+DISTILLING: dict[str, Any] = {"teacher_weight": 32.0, "context_dropout": 0.05, "lr": 0.03, "lr_adamw": 0.01}
+"""The same for a run with a trained teacher, whose distributions leave little to overfit."""
+
 
 @dataclass(frozen=True)
 class ModernRecipe(Recipe):
@@ -63,9 +66,10 @@ class ModernRecipe(Recipe):
     a time; more than 1 needs hard targets and no context dropout.
 
     With ``teachers``, that many networks are trained first, for ``teacher_share`` of the steps, and the
-    targets are mixed with their distributions. The run ends early when the val loss has not fallen for
-    ``patience`` evaluations in a row. ``effort`` is a preset from ``EFFORTS`` for the settings that are not
-    given.
+    targets are mixed with their distributions, which count as ``teacher_weight`` examples for each context.
+    ``distil_from`` is the model file of a teacher that has been trained already; an ensemble is a good one.
+    The run ends early when the val loss has not fallen for ``patience`` evaluations in a row. ``effort`` is a
+    preset from ``EFFORTS`` for the settings that are not given.
     """
 
     trainer = "ModernTrainer"
@@ -136,6 +140,19 @@ class ModernRecipe(Recipe):
         100,
     )
     teacher_share: float = knob(0.28, "steps of a teacher, as a share of the run's", 0, 1)
+    distil_from: str | None = knob(
+        None,
+        "a trained network to distil from in place of --teachers: model file or directory of a run; best an"
+        " ensemble",
+        metavar="MODEL",
+    )
+    teacher_weight: float = knob(
+        8.0,
+        "how many examples the distribution of the teachers counts as",
+        0,
+        1e6,
+        default_text="8; with --distil-from 32",
+    )
     effort: str = knob(
         "default",
         "modern: preset for the settings not given: quick (half the time), default, best (ten times)",
@@ -145,10 +162,12 @@ class ModernRecipe(Recipe):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.teachers and self.targets == "hard":
+        if self.teachers and self.distil_from is not None:
+            raise UsageError("give --teachers or --distil-from, not both")
+        if self.targets == "hard" and (self.teachers or self.distil_from is not None):
+            without = "leave out --distil-from" if self.distil_from is not None else "give --teachers 0"
             raise UsageError(
-                "--teachers need soft targets: leave out --targets hard and --consecutive,"
-                " or give --teachers 0"
+                f"teachers need soft targets: leave out --targets hard and --consecutive, or {without}"
             )
         if self.markov > 0 and self.targets == "hard":
             raise UsageError("--markov needs soft targets: leave out --targets hard, or give --markov 0")
@@ -174,7 +193,10 @@ class ModernRecipe(Recipe):
         (docs/LOG.md).
         """
         chosen = EFFORTS.get(given.get("effort", cls.effort), {})
-        taught = given.get("teachers", chosen.get("teachers", 0)) > 0
+        trained = given.get("distil_from") is not None
+        if trained:
+            chosen = {**chosen, "teachers": 0, **DISTILLING}
+        taught = trained or given.get("teachers", chosen.get("teachers", 0)) > 0
         consecutive = given.get("consecutive", 1) > 1
         enough = examples / max(1.0, width) ** WIDTH_EXPONENT
         scarcity, few = (min(5.0, max(0.0, math.log(LECTURE_EXAMPLES / n))) for n in (enough, examples))

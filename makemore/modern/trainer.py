@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Generator, Tensor
 
 from makemore.backprop.engine import BackpropEngine
-from makemore.core.fit import check_logits
+from makemore.core.fit import check_examples, check_logits
 from makemore.core.layer import Layer, require_like
 from makemore.data.examples import shards
 from makemore.data.word_list import Data
@@ -27,9 +27,6 @@ from makemore.training.ensemble import members_of
 from makemore.training.evaluation import Evaluation
 from makemore.training.processes import ONE_PROCESS, Processes
 from makemore.training.trainer import EvaluateLoss, RunContext, Trainer
-
-TEACHER_PSEUDOCOUNT = 8.0
-"""How many examples the teachers' distribution for a context counts as."""
 
 TEACHER_CONTEXTS = 4096
 """The number of contexts that go through a teacher at once."""
@@ -120,7 +117,12 @@ class ModernTrainer(Trainer):
         self.distil_from([teacher.to(self.data.train.symbols.device) for teacher in teachers])
 
     def distil_from(self, teachers: Sequence[Layer]) -> None:
-        """Mix the targets with the mean of the teachers' distributions, in place of the Markov model's."""
+        """Mix the targets with the mean of the teachers' distributions, in place of the Markov model's.
+
+        Raises DataError or UsageError on a teacher that was trained for other characters, labels or contexts.
+        """
+        for teacher in teachers:
+            check_examples(teacher, self.data.train)
         self.teachers = teachers
         self._go_to_shard(self._shard)
 
@@ -134,7 +136,7 @@ class ModernTrainer(Trainer):
                 with teacher.evaluating():
                     logits = check_logits(teacher(X), X)
                 prior[start : start + len(X)] += F.softmax(logits, dim=1) / len(self.teachers)
-        self.rows.mix(prior, TEACHER_PSEUDOCOUNT)
+        self.rows.mix(prior, self.recipe.teacher_weight)
 
     def _go_to_shard(self, number: int) -> None:
         """Make the rows of a shard. After the last shard comes the first again."""

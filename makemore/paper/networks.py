@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from makemore.core.errors import UsageError
-from makemore.core.layer import Layer
+from makemore.core.layer import Layer, declared
 from makemore.lecture.layers import (
     BatchNorm1d,
     Embedding,
@@ -53,13 +53,11 @@ def hierarchical(
     *,
     norm: Callable[[int, int], Layer] = lambda width, positions: BatchNorm1d(width),
     gated: bool = False,
-    dropout: float = 0.0,
 ) -> list[Layer]:
     """A network that fuses pairs of positions until one is left.
 
     ``norm(width, positions)`` makes each normalization. With ``gated`` the paper's gates take the place of
-    Tanh; ``dropout`` above 0 puts a Dropout after each. Raises UsageError unless ``block_size`` is a power of
-    two from 2 up.
+    Tanh. Raises UsageError unless ``block_size`` is a power of two from 2 up.
     """
     if block_size < 2 or block_size.bit_count() != 1:
         raise UsageError(
@@ -77,8 +75,6 @@ def hierarchical(
             norm(width, positions),
             GatedActivation() if gated else Tanh(),
         ]
-        if dropout:
-            layers.append(Dropout(dropout))
         channels = n_hidden
     return [*layers, output_layer(n_hidden, vocab_size)]
 
@@ -91,11 +87,6 @@ def hierarchical_bug(vocab_size: int, block_size: int, n_embd: int, n_hidden: in
 def gated(vocab_size: int, block_size: int, n_embd: int, n_hidden: int) -> list[Layer]:
     """``hierarchical`` with the paper's gates."""
     return hierarchical(vocab_size, block_size, n_embd, n_hidden, gated=True)
-
-
-def dropout(vocab_size: int, block_size: int, n_embd: int, n_hidden: int) -> list[Layer]:
-    """``hierarchical`` with a Dropout of 10 % after each Tanh."""
-    return hierarchical(vocab_size, block_size, n_embd, n_hidden, dropout=0.1)
 
 
 def layernorm(vocab_size: int, block_size: int, n_embd: int, n_hidden: int) -> list[Layer]:
@@ -151,6 +142,17 @@ def with_labels(layers: Sequence[Layer], label_sizes: Sequence[int]) -> list[Lay
     labelled = LabelledEmbedding(vocab_size, n_embd, label_sizes)
     labelled.weight = first.weight
     return [labelled, *others]
+
+
+def add_dropout(network: Sequential, p: float) -> None:
+    """Put a Dropout after each activation of a network: each layer that declares an ``output_range``."""
+    for module in [*network.modules()]:
+        if isinstance(module, Sequential):
+            module.layers = [
+                each
+                for layer in module.layers
+                for each in ([layer, Dropout(p)] if declared(layer, "output_range") else [layer])
+            ]
 
 
 def output_layer(channels: int, vocab_size: int) -> Linear:

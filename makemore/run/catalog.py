@@ -29,7 +29,8 @@ class Plan:
     """A network by name and sizes.
 
     ``block_size`` characters of context, ``n_embd`` channels for each character, ``n_hidden`` channels for
-    each hidden layer, and ``stacks`` of layers whose dilations double from 1 up.
+    each hidden layer, and ``stacks`` of layers whose dilations double from 1 up. With ``dropout`` above 0, a
+    Dropout with that probability follows each activation.
     ``layers(vocab_size, block_size, n_embd, n_hidden)`` returns the layers, drawing their initial values in
     order; it also takes ``stacks`` if the plan says that it ``has_stacks``. ``help`` describes the network in
     the help of ``--network``.
@@ -43,6 +44,7 @@ class Plan:
     help: str = ""
     stacks: int = 1
     has_stacks: bool = False
+    dropout: float = 0.0
 
     def build(
         self, vocab_size: int, generator: Generator | None = None, label_sizes: Sequence[int] = ()
@@ -57,7 +59,7 @@ class Plan:
         from makemore.core.graph import context_length
         from makemore.core.random import default_generator
         from makemore.lecture.layers import Sequential
-        from makemore.paper.networks import with_labels
+        from makemore.paper.networks import add_dropout, with_labels
 
         make = resolve_name(self.layers) if isinstance(self.layers, str) else self.layers
         stacks = {"stacks": self.stacks} if self.has_stacks else {}
@@ -67,6 +69,8 @@ class Plan:
                 layers = make(vocab_size, self.block_size, self.n_embd, self.n_hidden, **stacks)
             network = Sequential(with_labels(layers, label_sizes) if label_sizes else layers)
             network.block_size = self.block_size
+            if self.dropout:
+                add_dropout(network, self.dropout)
             context_length(network)  # raises ValueError if the layers need another block size
         except ValueError as error:
             raise UsageError(f"network {self.name}: {error}") from error
@@ -95,7 +99,7 @@ class Plan:
     def sizes(self) -> dict[str, Any]:
         """Name and sizes, as arguments of ``network_plan`` for the same plan. A single stack is left out."""
         names = ("name", *SIZES) if self.stacks != 1 else ("name", *SIZES[:-1])
-        return {name: getattr(self, name) for name in names}
+        return {name: getattr(self, name) for name in (*names, "dropout")}
 
 
 _PAPER = "makemore.paper.networks:"
@@ -111,7 +115,7 @@ NETWORKS = {
         Plan("hierarchical", 8, 10, 68, _PAPER + "hierarchical", "pairs fused"),
         Plan("wavenet", 8, 24, 128, _PAPER + "hierarchical", "hierarchical, but wider"),
         Plan("gated", 8, 24, 89, _PAPER + "gated", "wavenet with the paper's gates"),
-        Plan("dropout", 8, 24, 128, _PAPER + "dropout", "wavenet with Dropout"),
+        Plan("dropout", 8, 24, 128, _PAPER + "hierarchical", "wavenet with Dropout", dropout=0.1),
         Plan("layernorm", 8, 24, 128, _PAPER + "layernorm", "wavenet with LayerNorm"),
         Plan(
             "wavenet-paper",
@@ -135,6 +139,7 @@ def network_plan(
     n_embd: int | None = None,
     n_hidden: int | None = None,
     stacks: int | None = None,
+    dropout: float | None = None,
 ) -> Plan:
     """The plan of that name, with the sizes that are given in place of its own.
 
@@ -146,6 +151,7 @@ def network_plan(
     if stacks is not None and block_size is None:
         block_size = 1 + stacks * (NETWORKS[name].block_size - 1)
     sizes: dict[str, Any] = dict(zip(SIZES, (block_size, n_embd, n_hidden, stacks), strict=True))
+    sizes["dropout"] = dropout
     plan = replace(NETWORKS[name], **{field: size for field, size in sizes.items() if size is not None})
     plan.check()
     return plan

@@ -482,8 +482,8 @@ def _labels_of(content: Any) -> Labels:
 
 def _plan_of(sizes: Mapping[str, Any]) -> Plan:
     """The plan of that name and those sizes."""
-    sizes = {"stacks": 1, **sizes} if isinstance(sizes, dict) else {}
-    _require_keys(sizes, "name", *LARGEST)
+    sizes = {"stacks": 1, "dropout": None, **sizes} if isinstance(sizes, dict) else {}
+    _require_keys(sizes, "name", *LARGEST, "dropout")
     for name, largest in LARGEST.items():
         size = sizes[name]
         _require(type(size) is int and size <= largest, f"an invalid plan: its {name} is out of range")

@@ -57,6 +57,7 @@ def describe(
         "network": f"{run.network}, block size {run.block_size}, n_embd {run.n_embd},"
         f" n_hidden {run.n_hidden}"
         + (f", stacks {run.stacks}" if run.stacks > 1 else "")
+        + (f", dropout {run.dropout:g}" if run.dropout else "")
         + (f", {run.ensemble} members" if (run.ensemble or 1) > 1 else ""),
         "training": f"{run.recipe} recipe, {plural(recipe.steps, 'step')} of {recipe.batch_size:,} examples\n"
         + textwrap.fill(knobs, 90).replace("\xa0", " "),

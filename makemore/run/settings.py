@@ -97,6 +97,15 @@ class RunSettings(Knobs):
     stacks: int = knob(
         1, "for wavenet-paper: how many times the dilations 1, 2, 4, ... are repeated", 1, 256, group=NETWORK
     )
+    dropout: float | None = knob(
+        None,
+        "probability to drop a value after each activation; pays with wide networks and many steps: 0.1 with"
+        " --n-hidden 264 --steps 3500",
+        0,
+        0.99,
+        default_text="0; 0.1 for --network dropout",
+        group=NETWORK,
+    )
     case: str = knob(
         "auto",
         "auto: do not learn capitals that a rule gives, such as the first letter of every word, and put them"
@@ -176,7 +185,7 @@ class RunSettings(Knobs):
 
 RUN = RunSettings.knobs()
 
-MAY_BE_NONE = ("data", "word_column", "count_column", "init_from")
+MAY_BE_NONE = ("data", "word_column", "count_column", "init_from", "dropout")
 """The settings of a saved run that may be None."""
 
 LIST_SETTINGS = ("data", "word_column", "label_column", "count_column", "case")

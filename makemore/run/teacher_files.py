@@ -11,12 +11,30 @@ from makemore.core.layer import Layer
 from makemore.data.labels import Labels
 from makemore.lecture.words import Vocabulary
 from makemore.run.catalog import Plan
-from makemore.run.model_file import Model, Progress, model_bytes, read_bytes, read_model
+from makemore.run.model_file import Model, Progress, model_bytes, model_path, read_bytes, read_model
+from makemore.training.processes import Processes
 from makemore.training.recipe import Recipe
 from makemore.training.trainer import Trainer
 
 TEACHER_FILE = "teacher-{}.safetensors"
 """The name of a teacher's file, by its number."""
+
+
+def given_teacher(path: str, out_dir: Path, resumed: bool, processes: Processes) -> tuple[Layer, bytes]:
+    """The trained network that a run distils from, and the bytes of its model file.
+
+    A new run reads it at ``path``. A run that is resumed has a copy in its directory, as the file at that
+    path may have changed. Raises ModelFileError.
+    """
+    file = out_dir / TEACHER_FILE.format(1) if resumed else model_path(path)
+    content = processes.broadcast_bytes(read_bytes(file) if processes.is_first else b"")
+    return read_model(content, str(file)).network, content
+
+
+def write_given_teacher(content: bytes, out_dir: Path) -> None:
+    """Write the copy of a trained network that a run distils from."""
+    with atomic_write(out_dir / TEACHER_FILE.format(1)) as file:
+        file.write(content)
 
 
 @dataclass(frozen=True)

@@ -28,6 +28,7 @@ from tqdm import tqdm
 from makemore.core.atomic_write import atomic_write
 from makemore.core.device import resolve_device
 from makemore.core.errors import (
+    DataError,
     DivergedError,
     Interrupted,
     ModelFileError,
@@ -59,7 +60,7 @@ from makemore.run.opened_model import check_list_is_there
 from makemore.run.report import SPLITS, losses_csv, report, report_confusions
 from makemore.run.settings import RunSettings, Settings, checked, resolved, restored
 from makemore.run.signals import Signals
-from makemore.run.teacher_files import TeacherFiles
+from makemore.run.teacher_files import TeacherFiles, given_teacher, write_given_teacher
 from makemore.training.engine import Engine, MakeEngine
 from makemore.training.ensemble import Ensemble, EnsembleEngine, members_of
 from makemore.training.evaluation import Evaluation
@@ -80,7 +81,8 @@ DIVERGED_LOSS = 1e4
 class TrainingRun:
     """A run: its settings and words, its trainer, and the directory that it writes to.
 
-    ``model`` has the trainer's network, the vocabulary and the plan, without the progress.
+    ``model`` has the trainer's network, the vocabulary and the plan, without the progress. ``teacher`` has
+    the bytes of the model file that a new run distils from, if there is one.
     """
 
     out_dir: Path
@@ -89,11 +91,17 @@ class TrainingRun:
     model: Model
     trainer: Trainer
     processes: Processes
+    teacher: bytes = b""
     callbacks: list[Callback] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.saved_step = self.trainer.step
         self.next_save = 0.0
+
+    def keep_teacher(self) -> None:
+        """Copy the file of a trained teacher into the directory, from which the run can be resumed then."""
+        if self.teacher:
+            write_given_teacher(self.teacher, self.out_dir)
 
     def save(self, finished: bool = False) -> None:
         """Write the model file. Raises TrainingError and keeps the old file if the network diverged."""
@@ -330,20 +338,42 @@ def new_run(given: Mapping[str, Any], out_dir: Path, processes: Processes) -> Tr
     if trained is not None:
         start_from(model, trained)
     trainer = make_trainer(settings, network, data.to(device), generator, processes)
-    return TrainingRun(out_dir, settings, words, model, trainer, processes)
+    teacher = distil(trainer, out_dir, False)
+    return TrainingRun(out_dir, settings, words, model, trainer, processes, teacher)
+
+
+def distil(trainer: Trainer, out_dir: Path, resumed: bool) -> bytes:
+    """Let a trainer distil from the trained network that its recipe names.
+
+    Returns the bytes of its model file, empty if there is none. Raises ModelFileError, and DataError or
+    UsageError on a network for other characters, labels or contexts.
+    """
+    from makemore.modern.trainer import ModernTrainer
+
+    if not isinstance(trainer, ModernTrainer) or trainer.recipe.distil_from is None:
+        return b""
+    network, content = given_teacher(trainer.recipe.distil_from, out_dir, resumed, trainer.processes)
+    try:
+        trainer.distil_from([network.to(trainer.data.train.symbols.device)])
+    except (DataError, UsageError) as error:
+        raise UsageError(
+            f"--distil-from needs a network trained on the same kind of words: {error}"
+        ) from error
+    return content
 
 
 def like_trained(trained: Model, given: Mapping[str, Any]) -> Mapping[str, Any]:
     """The settings of a run that begins with a trained network: with its layers and number of members."""
     own: dict[str, Any] = {"ensemble": len(members_of(trained.network))}
     if trained.plan is not None and not given.keys() & {"network", *SIZES}:
-        own |= {"network": trained.plan.name, **{name: getattr(trained.plan, name) for name in SIZES}}
+        kept = (*SIZES, "dropout")
+        own |= {"network": trained.plan.name, **{name: getattr(trained.plan, name) for name in kept}}
     return {**own, **given}
 
 
 def plan_of(run: RunSettings) -> Plan:
     """The plan of a run's network. Raises UsageError on sizes that cannot work."""
-    return network_plan(run.network, run.block_size, run.n_embd, run.n_hidden, run.stacks)
+    return network_plan(run.network, run.block_size, run.n_embd, run.n_hidden, run.stacks, run.dropout)
 
 
 def resumed_run(given: Mapping[str, Any], out_dir: Path, model: Model, processes: Processes) -> TrainingRun:
@@ -370,6 +400,7 @@ def resumed_run(given: Mapping[str, Any], out_dir: Path, model: Model, processes
         )
     generator, data = Generator().set_state(progress.generator), words.data(model.block_size)
     trainer = make_trainer(settings, model.network.to(device), data.to(device), generator, processes)
+    distil(trainer, out_dir, True)
     try:
         trainer.restore(progress.step, progress.losses, progress.evaluations, progress.state)
     except (KeyError, TypeError, ValueError, RuntimeError, IndexError) as error:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -27,11 +28,13 @@ from makemore.backprop import windows
 from makemore.commands import train
 from makemore.commands.cli import sample_main, train_main
 from makemore.core.layer import Layer
+from makemore.data.word_list import load_words
 from makemore.lecture.layers import Tanh
 from makemore.modern import teachers
+from makemore.paper.layers import Dropout
 from makemore.paper.networks import hierarchical
 from makemore.run.architecture import register_layer
-from makemore.run.catalog import ENGINES, NETWORKS, RECIPES, Plan
+from makemore.run.catalog import ENGINES, NETWORKS, RECIPES, Plan, network_plan
 from makemore.run.model_file import load_model
 from makemore.run.signals import Signals
 from makemore.training.processes import Processes
@@ -283,6 +286,79 @@ def test_a_run_with_teachers_resumes_bit_for_bit(
         load_model(tmp_path / "a" / f"teacher-{i}.safetensors").network.parameters()[0] for i in (1, 2)
     ]
     assert not torch.equal(*weights)
+
+
+def test_a_run_with_a_trained_teacher_resumes_bit_for_bit_without_its_file(
+    word_file: Path, tmp_path: Path, start: Callable[..., int]
+) -> None:
+    """The run keeps a copy. With more weight on the teacher, the student's distributions are closer to it."""
+    teacher, modern = tmp_path / "teacher", ["--recipe", "modern", "--eval-every", "40"]
+    assert train_main(argv(word_file, teacher, *modern, "--ensemble", "2", "--steps", "200")) == 0
+    flags = [*modern, "--ensemble", "1", "--steps", "150", "--distil-from", str(teacher), "--samples", "0"]
+    assert train_main(argv(word_file, tmp_path / "a", *flags)) == 0
+    stop = stops_itself("     60/    150:", signal.SIGTERM)
+    assert wait(start(argv(word_file, tmp_path / "b", *flags), tmp_path / "log", stop)) == 143
+    light = [*flags, "--teacher-weight", "0.01"]
+    assert train_main(argv(word_file, tmp_path / "light", *light)) == 0
+    X = load_words(word_file).data(8).train[:1000][0]
+    taught = load_model(teacher / "model.safetensors").network
+    shutil.rmtree(teacher)
+    assert train_main(["--resume", "--out-dir", str(tmp_path / "b")]) == 0
+    assert_same_end(tmp_path / "a", tmp_path / "b")
+
+    def distance(name: str) -> float:
+        with torch.no_grad():
+            logprobs = torch.log_softmax(load_model(tmp_path / name).network(X), 1)
+            return (
+                (taught(X).log_softmax(1).exp() * (taught(X).log_softmax(1) - logprobs)).sum(1).mean().item()
+            )
+
+    assert distance("a") < 0.8 * distance("light")
+
+
+def test_bad_teachers_are_refused(
+    word_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    greek = tmp_path / "greek.txt"
+    greek.write_text("άννα\nμαρία\nνίκος\nγιώργος\nελένη\nσοφία\nπέτρος\n", encoding="utf-8")
+    assert train_main(argv(greek, tmp_path / "greek", "--steps", "2", "--samples", "0")) == 0
+    short = ["--network", "mlp", "--block-size", "3", "--steps", "2", "--samples", "0"]
+    assert train_main(argv(word_file, tmp_path / "short", *short)) == 0
+    modern = ["--recipe", "modern", "--steps", "4"]
+    for flags, message in (
+        (
+            ["--distil-from", tmp_path / "greek"],
+            "--distil-from needs a network trained on the same kind of words",
+        ),
+        (
+            ["--distil-from", tmp_path / "short"],
+            "--distil-from needs a network trained on the same kind of words",
+        ),
+        (["--distil-from", tmp_path / "missing"], "No such file or directory"),
+        (["--distil-from", "bundled", "--teachers", 2], "give --teachers or --distil-from, not both"),
+        (["--distil-from", "bundled", "--targets", "hard"], "teachers need soft targets: leave out"),
+        (["--distil-from", "bundled", "--recipe", "lecture"], "the lecture recipe has no --distil-from"),
+    ):
+        capsys.readouterr()
+        assert train_main(argv(word_file, tmp_path / "out", *modern, *flags)) == 2
+        err = capsys.readouterr().err
+        assert message in err
+        assert len(err.splitlines()) == 1
+        assert not (tmp_path / "out" / "model.safetensors").exists()
+
+
+def test_dropout_is_part_of_the_network_and_of_a_resumed_run(
+    word_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags = ["--dropout", "0.25", "--steps", "60", "--samples", "0"]
+    assert train_main(argv(word_file, tmp_path / "a", *flags)) == 0
+    assert "n_hidden 12, dropout 0.25\n" in capsys.readouterr().out
+    model = load_model(tmp_path / "a")
+    assert model.plan == network_plan("hierarchical", n_embd=4, n_hidden=12, dropout=0.25)
+    dropped = [layer.p for layer in model.network.modules() if isinstance(layer, Dropout)]
+    assert dropped == [0.25] * 3
+    assert train_main(["--resume", "--out-dir", str(tmp_path / "a"), "--steps", "90"]) == 0
+    assert "n_hidden 12, dropout 0.25\n" in capsys.readouterr().out
 
 
 class Swish(Layer):
