@@ -1,4 +1,4 @@
-"""``python -m makemore``, as the command ``makemore``: train, sample, draw or page."""
+"""``python -m makemore``, as the command ``makemore``: train, sample, draw, page, export or search."""
 
 import sys
 

@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "scripts" / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 PAGE = pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 
-COMMANDS = ("train", "sample", "draw", "page", "export")
+COMMANDS = ("train", "sample", "draw", "page", "export", "search")
 TORCHRUN = "nproc-per-node nnodes node-rank master-addr local-addr max-restarts"
 RENDEZVOUS = "rdzv-backend rdzv-conf rdzv-endpoint"
 OTHER_FLAGS = {*(f"--{name}" for name in f"{TORCHRUN} {RENDEZVOUS} logdir".split())}

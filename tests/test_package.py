@@ -39,13 +39,13 @@ def test_type_checkers_see_the_same_names() -> None:
     assert {n for n in starred if not n.startswith(("importlib", "typing"))} == set(makemore._NAMES)
 
 
-@pytest.mark.parametrize("command", ["train", "sample", "draw", "page"])
+@pytest.mark.parametrize("command", ["train", "sample", "draw", "page", "export", "search"])
 @pytest.mark.parametrize("flag", ["--help", "--version"])
 def test_help_and_version_do_without_torch(command: str, flag: str) -> None:
     code = (
         "import sys; from makemore.commands.cli import *\n"
         f"try: {command}_main(['{flag}'])\n"
-        "finally: assert not {'torch', 'matplotlib', 'numpy', 'tqdm'} & set(sys.modules)"
+        "finally: assert not {'torch', 'matplotlib', 'numpy', 'tqdm', 'optuna'} & set(sys.modules)"
     )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert (run.returncode, run.stderr) == (0, "")
@@ -107,7 +107,8 @@ ARROWS = {
     "pictures": "inference",
     "run": "modern parallel pictures paper",
     "page": "run",
-    "commands": "page run export",
+    "search": "run",
+    "commands": "page run export search",
 }
 """Which packages each package may import, besides those that they may import themselves."""
 
@@ -191,6 +192,7 @@ def test_who_imports_what() -> None:
         "makemore.lecture.plotting",
         "makemore.run.pictures",
         "makemore.commands.draw",
+        "makemore.search.pictures",
     }
     assert "makemore.pictures.recorder" not in drawing, "a training that draws nothing does not wait for it"
     assert {name for name, needs in modules.items() if "torch.distributed" in needs} <= {

@@ -92,7 +92,7 @@ def test_the_rendezvous_of_torchrun() -> None:
 
 
 def test_the_heartbeats_of_optuna() -> None:
-    """``scripts/study/search.py`` reads the table, and a trial's private number."""
+    """``makemore/search/study.py`` reads the table, and a trial's private number."""
     optuna = pytest.importorskip("optuna")
     models = pytest.importorskip("optuna.storages._rdb.models")
     assert "trial_id" in models.TrialHeartbeatModel.__table__.columns

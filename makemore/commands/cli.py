@@ -37,6 +37,7 @@ from makemore.run.settings import (
     FORMATS,
     NETWORK,
     OUTPUT,
+    RUN,
     TRAINING,
     SampleSettings,
     flag,
@@ -124,6 +125,10 @@ def given(args: argparse.Namespace, knobs: Iterable[Knob]) -> dict[str, Any]:
     return {name: value for name, value in values.items() if value is not None}
 
 
+OUT_DIR = Path("out")
+"""The directory that ``makemore-train`` writes to, unless another one is given."""
+
+
 def train_parser() -> Parser:
     """The flags of ``makemore-train``, made from the settings."""
     parser = Parser("makemore-train", "Train a network on a word list, plot its losses and print new words.")
@@ -140,9 +145,8 @@ def train_parser() -> Parser:
     add(
         "--out-dir",
         type=path_type,
-        default=Path("out"),
         metavar="DIR",
-        help="directory to write to (default: out)",
+        help=f"directory to write to (default: {OUT_DIR})",
     )
     add("--resume", action="store_true", help="resume the run in --out-dir")
     add("--overwrite", action="store_true", help="replace the run in --out-dir by a new one")
@@ -152,14 +156,18 @@ def train_parser() -> Parser:
 def train_main(argv: Sequence[str] | None = None) -> int:
     """``makemore-train``."""
     parser = train_parser()
+    args = parse_run(parser, argv)
+    asked = (given(args, flags()), args.out_dir or OUT_DIR, args.resume, args.overwrite)
+    return answer(parser.prog, "makemore.commands.train:train", *asked)
+
+
+def parse_run(parser: Parser, argv: Sequence[str] | None) -> argparse.Namespace:
+    """The parsed flags of ``train_parser``, with the word lists in ``data``."""
     args = parser.parse(argv, intermixed=True)
     if args.resume and args.overwrite:
         parser.error("--resume continues a run, --overwrite replaces it: choose one")
     args.data = one_of(parser, args.words or None, args.data, "data")
-    settings = given(args, flags())
-    return answer(
-        parser.prog, "makemore.commands.train:train", settings, args.out_dir, args.resume, args.overwrite
-    )
+    return args
 
 
 SAMPLE_NOTES = """\
@@ -360,18 +368,94 @@ def export_main(argv: Sequence[str] | None = None) -> int:
     return answer(parser.prog, "makemore.commands.export:export", args.file, args.model, args.label or ())
 
 
+SEARCH_NOTES = """\
+A setting of the recipe or the network is searched in a range, LOW:HIGH, in steps, LOW:HIGH:STEP, on a
+logarithmic scale, LOW:HIGH:log, or among values, A,B,C. After -- come flags of makemore-train for all runs:
+
+  makemore-search --search lr=0.005:0.05:log --search n_hidden=64:256:64 --search targets=soft,hard \\
+      --trials 60 --seeds 1 2 -- --data words.txt
+
+The first trial has the default settings. A trial does one run for each seed, and its value is the mean of
+their final val losses. A trial that is worse than the median of the others at an evaluation is pruned.
+
+The study is stored in OUT_DIR/study.db, or in the database of --storage, for example
+postgresql+psycopg://user@host/name. The same command continues a search that was stopped, and any number of
+processes can work on one study at the same time: start the same command again, on any machine that reaches
+the database. The trial of a stopped or killed process is done again. At the end the best flags are printed,
+and Optuna's pictures are written to OUT_DIR.
+"""
+"""The end of the help of ``makemore-search``."""
+
+
+def search_main(argv: Sequence[str] | None = None) -> int:
+    """``makemore-search``."""
+    argv = list(sys.argv[1:] if argv is None else argv)
+    end = argv.index("--") if "--" in argv else len(argv)
+    parser = Parser(
+        "makemore-search",
+        "Search for the best settings of makemore-train with many training runs. Needs the package optuna.",
+        epilog=SEARCH_NOTES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        usage="makemore-search --search NAME=RANGE [--search ...] [flags] [-- flags of makemore-train]",
+    )
+    add, whole = parser.add_argument, Knob(50, "", 1, 10**9, type=int)
+    add(
+        "--search",
+        action="append",
+        required=True,
+        metavar="NAME=RANGE",
+        help="setting of makemore-train to search, and its range; may be given for several settings",
+    )
+    add(
+        "--trials",
+        type=number_type(whole),
+        default=whole.default,
+        metavar="N",
+        help="trials of the study, those of all processes together (default: %(default)s)",
+    )
+    add(
+        "--seeds",
+        type=number_type(RUN["seed"]),
+        nargs="+",
+        default=[1],
+        metavar="N",
+        help="random seeds of a trial's runs (default: 1)",
+    )
+    out_dir = Path("search")
+    add(
+        "--out-dir",
+        type=path_type,
+        default=out_dir,
+        metavar="DIR",
+        help=f"directory of the study and its pictures (default: {out_dir})",
+    )
+    add("--storage", metavar="ADDRESS", help="database of the study (default: sqlite:///OUT_DIR/study.db)")
+    add("--study", default="makemore", metavar="NAME", help="name of the study (default: %(default)s)")
+    args, run = parser.parse(argv[:end]), parse_run(train_parser(), argv[end + 1 :])
+    if run.resume or run.overwrite or run.out_dir is not None:
+        parser.error(
+            "a search keeps no runs: leave out the flags --out-dir, --resume and --overwrite after --"
+        )
+    common = given(run, flags())
+    if "seed" in common or "-" in common.get("data", ()):
+        parser.error("a search has --seeds and reads its list many times: leave out --seed and --data -")
+    asked = (args.search, common, args.seeds, args.trials, args.out_dir, args.storage, args.study)
+    return answer(parser.prog, "makemore.commands.search:search", *asked)
+
+
 COMMANDS = {
     "train": train_main,
     "sample": sample_main,
     "draw": draw_main,
     "page": page_main,
     "export": export_main,
+    "search": search_main,
 }
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """``makemore`` and ``python -m makemore``: each command by its name."""
-    parser = Parser("makemore", "Train networks, sample words, draw pictures, write pages, export.")
+    parser = Parser("makemore", "Train networks, sample words, draw pictures, write pages, export, search.")
     parser.add_argument("command", choices=COMMANDS, help="what to do; also installed as makemore-COMMAND")
     rest = parser.add_argument("flags", nargs=argparse.REMAINDER, help="flags of the command: see its --help")
     rest.required = False

@@ -43,7 +43,7 @@ def test_fewer_examples_get_more_regularization() -> None:
     assert few.lr > lecture.lr == many.lr
     assert few.examples_per_row > lecture.examples_per_row == many.examples_per_row
     assert ModernRecipe.for_examples(1_700, steps=5).steps == 5
-    found = ModernRecipe.for_examples(17_000)  # 3,000 names, by scripts/study/search.py
+    found = ModernRecipe.for_examples(17_000)  # 3,000 names, by makemore-search
     assert (found.steps, found.lr, found.lr_adamw, found.context_dropout) == (158, 0.0529, 0.019, 0.82)
     assert ModernRecipe.for_examples(17_000, teachers=2).lr == lecture.lr
 

@@ -1,9 +1,10 @@
-"""The search: its flags, that its losses are those of makemore-train, and that it survives kills."""
+"""``makemore-search``: its flags, that its losses are those of makemore-train, and that it can be stopped."""
 
 from __future__ import annotations
 
 import re
 import shlex
+import signal
 import sqlite3
 import subprocess
 import sys
@@ -16,16 +17,17 @@ from typing import Any
 
 import pytest
 
-from makemore.commands.cli import train_main
+from makemore.commands.cli import search_main, train_main
 from makemore.run.model_file import load_model
 
 optuna = pytest.importorskip("optuna", reason='Optuna is not installed: pip install -e ".[test-all]"')
-search: Any = pytest.importorskip("search")
+study_module: Any = pytest.importorskip("makemore.search.study")
+pictures: Any = pytest.importorskip("makemore.search.pictures")
 
 State = optuna.trial.TrialState
 TINY = ["--n-hidden", "8", "--n-embd", "4", "--steps", "20", "--device", "cpu"]
 RANGES = ["--search", "lr=0.005:0.1:log", "--search", "batch-size=32:128:32", "--search", "targets=soft,hard"]
-SCRIPT = search.__file__
+COMMAND = [sys.executable, "-m", "makemore", "search"]
 
 
 @pytest.fixture(autouse=True)
@@ -34,9 +36,9 @@ def seeded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(optuna.samplers, "TPESampler", partial(optuna.samplers.TPESampler, seed=1))
 
 
-def search_main(argv: Sequence[object]) -> int:
+def run_search(argv: Sequence[object]) -> int:
     try:
-        return int(search.main([str(arg) for arg in argv]))
+        return search_main([str(arg) for arg in argv])
     except SystemExit as stop:
         return int(stop.code or 0)
 
@@ -62,7 +64,7 @@ def test_a_search_and_its_results(
 ) -> None:
     argv = [*RANGES, "--trials", 5, "--seeds", 7, "--out-dir", tmp_path, "--", "--data", word_file, *TINY]
     argv += ["--lr-adamw", "0.0123456"]
-    assert search_main(argv) == 0
+    assert run_search(argv) == 0
     out, err = capsys.readouterr()
     assert err == ""
     trials = trials_of(tmp_path)
@@ -74,7 +76,7 @@ def test_a_search_and_its_results(
     assert float(default) == pytest.approx(trials[0].value, abs=1e-4)
     assert float(value) == pytest.approx(min(trial.value for trial in trials), abs=1e-4)
     assert len({trial.params["batch_size"] % 32 for trial in trials}) == 1
-    for name in search.PICTURES:
+    for name in pictures.PICTURES:
         assert (tmp_path / f"{name}.png").read_bytes().startswith(b"\x89PNG"), name
 
     flags = shlex.split(command)
@@ -85,13 +87,13 @@ def test_a_search_and_its_results(
     assert progress.evaluations[-1].val == min(trial.value for trial in trials)
 
     capsys.readouterr()
-    assert search_main(argv) == 0
+    assert run_search(argv) == 0
     assert command in capsys.readouterr().out
     assert len(trials_of(tmp_path)) == 5, (
         "the same command continues the study, and there is nothing left to do"
     )
     argv[argv.index(7)] = 8
-    assert search_main(argv) == 2
+    assert run_search(argv) == 2
     assert "the study makemore was begun with other seeds: give the same" in capsys.readouterr().err
 
 
@@ -100,17 +102,17 @@ def test_bad_and_impossible_trials_are_pruned(
     word_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A tiny learning rate is worse than all others; teachers do not go with hard targets."""
-    monkeypatch.setattr(search, "UNPRUNED_TRIALS", 1)
+    monkeypatch.setattr(study_module, "UNPRUNED_TRIALS", 1)
     common = ["--", "--data", word_file, *TINY]
     # Whatever the seed, 12 trials hardly ever have the same rate.
     argv = ["--trials", 14, "--search", "lr_adamw=0.000001,0.02", "--out-dir", tmp_path / "a"]
-    assert search_main([*argv, *common, "--lr", "0.00001"]) == 0
+    assert run_search([*argv, *common, "--lr", "0.00001"]) == 0
     states = {(t.params["lr_adamw"] < 0.01, t.state) for t in trials_of(tmp_path / "a")[2:]}
     assert states <= {(True, State.PRUNED), (False, State.COMPLETE), (False, State.PRUNED)}
     assert (True, State.PRUNED) in states
     assert re.search(r"val \d\.\d+, pruned at \d+% of run 1; lr_adamw 1e-06", capsys.readouterr().out)
     argv = ["--trials", 6, "--search", "teachers=1,2", "--out-dir", tmp_path / "b"]
-    assert search_main([*argv, *common, "--targets", "hard"]) == 0
+    assert run_search([*argv, *common, "--targets", "hard"]) == 0
     out = capsys.readouterr().out
     assert out.count("teachers need soft targets") == 6
     assert "no trial was completed" in out
@@ -142,7 +144,10 @@ def test_bad_and_impossible_trials_are_pruned(
         (["--search", "lr=1:2", "--", "--seed", "1"], "a search has --seeds"),
         (["--search", "lr=1:2", "--", "--data", "a.txt", "-"], "and reads its list many times"),
         (["--search", "lr=1:2", "--", "--resume"], "a search keeps no runs"),
-        (["--search", "lr=1:2", "--seeds", "-1"], "seed must be a whole number from 0"),
+        (["--search", "lr=1:2", "--seeds", "-1"], "argument --seeds: must be a whole number from 0"),
+        (["--search", "lr=1:2", "--trials", "0"], "argument --trials: must be a whole number from 1"),
+        (["--search", "lr=1:2", "--", "--out-dir", "a"], "a search keeps no runs"),
+        (["--search", "lr=1:2", "--", "/nowhere"], "cannot read the word list /nowhere"),
         (["--search", "lr=1:2", "--", "--data", "/nowhere"], "cannot read the word list /nowhere"),
         (["--search", "lr=1:2", "--storage", "nothing"], "the study's database: Could not parse"),
         (
@@ -160,10 +165,10 @@ def test_impossible_searches_are_refused(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(search, "ATTEMPTS", 1)
-    where = [] if "--data" in flags else ["--data", str(word_file)]
+    monkeypatch.setattr(study_module, "ATTEMPTS", 1)
+    where = [] if "--data" in flags or "/nowhere" in flags else ["--data", str(word_file)]
     flags = [*flags, *([] if "--" in flags else ["--"]), *where]
-    assert search_main(["--out-dir", tmp_path, "--trials", 1, *flags]) == 2
+    assert run_search(["--out-dir", tmp_path, "--trials", 1, *flags]) == 2
     out, err = capsys.readouterr()
     assert message in err
     assert len((out + err).splitlines()) == 1
@@ -183,6 +188,52 @@ def has_reported_and_is_alive(directory: Path) -> bool:
         return False
 
 
+def test_without_optuna(word_file: Path, capsys: pytest.CaptureFixture[str], monkeypatch: Any) -> None:
+    monkeypatch.setitem(sys.modules, "optuna", None)
+    assert run_search(["--search", "lr=1:2", "--", "--data", word_file]) == 2
+    assert capsys.readouterr() == (
+        "",
+        "makemore-search: a search needs the package optuna, version 5 or later:"
+        " pip install --upgrade optuna\n",
+    )
+
+
+def test_without_the_package_of_a_database(
+    word_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: Any
+) -> None:
+    monkeypatch.setitem(sys.modules, "psycopg", None)
+    argv = ["--search", "lr=1:2", "--out-dir", tmp_path, "--storage", "postgresql+psycopg://localhost/a"]
+    assert run_search([*argv, "--", "--data", word_file]) == 2
+    message = 'the study\'s database needs the package psycopg: pip install "psycopg[binary]"'
+    assert capsys.readouterr() == ("", f"makemore-search: {message}\n")
+
+
+@pytest.mark.full
+def test_the_trial_of_an_interrupted_search_is_done_again(
+    word_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ctrl-C in the first trial, the one with the default settings."""
+
+    def interrupted(settings: Any, report: Any) -> float:
+        signal.raise_signal(signal.SIGINT)
+        raise AssertionError
+
+    argv = ["--search", "lr=0.01,0.055", "--trials", "1", "--out-dir", str(tmp_path), "--"]
+    argv += ["--data", str(word_file), *TINY]
+    with monkeypatch.context() as patch:
+        patch.setattr(study_module, "val_loss", interrupted)
+        assert run_search(argv) == 128 + signal.SIGINT
+    out, err = capsys.readouterr()
+    assert out.startswith("trial   0: stopped; lr 0.055; ")
+    assert err == "makemore-search: interrupted; the same command continues the search\n"
+    assert run_search(argv) == 0
+    assert "best val of 1 completed trials: " in (out := capsys.readouterr().out)
+    assert ", of the defaults " in out
+    stopped, again = trials_of(tmp_path)
+    assert (stopped.state, again.state) == (State.FAIL, State.COMPLETE)
+    assert again.params == stopped.params == {"lr": 0.055}
+
+
 @pytest.mark.full
 def test_killed_trials_are_done_again(
     word_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -190,7 +241,7 @@ def test_killed_trials_are_done_again(
     """One that would never end and has reported val losses, and one that has not reported anything."""
     argv = ["--search", "lr=0.01,0.055", "--trials", "1", "--out-dir", str(tmp_path), "--"]
     argv += ["--data", str(word_file), *TINY, "--steps", "1000000", "--patience", "1000000"]
-    process = subprocess.Popen([sys.executable, SCRIPT, *argv, "--eval-every", "10"])
+    process = subprocess.Popen([*COMMAND, *argv, "--eval-every", "10"])
     while not has_reported_and_is_alive(tmp_path):
         assert process.poll() is None
         time.sleep(0.2)
@@ -199,11 +250,11 @@ def test_killed_trials_are_done_again(
     with study_in(tmp_path) as study:
         study.ask()  # a trial without a heartbeat
 
-    monkeypatch.setattr(search, "GRACE", 1)
-    monkeypatch.setattr(search, "HEARTBEAT", 1)
-    monkeypatch.setattr(search, "val_loss", lambda settings, report: settings["lr"])
+    monkeypatch.setattr(study_module, "GRACE", 1)
+    monkeypatch.setattr(study_module, "HEARTBEAT", 1)
+    monkeypatch.setattr(study_module, "val_loss", lambda settings, report: settings["lr"])
     time.sleep(3)  # the database has whole seconds
-    assert search_main([*argv, "--eval-every", "10"]) == 0
+    assert run_search([*argv, "--eval-every", "10"]) == 0
     killed, unreported, again = trials_of(tmp_path)
     assert (killed.state, unreported.state, again.state) == (State.FAIL, State.FAIL, State.COMPLETE)
     assert again.system_attrs["failed_trial"] == killed.number
@@ -215,7 +266,7 @@ def test_killed_trials_are_done_again(
 def test_processes_share_a_study(word_file: Path, tmp_path: Path) -> None:
     """Two that start at the same time: the trials are those of both, each done once."""
     argv = [*RANGES, "--trials", 6, "--out-dir", tmp_path, "--", "--data", word_file, *TINY]
-    command = [sys.executable, SCRIPT, *map(str, argv)]
+    command = [*COMMAND, *map(str, argv)]
     both = [
         subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in "ab"
     ]
