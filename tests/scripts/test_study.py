@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from pathlib import Path
 
 import few_words
 import good_names
+import karpathys_split
 import long_contexts
 import markov
 import performance_log
 import pytest
+import torch
 import train_command
 
+from makemore.data.word_list import load_words
 from makemore.run.model_file import load_model, save_model
 
 
@@ -146,3 +150,31 @@ def test_few_words_are_compared(
     losses = [load_model(tmp_path / f"{word_file.stem}-{seed}" / "now").progress for seed in (1, 2)]
     tests = [progress.evaluations[-1].test for progress in losses if progress is not None]
     assert float(cells[6]) == pytest.approx(sum(test or 0 for test in tests) / 2, abs=6e-4)
+
+
+@pytest.mark.full
+def test_karpathys_split_is_that_of_his_program(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Its lines: ``torch.manual_seed(3407)``, ``rp = torch.randperm(n).tolist()``, test is ``rp[-1000:]``."""
+    listed = load_words().words[:3000]
+    path = tmp_path / "words.txt"
+    path.write_text("\n".join(listed), encoding="utf-8")
+    words = load_words(path)
+    data = karpathys_split.split_data(words, 8)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(3407)
+        order = torch.randperm(3000).tolist()
+    for examples, part in (
+        (data.train, order[:1000]),
+        (data.val, order[1000:2000]),
+        (data.test, order[2000:]),
+    ):
+        wanted = [words.vocabulary.stoi[ch] if ch else 0 for i in part for ch in [*listed[i], ""]]
+        assert examples.symbols.tolist() == wanted
+
+    tiny = ["--steps", "20", "--n-hidden", "8", "--n-embd", "4", "--ensemble", "1"]
+    assert karpathys_split.main(["--data", str(path), "--seeds", "1", "2", "--", *tiny]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    found = [float(re.search(r"test (\d\.\d{4})", line)[1]) for line in lines if line.startswith("seed")]  # type: ignore[index]
+    assert 1 < found[0] < 3.4
+    assert found[0] != found[1]
+    assert float(lines[-2].split()[1]) == pytest.approx(sum(found) / 2, abs=2e-4)
