@@ -418,8 +418,8 @@ class RowwiseDerivative(WindowDerivative):
 
     def forward(self, x: Tensor) -> Tensor:
         self.derivative = self.derivative_at(x.contiguous())  # torch's BatchNorm misreads columns as rows
-        for run in self.derivative.forward:
-            run()
+        for kernel in self.derivative.forward:
+            kernel()
         return self.derivative.y
 
     def backward(self, dy: Tensor) -> Tensor:
@@ -487,42 +487,42 @@ class WindowsStep(Step):
         below_contexts = [Level(len(X), positions, window, dtype) for positions, window in levels.items()]
         self.levels = [*below_contexts, ContextLevel(len(X), dtype)]
         symbols = SYMBOL_DERIVATIVES[type(embedding)](embedding, self.levels[0], drops, grad_buffer)
-        self.parts: list[Any] = [symbols]
+        self.derivatives: list[Any] = [symbols]
         self.nodes = [Node(embedding, (INPUT,))]
         self._append_parts(nodes, where, grad_buffer)
-        self.back = Backward(self.nodes, self.parts)
+        self.back = Backward(self.nodes, self.derivatives)
 
     def _append_parts(self, nodes: Sequence[Node], where: Geometry, grad_buffer: GradBuffer) -> None:
         """Make the derivative of each node, on the rows of its level."""
-        counts, part_of = use_counts(nodes), [0]  # which part has the output of each node
+        counts, derivative_of = use_counts(nodes), [0]  # which derivative has the output of each node
         reader_of = {j: node.layer for node in nodes for j in node.inputs}  # the last one, if there are more
         level_of = {level.positions: level for level in self.levels}
         levels = [level_of[positions] for positions in where.positions]
         fused: dict[int, Level] = {}  # concatenations read by one Linear only, whose derivative computes both
         for i, (layer, inputs) in enumerate(nodes[1:], start=1):
             window, lower, upper = window_of(layer), levels[inputs[0]], levels[i]
-            read = tuple(part_of[j] for j in inputs)
-            inplace = [counts[j] == 1 and not self.parts[part_of[j]].needs_output for j in inputs]
-            part: Any
+            read = tuple(derivative_of[j] for j in inputs)
+            inplace = [counts[j] == 1 and not self.derivatives[derivative_of[j]].needs_output for j in inputs]
+            derivative: Any
             if layer is None:
-                part = WindowSumDerivative(*inplace)
+                derivative = WindowSumDerivative(*inplace)
             elif window is not None and len(window.offsets) > 1:
                 if counts[i] == 1 and type(reader_of[i]) is Linear:
                     fused[i] = lower
-                    part_of.append(read[0])
+                    derivative_of.append(read[0])
                     continue
-                part = ConcatenateDerivative(lower, upper)
+                derivative = ConcatenateDerivative(lower, upper)
             elif window is not None:
-                part = TakeDerivative(lower, upper, window)
+                derivative = TakeDerivative(lower, upper, window)
             elif type(layer) is Linear and inputs[0] in fused:
-                part = FuseDerivative(layer, fused[inputs[0]], upper, grad_buffer)
+                derivative = FuseDerivative(layer, fused[inputs[0]], upper, grad_buffer)
             elif upper.merges and layer.training and (make := WINDOW_DERIVATIVES.get(type(layer))):
-                part = make(layer, upper, grad_buffer, inplace[0])
+                derivative = make(layer, upper, grad_buffer, inplace[0])
             else:
-                part = RowwiseDerivative(layer, grad_buffer, inplace[0])
-            self.parts.append(part)
+                derivative = RowwiseDerivative(layer, grad_buffer, inplace[0])
+            self.derivatives.append(derivative)
             self.nodes.append(Node(layer, read))
-            part_of.append(len(self.parts) - 1)
+            derivative_of.append(len(self.derivatives) - 1)
 
     def __call__(self, X: Tensor, minus_Y: Tensor, logprobs: Tensor) -> None:
         with torch.inference_mode():
@@ -532,9 +532,9 @@ class WindowsStep(Step):
                     self.plain_step.keep_mask.copy_(self.keep_mask)
                 self.plain_step(X, minus_Y, logprobs)
                 return
-            values: list[Tensor] = [self.parts[0].forward(X)]
-            for part, node in zip(self.parts[1:], self.nodes[1:], strict=True):
-                values.append(part.forward(*[values[j] for j in node.inputs]))
+            values: list[Tensor] = [self.derivatives[0].forward(X)]
+            for derivative, node in zip(self.derivatives[1:], self.nodes[1:], strict=True):
+                values.append(derivative.forward(*[values[j] for j in node.inputs]))
             self.back(self.logit_derivative(values[-1], minus_Y, logprobs))
 
     def find_windows(self, X: Tensor) -> bool:
@@ -544,7 +544,7 @@ class WindowsStep(Step):
             kept = (self.keep_mask != 0).view(-1)
             if not torch.equal(kept.unsqueeze(1).to(self.keep_mask.dtype), self.keep_mask):
                 return False  # embeddings are multiplied by values other than 0 and 1
-        symbols, num_symbols = self.parts[0].number_symbols(X.long().view(self.shape), kept)
+        symbols, num_symbols = self.derivatives[0].number_symbols(X.long().view(self.shape), kept)
         lowest, *between, contexts = self.levels
         windows, rows_below = lowest.windows_above(symbols), num_symbols
         if lowest.overlaps:
@@ -556,9 +556,9 @@ class WindowsStep(Step):
         contexts.below = windows
         if not lowest.overlaps:
             lowest.find_symbols(self.levels[1], num_symbols)
-        fusing = [part for part in self.parts if isinstance(part, FuseDerivative)]
-        plain_work = sum(part.upper.total * part.W.numel() for part in fusing)
-        work = sum(part.lower.products()[1] * part.W[0].numel() for part in fusing)
+        fusing = [derivative for derivative in self.derivatives if isinstance(derivative, FuseDerivative)]
+        plain_work = sum(derivative.upper.total * derivative.W.numel() for derivative in fusing)
+        work = sum(derivative.lower.products()[1] * derivative.W[0].numel() for derivative in fusing)
         return bool(plain_work >= MIN_SAVING * work)
 
 
