@@ -171,8 +171,8 @@ def parse_run(parser: Parser, argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 SAMPLE_NOTES = """\
-A word that is too long, or that --novel or --not-near leaves out, is replaced by another one. The
-log-likelihood of a word is that under the model itself, whatever these flags are.
+A word that is too long, begins or ends with a blank, or is left out by --novel or --not-near, is replaced by
+another one. The log-likelihood of a word is that under the model itself, whatever these flags are.
 
 To sample the same words in the same order with eight processes, here by GNU parallel:
   parallel -k makemore-sample --samples 1000000 --seed 1 --shard {}/8 ::: $(seq 8) > words.txt

@@ -247,10 +247,13 @@ def with_reason(samples: Iterable[Sample], most: int, wanted: SampleSettings) ->
             f"more than {plural(wanted.not_near or 0, 'edit')} from every listed word": wanted.not_near,
             "unique": wanted.unique,
         }
+        asked_for = [kind for kind, asked in kinds.items() if asked]
+        if not asked_for:
+            asked_for = ["without a blank at its beginning or end"]
         advice = "a higher --max-length" if 2 * error.too_long > error.sampled else "a higher --temperature"
         raise MakemoreError(
             f"{found:,} of {plural(most, 'word')}: none of the last {error.sampled:,} sampled was"
-            f" {' and '.join(kind for kind, asked in kinds.items() if asked)}; {advice} or fewer filters may"
+            f" {' and '.join(asked_for)}; {advice} or fewer filters may"
             " help"
         ) from error
 

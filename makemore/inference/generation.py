@@ -10,10 +10,11 @@ Departures from the lecture's loop:
   size. Words sampled one at a time through the layers are the same: in float64 always, in float32 unless a
   number is within rounding of a boundary (about 1 word in 100,000).
 * The filters of ``Filters``, in the order of its fields.
-* A word that would be longer than ``max_length``, and one that ``accept`` refuses, is passed over, and
-  another one is sampled in its place. This is exact: a word has its probability under the network and the
-  filters, given that it is accepted. Every ``SEEDED_WORDS`` words are the first accepted ones of an endless
-  row of candidates with random numbers of its own. So these words, too, depend on the seed alone.
+* A word that would be longer than ``max_length``, one that begins or ends with a blank, which no listed word
+  does, and one that ``accept`` refuses, is passed over, and another one is sampled in its place. This is
+  exact: a word has its probability under the network and the filters, given that it is accepted. Every
+  ``SEEDED_WORDS`` words are the first accepted ones of an endless row of candidates with random numbers of
+  its own. So these words, too, depend on the seed alone.
 """
 
 from __future__ import annotations
@@ -156,6 +157,15 @@ def sample_symbols(probs: Tensor, ids: Tensor, u: Tensor) -> Tensor:
     cumulative = probs.double().cumsum(dim=1)
     u = u * cumulative[:, -1].index_select(0, ids)
     return torch.searchsorted(cumulative.index_select(0, ids), u.unsqueeze(1), right=True).squeeze(1)
+
+
+def has_no_blank_around(word: str, begun: bool = False) -> bool:
+    """Whether a word neither ends with a blank nor, unless it was ``begun`` by a prefix, begins with one.
+
+    >>> [has_no_blank_around(word) for word in ("ann", "mary ann", "ann ", " ann")]
+    [True, True, False, False]
+    """
+    return not word[-1:].isspace() and (begun or not word[:1].isspace())
 
 
 def next_seeds(generator: Generator, words: int) -> list[int]:
@@ -355,7 +365,10 @@ class _Sampler:
         return columns, fits.tolist(), len(symbols)
 
     def _accepted(self, words: Sequence[str], fits: list[bool]) -> list[bool]:
-        """Which words are accepted, among those that fit."""
+        """Which words are accepted, among those that fit and have no blanks around them."""
+        if not self.filters.cut:
+            begun = len(self.beginning) > 0  # a prefix begins as it was given
+            fits = [fit and has_no_blank_around(word, begun) for word, fit in zip(words, fits, strict=True)]
         if self.accept is None:
             return fits
         answers = iter(self.accept(list(compress(words, fits))))

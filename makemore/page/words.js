@@ -14,6 +14,9 @@ const isInList = (word) =>
     known.has(form),
   );
 
+// No word of a list begins or ends with a blank. One that was begun by the user begins as it was given.
+const hasBlankAround = (word, begun) => (begun ? word !== word.trimEnd() : word !== word.trim());
+
 // If the input for top k is empty or refused, all characters are used, see showSettings.
 function settings() {
   const { validity, valueAsNumber } = by("top-k");
@@ -73,7 +76,8 @@ async function sampleWords() {
     const symbols = network.sample(beginning, { ...limits, condition: network.condition(labels) });
     const word = symbols && network.decode(symbols);
     const isKnown = symbols !== null && isInList(word);
-    if (symbols === null || (novel && isKnown)) {
+    const isWord = symbols !== null && !hasBlankAround(word, beginning.length > 0);
+    if (!isWord || (novel && isKnown)) {
       fruitless++;
       tooLong += symbols === null;
       symbolsPassed += (symbols?.length ?? longest) + 1;
@@ -99,6 +103,7 @@ async function sampleWords() {
       ...(tooLong ? [`at most ${plural(longest, "character")} long`] : []),
       ...(novel ? ["new"] : []),
     ];
+    if (!kinds.length) kinds.push("without a blank at its beginning or end");
     note.textContent = `${sampled.length} of ${wanted}: none of the last ${count(fruitless)} sampled was ${kinds.join(" and ")}.`;
   } else if (known !== null && !novel)
     note.textContent = `${inList || "None"} of them ${inList > 1 ? "are" : "is"} in the list the network was trained on.`;
@@ -134,7 +139,7 @@ function finish() {
     const labels = network.labels.sample(state.shown, weights);
     const condition = network.condition(labels);
     const symbols = network.sample(before, { ...settings(), condition, longest: LONGEST });
-    if (symbols === null) continue;
+    if (symbols === null || hasBlankAround(network.decode(symbols), before.length > 0)) continue;
     setWord(symbols, before.length, true, labels);
     return say(network.decode(symbols), 100);
   }

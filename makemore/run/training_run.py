@@ -271,7 +271,8 @@ class TrainingRun:
         vocabulary, labels = self.model.vocabulary, choose_labels(self.model).labels
         if labels is None:
             sampled = (sample_word(network, vocabulary, generator) for _ in range(100 * number))
-            words = list(islice(filter(None, sampled), number))  # an empty word is passed over
+            # A word that is empty or has blanks around it is passed over: no listed word is like that.
+            words = list(islice((word for word in sampled if word and word == word.strip()), number))
             lines = [self.model.restored(word) for word in words]
         else:
             samples = list(generate_scored(network, vocabulary, generator, number, labels=labels))

@@ -166,6 +166,22 @@ def test_rejected_words_are_passed_over_as_in_the_plain_way(network: Sequential)
     assert scores.tolist() == pytest.approx([sample.log_likelihood for sample in fast], abs=1e-10)
 
 
+def test_no_word_begins_or_ends_with_a_blank() -> None:
+    vocabulary = Vocabulary(" ab\N{NO-BREAK SPACE}\N{IDEOGRAPHIC SPACE}")
+    network = network_plan("mlp", 3, 6, 24).build(len(vocabulary), seeded()).to(dtype=torch.float64)
+    words = list(generate(network, vocabulary, seeded(), 500))
+    assert all(word == word.strip() for word in words)
+    assert any(" " in word for word in words)
+    plain = generate_plain(
+        network, vocabulary, seeded(), 500, accept=lambda words: [word == word.strip() for word in words]
+    )
+    assert words == [sample.word for sample in plain]
+    assert all(
+        word.startswith(" a") and word == word.rstrip()
+        for word in generate(network, vocabulary, seeded(), 50, prefix=" a")
+    )
+
+
 @pytest.mark.parametrize("accept", [None, odd], ids=["any word", "odd lengths"])
 def test_accepted_words_do_not_depend_on_the_batch_size_or_the_part(accept: Accept | None) -> None:
     filters, number = Filters(max_length=4), 3 * SEEDED_WORDS + 100
