@@ -27,7 +27,10 @@ SMOOTHED_EXAMPLES = 3_000
 """Training examples of some 500 names, below which the targets are mixed with those of a Markov model."""
 
 TINY_EXAMPLES = 600
-"""Training examples of some 100 names. Fewer get a network of half the width, and half the steps."""
+"""Training examples of some 100 names. Fewer get half the steps."""
+
+NARROW_NETWORK_EXAMPLES = 1200
+"""Training examples of some 170 names, up to which hidden layers of half the width give a lower loss."""
 
 HEAD_START_LR = 0.25
 """The learning rates of a network that begins with trained values, as a share of the others."""
@@ -48,7 +51,7 @@ EFFORTS: dict[str, dict[str, Any]] = {
 }
 """Settings on the lecture's list for less or more time, where they differ from the defaults."""
 
-DISTILLING: dict[str, Any] = {"teacher_weight": 32.0, "context_dropout": 0.05, "lr": 0.03, "lr_adamw": 0.01}
+DISTILLING: dict[str, Any] = {"teacher_weight": 64.0, "context_dropout": 0.05, "lr": 0.03, "lr_adamw": 0.01}
 """The same for a run with a trained teacher, whose distributions leave little to overfit."""
 
 
@@ -151,7 +154,7 @@ class ModernRecipe(Recipe):
         "how many examples the distribution of the teachers counts as",
         0,
         1e6,
-        default_text="8; with --distil-from 32",
+        default_text="8; with --distil-from 64",
     )
     effort: str = knob(
         "default",
@@ -238,7 +241,7 @@ class ModernRecipe(Recipe):
     @classmethod
     def default_width_ratio(cls, examples: int, steps: int | None) -> float:
         """1/2 for the shortest lists; 2 for millions of words, unless there are too few steps; else 1."""
-        if examples <= TINY_EXAMPLES:
+        if examples <= NARROW_NETWORK_EXAMPLES:
             return 0.5
         return 2 if examples >= WIDE_NETWORK_EXAMPLES and (steps is None or steps >= cls.steps) else 1
 

@@ -38,9 +38,8 @@ SEED, HELD_OUT = 3407, 1000
 
 def split_data(words: WordList, block_size: int) -> Data:
     """The examples of that split, for contexts of ``block_size`` symbols."""
-    ordered = [
-        words.words[i] for i in torch.randperm(words.num_words, generator=Generator().manual_seed(SEED))
-    ]
+    in_file, generator = words.words, Generator().manual_seed(SEED)
+    ordered = [in_file[i] for i in torch.randperm(len(in_file), generator=generator).tolist()]
     train, val, test = ordered[: -2 * HELD_OUT], ordered[-2 * HELD_OUT : -HELD_OUT], ordered[-HELD_OUT:]
     known, vocabulary = set(train), words.vocabulary
     unseen_val, unseen_test = ([word for word in part if word not in known] for part in (val, test))

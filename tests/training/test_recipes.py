@@ -84,7 +84,7 @@ def test_few_words_have_settings_of_their_own() -> None:
     sizes = [300, 600, 1_200, 2_400, 4_800, FEW_EXAMPLES]
     found = [ModernRecipe.for_examples(n) for n in sizes]
     assert [ModernRecipe.default_ensemble(n) for n in sizes] == [8] * 5 + [4]
-    assert [ModernRecipe.default_width_ratio(n, None) for n in sizes] == [0.5, 0.5, 1, 1, 1, 1]
+    assert [ModernRecipe.default_width_ratio(n, None) for n in sizes] == [0.5, 0.5, 0.5, 1, 1, 1]
     assert [recipe.patience for recipe in found] == [1000] * len(sizes)
     smoothing = [recipe.markov for recipe in found]
     assert smoothing[0] == smoothing[1] > smoothing[2] > smoothing[3] > smoothing[4] == 0
