@@ -323,10 +323,16 @@ def page_main(argv: Sequence[str] | None = None) -> int:
         help="do not store the training word list in the page, which then cannot say which words are new",
     )
     add("--word", metavar="TEXT", help="beginning that the page opens with (default: the likeliest)")
+    add(
+        "--compare",
+        type=path_type,
+        metavar="PATH",
+        help="model file, or directory of a run, of a network that the page shows beside the first one",
+    )
     args = parser.parse(argv)
     if args.data is not None and args.without_words:
         parser.error("--without-words leaves out the list of --data: choose one")
-    asked = (args.page, args.model, args.data, args.without_words, args.word)
+    asked = (args.page, args.model, args.data, args.without_words, args.word, args.compare)
     return answer(parser.prog, "makemore.commands.page:page", *asked)
 
 

@@ -10,17 +10,23 @@ from makemore.core.atomic_write import atomic_write
 from makemore.core.errors import DataError, UsageError
 from makemore.core.terminal import say
 from makemore.page.building import page_html
-from makemore.run.opened_model import known_words, open_model
+from makemore.run.model_file import BUNDLED_NAME, MODEL_FILE, load_model
+from makemore.run.opened_model import DEFAULT_RUN, known_words, open_model
 
 COMMAND = "makemore-page"
 
 
 def page(
-    target: Path, path: Path | None, data: Sequence[str] | None, without_words: bool, word: str | None
+    target: Path,
+    path: Path | None,
+    data: Sequence[str] | None,
+    without_words: bool,
+    word: str | None,
+    compare: Path | None,
 ) -> None:
     """Write the page of ``open_model``'s model, with the words it was trained on unless ``without_words``.
 
-    The page opens with ``word``, if there is one.
+    The page opens with ``word``, if there is one. It shows the network of ``compare`` beside the first one.
 
     ``data`` has the path of the word list, or of all, if it was moved. Without it, a list that
     is not found is left out, and a line on stderr says so. Raises ModelFileError, UsageError on a network
@@ -37,7 +43,23 @@ def page(
             if data is not None:
                 raise
             say(f"{COMMAND}: the page cannot say which words are new: {error}", sys.stderr)
-    content = page_html(opened.model, words, source, word=word).encode(errors="replace")
+    other, names = None, ("the first network", "the second network")
+    if compare is not None:
+        other = load_model(compare)
+        names = names_of(BUNDLED_NAME if opened.is_bundled else path or DEFAULT_RUN, compare)
+    html = page_html(opened.model, words, source, word=word, compare=other, names=names)
+    content = html.encode(errors="replace")
     with atomic_write(target) as file:
         file.write(content)
     say(f"wrote {target}, {len(content) / 1000:,.0f} KB: open it in a browser")
+
+
+def names_of(first: str | Path, second: str | Path) -> tuple[str, str]:
+    """Short names of two models: of a run's directory or a file, or the whole paths if those are equal."""
+
+    def short(path: str | Path) -> str:
+        path = Path(path).absolute()
+        return path.parent.name if path.name == MODEL_FILE else path.name.removesuffix(".safetensors")
+
+    names = short(first), short(second)
+    return names if names[0] != names[1] else (str(first), str(second))

@@ -44,7 +44,7 @@ from makemore.pictures.embedding import principal_components
 from makemore.run.model_file import Model, require_model
 from makemore.training.ensemble import members_of
 
-SCRIPTS = ("network.js", "labels.js", "text.js", "tree.js", "chooser.js", "words.js", "view.js")
+SCRIPTS = ("network.js", "labels.js", "text.js", "tree.js", "chooser.js", "beside.js", "words.js", "view.js")
 """The scripts of the page, in the order in which they run."""
 
 MAX_SHARED = 64
@@ -57,29 +57,34 @@ MAX_COMBINATIONS = 20_000
 """The most combinations of labels in a page, the most frequent ones: labels are sampled from these."""
 
 
-def page_html(model: Model, words: Iterable[str] = (), source: str = "", *, word: str | None = None) -> str:
+def page_html(
+    model: Model,
+    words: Iterable[str] = (),
+    source: str = "",
+    *,
+    word: str | None = None,
+    compare: Model | None = None,
+    names: tuple[str, str] = ("the first network", "the second network"),
+) -> str:
     """The page of a model, in one string of HTML. It opens with ``word`` as if it were typed.
 
     ``words`` are those the model was trained on, from a list named ``source``: with them the page says which
     of the words it samples are new. The page contains all of them. A list that would take more than
-    ``MAX_LIST`` characters is left out, and the page says so. Raises UsageError on a network that the page
+    ``MAX_LIST`` characters is left out, and the page says so. A model ``compare``, which may have other
+    characters and labels, is shown beside the first one; ``names`` are what the page calls the two. Raises UsageError on a network that the page
     cannot compute and on a ``word`` that is too long, and DataError on a ``word`` with a character that the
     network does not know.
     """
     require_model(model, "page_html")
-    columns = () if model.labels is None else model.labels.columns
-    check_data(model.network, model.vocabulary.characters, labels=columns)
     require_words(words, "page_html")
-    members = [describe(network) for network in members_of(model.network)]
-    values = torch.cat([tensor.flatten() for _, tensors in members for tensor in tensors])
+    if compare is not None:
+        require_model(compare, "page_html")
     known = sorted({model.lowered(normalize(word)) for word in words})
     packed = pack_words(known)
     content = {
-        "characters": model.vocabulary.characters,
-        "capitals": None if model.capitals is None else describe_capitals(model),
-        "labels": None if model.labels is None else describe_labels(model),
-        "members": [description for description, _ in members],
-        "weights": base64.b64encode(values.detach().float().cpu().numpy().astype("<f4").tobytes()).decode(),
+        **describe_model(model),
+        "other": None if compare is None else describe_model(compare),
+        "names": names,
         "parameters": sum(p.numel() for p in model.network.parameters()),
         "network": model.name,
         "source": source,
@@ -99,6 +104,24 @@ def page_html(model: Model, words: Iterable[str] = (), source: str = "", *, word
         script=script,
         content=json.dumps(content).replace("<", "\\u003c"),
     )
+
+
+def describe_model(model: Model) -> dict[str, Any]:
+    """What ``Network`` in ``network.js`` is made of: characters, capitals, labels, and members with weights.
+
+    Raises UsageError on a network that the page cannot compute.
+    """
+    columns = () if model.labels is None else model.labels.columns
+    check_data(model.network, model.vocabulary.characters, labels=columns)
+    members = [describe(network) for network in members_of(model.network)]
+    values = torch.cat([tensor.flatten() for _, tensors in members for tensor in tensors])
+    return {
+        "characters": model.vocabulary.characters,
+        "capitals": None if model.capitals is None else describe_capitals(model),
+        "labels": None if model.labels is None else describe_labels(model),
+        "members": [description for description, _ in members],
+        "weights": base64.b64encode(values.detach().float().cpu().numpy().astype("<f4").tobytes()).decode(),
+    }
 
 
 def describe_capitals(model: Model) -> dict[str, Any]:

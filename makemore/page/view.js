@@ -9,6 +9,7 @@ const MOST_CENTRED = 16; // in a wider tree a node is above its newest character
 const content = JSON.parse(document.getElementById("content").textContent);
 const LONGEST = content.longest; // characters of the longest word
 const network = new Network(content);
+const other = content.other && new Network(content.other); // which is shown beside it
 const { any } = network.labels;
 // The labels that are chosen, those of the word that is shown, and what they do to the network.
 const state = { symbols: [], at: 0, finished: false, member: 0, choice: any, shown: any };
@@ -196,6 +197,7 @@ function show() {
   showTree();
   showNext();
   showTwo();
+  showNetworks();
   const word = network.decode(state.symbols);
   by("begin-text").replaceChildren(
     "begin with ",
@@ -236,15 +238,15 @@ function type(symbol) {
 
 // The characters of a text that the network knows, in another case or Unicode form if necessary, and the others,
 // without those that have no use in a word.
-function understood(text) {
+function understood(text, of = network) {
   const tries = [text.normalize("NFC"), text.normalize("NFD"), text].map((form) => {
     const symbols = [],
       strange = [];
     for (const ch of form) {
       const own = [ch, ch.toLowerCase(), ch.toUpperCase()].find((c) =>
-        [...c].every((x) => network.symbolOf.has(x)),
+        [...c].every((x) => of.symbolOf.has(x)),
       );
-      if (own) symbols.push(...[...own].map((x) => network.symbolOf.get(x)));
+      if (own) symbols.push(...[...own].map((x) => of.symbolOf.get(x)));
       else if (!DROPPED.test(ch)) strange.push(ch);
     }
     return { symbols, strange };
@@ -396,6 +398,7 @@ async function begin() {
   buildTree();
   setWord(content.word === null ? likeliestBeginning(3) : network.encode(content.word));
   buildChooser();
+  buildBeside();
   showSettings();
 
   // For the browser's console.
@@ -404,6 +407,7 @@ async function begin() {
     Array.from(network.logProbs(network.encode(word), conditionOf(labels)));
   globalThis.makemore = {
     network,
+    other,
     state,
     unpackWords,
     filtered,

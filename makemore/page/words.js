@@ -49,6 +49,7 @@ function explain(id, inputs, meaning, refusal) {
 
 async function sampleWords() {
   const mine = ++sampling;
+  sampleBeside();
   const list = by("sampled"),
     note = by("sampled-note");
   const novel = by("novel").checked && known !== null;

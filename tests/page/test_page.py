@@ -256,6 +256,13 @@ def test_the_command(
     assert isinstance(members, list)
     assert len(members) == 3
 
+    assert page_main(["two.html", "--model", "ensemble", "--compare", "bundled", "--without-words"]) == 0
+    content = content_of(Path("two.html").read_text(encoding="utf-8"))
+    assert content["names"] == ["ensemble", "bundled"]
+    other = content["other"]
+    assert isinstance(other, dict)
+    assert other["characters"] == load_model().vocabulary.characters
+
     capsys.readouterr()
     save_model(small_model, "small")
     assert page_main(["--model", "small"]) == 0
@@ -281,6 +288,8 @@ def test_the_command(
             "makemore-page: the character '7' is not in the vocabulary",
         ),
         (["--word", "a" * 101, "--without-words"], 2, "a page's longest word has 100"),
+        (["--compare", "none", "--without-words"], 2, "makemore-page: cannot read none: No such file"),
+        (["--compare", "bug", "--without-words"], 2, "makemore-page: no page can be made of this network"),
         (["--model", "bug"], 2, "makemore-page: no page can be made of this network"),
     ],
 )
