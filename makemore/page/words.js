@@ -47,7 +47,7 @@ function explain(id, inputs, meaning, refusal) {
   by(id).textContent = inputs.every((input) => by(input).validity.valid) ? meaning : refusal;
 }
 
-async function sampleWords() {
+async function sampleWords(quiet = false) {
   const mine = ++sampling;
   sampleBeside();
   const list = by("sampled"),
@@ -104,7 +104,7 @@ async function sampleWords() {
   } else if (known !== null && !novel)
     note.textContent = `${inList || "None"} of them ${inList > 1 ? "are" : "is"} in the list the network was trained on.`;
   showKeep();
-  say(`${plural(sampled.length, "word")} sampled. ${note.textContent}`, 100);
+  if (!quiet) say(`${plural(sampled.length, "word")} sampled. ${note.textContent}`, 100);
 }
 
 function sampledItem(symbols, labels, isKnown) {

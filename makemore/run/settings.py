@@ -168,7 +168,7 @@ class RunSettings(Knobs):
     keep_every: int = knob(
         0,
         "steps between networks that are kept, from step 0 to the last one, in the directory frames in"
-        " --out-dir, for makemore-page --frames",
+        " --out-dir, for makemore-page --frames; an ensemble is kept whole, its teachers are not",
         0,
         10**9,
         default_text="none is kept",

@@ -1,4 +1,4 @@
-"""A second network beside the first, in a browser: its probabilities and words, and what the page says of it."""
+"""Two networks in a browser side by side, and those of a run step by step."""
 
 from __future__ import annotations
 
