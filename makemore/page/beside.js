@@ -22,7 +22,9 @@ function showNetworks() {
     return [ch, at.map((symbol, i) => (symbol === undefined ? undefined : Math.exp(logs[i][symbol])))];
   });
   const ends = logs.map((each) => Math.exp(each[STOP]));
-  showBeside("networks-table", namesBeside(), new Map(of), ends);
+  const names = namesBeside();
+  names.forEach((name, i) => (by(["networks-first-name", "networks-second-name"][i]).textContent = name));
+  showBeside("networks-table", names, new Map(of), ends);
   by("networks-after").replaceChildren("The likeliest next characters ", ...afterText(), ":");
   const notes = [];
   if (strange.length) {
@@ -40,7 +42,12 @@ function showNetworks() {
   by("networks-note").textContent = notes.join(" ");
 }
 
-const namesBeside = () => content.names.map(isolated);
+// The two names, the first one with its step if the page has the networks of several.
+function namesBeside() {
+  const [first, second] = content.names;
+  const step = content.frames ? `, step ${count(content.frames[by("frame").value].step)}` : "";
+  return [isolated(first) + step, isolated(second)];
+}
 
 async function sampleBeside() {
   if (!other) return;
@@ -82,10 +89,6 @@ function wordOf(which, choice) {
 function buildBeside() {
   by("networks").hidden = !other;
   if (!other) return;
-  namesBeside().forEach((name, i) => {
-    const title = by(["networks-first-name", "networks-second-name"][i]);
-    title.textContent = name;
-  });
   by("sample-both").addEventListener("click", () => {
     sampleBeside();
     say(`${WORDS_BESIDE} words of each network sampled.`, 100);

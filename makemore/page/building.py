@@ -87,9 +87,9 @@ def page_html(
     ``words`` are those the model was trained on, from a list named ``source``: with them the page says which
     of the words it samples are new. The page contains all of them. A list that would take more than
     ``MAX_LIST`` characters is left out, and the page says so. A model ``compare``, which may have other
-    characters and labels, is shown beside the first one; ``names`` are what the page calls the two. ``frames`` are the
-    networks of the model's run after several steps, with a slider over them: the page shows those in place of
-    the model's network, the last one first. Raises UsageError on a network that the page
+    characters and labels, is shown beside the first one; ``names`` are what the page calls them. ``frames``
+    are the networks of the model's run after several steps, with a slider over them: the page shows those in
+    place of the model's network, the last one first. Raises UsageError on a network that the page
     cannot compute and on a ``word`` that is too long, and DataError on a ``word`` with a character that the
     network does not know.
     """
@@ -141,11 +141,11 @@ def describe_model(model: Model) -> dict[str, Any]:
         "capitals": None if model.capitals is None else describe_capitals(model),
         "labels": None if model.labels is None else describe_labels(model),
         "members": [describe(member)[0] for member in members_of(model.network)],
-        "weights": as_base64(values_of(model.network)),
+        "weights": as_base64(page_values(model.network)),
     }
 
 
-def values_of(network: Layer) -> Tensor:
+def page_values(network: Layer) -> Tensor:
     """All numbers that the page reads, of all members one after another, in float32."""
     tensors = [tensor.flatten() for member in members_of(network) for tensor in describe(member)[1]]
     return torch.cat(tensors).detach().float().cpu()
@@ -159,13 +159,13 @@ def as_base64(values: Tensor) -> str:
 
 def most_frames(network: Layer) -> int:
     """How many networks like this one may be in a page, at least two; all but the last are in float16."""
-    size = math.ceil(values_of(network).numel() * 2 * 4 / 3)
+    size = math.ceil(page_values(network).numel() * 2 * 4 / 3)
     return max(2, MAX_FRAMES // size - 1)
 
 
 def describe_frame(frame: Frame) -> dict[str, Any]:
     """A frame in plain values, with its weights in float16, or in float32 if one of them overflows."""
-    values = values_of(frame.network)
+    values = page_values(frame.network)
     half = values.half()
     is_half = bool(half.isfinite().all())
     return {**frame_facts(frame), "half": is_half, "weights": as_base64(half if is_half else values)}

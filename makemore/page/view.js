@@ -403,11 +403,11 @@ async function begin() {
     readColors();
     showTree();
   });
+  buildFrames();
   buildTree();
   setWord(content.word === null ? likeliestBeginning(3) : network.encode(content.word));
   buildChooser();
   buildBeside();
-  buildFrames();
   showSettings();
 
   // For the browser's console.
