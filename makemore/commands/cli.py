@@ -331,11 +331,25 @@ def page_main(argv: Sequence[str] | None = None) -> int:
         help="do not store the training word list in the page, which then cannot say which words are new",
     )
     add("--word", metavar="TEXT", help="beginning that the page opens with (default: the likeliest)")
+    add(
+        "--compare",
+        type=path_type,
+        metavar="PATH",
+        help="model file, or directory of a run, of a network that the page shows beside the first one",
+    )
+    add(
+        "--frames",
+        type=path_type,
+        metavar="DIR",
+        help="directory of a run made with --keep-every: the page shows its networks step by step",
+    )
     args = parser.parse(argv)
+    if args.frames is not None and args.model is not None:
+        parser.error("--frames shows the networks of a run, and --model another one: choose one")
     if args.data is not None and args.without_words:
         parser.error("--without-words leaves out the list of --data: choose one")
-    asked = (args.page, args.model, args.data, args.without_words, args.word)
-    return answer(parser.prog, "makemore.commands.page:page", *asked)
+    asked = (args.page, args.model, args.data, args.without_words, args.word, args.compare)
+    return answer(parser.prog, "makemore.commands.page:page", *asked, args.frames)
 
 
 EXPORTED = (".onnx", ".pt2")

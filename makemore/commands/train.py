@@ -17,7 +17,7 @@ from makemore.core.system import is_closed_pipe
 from makemore.core.terminal import say
 from makemore.data.reading import STDIN
 from makemore.parallel.processes import connected, number_of_processes
-from makemore.run.callbacks import callbacks_for, check_installed
+from makemore.run.callbacks import callbacks_for, check_possible
 from makemore.run.lock import locked, make_directory, make_room
 from makemore.run.model_file import MODEL_FILE, load_model, read_bytes, read_model
 from makemore.run.opened_model import LECTURE
@@ -108,7 +108,7 @@ def begin(
         run = resumed_run(given, out_dir, model, processes)
     else:
         run = new_run(given, out_dir, processes)
-    check_installed(run.settings)
+    check_possible(run.settings)
     if processes.is_first:
         if not content:
             make_directory(out_dir)

@@ -17,10 +17,11 @@ import base64
 import hashlib
 import html
 import json
+import math
 import unicodedata
 import zlib
-from collections.abc import Iterable
-from dataclasses import asdict
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, replace
 from importlib import resources
 from itertools import takewhile
 from string import Template
@@ -41,10 +42,21 @@ from makemore.lecture.layers import Sequential, Tanh
 from makemore.lecture.sampling import MAX_LENGTH
 from makemore.paper.layers import GatedActivation, LabelledEmbedding, LayerNorm, ReLU, RMSNorm
 from makemore.pictures.embedding import principal_components
+from makemore.run.frames import Frame
 from makemore.run.model_file import Model, require_model
 from makemore.training.ensemble import members_of
 
-SCRIPTS = ("network.js", "labels.js", "text.js", "tree.js", "chooser.js", "words.js", "view.js")
+SCRIPTS = (
+    "network.js",
+    "labels.js",
+    "text.js",
+    "tree.js",
+    "chooser.js",
+    "beside.js",
+    "frames.js",
+    "words.js",
+    "view.js",
+)
 """The scripts of the page, in the order in which they run."""
 
 MAX_SHARED = 64
@@ -53,33 +65,49 @@ MAX_SHARED = 64
 MAX_LIST = 2**19
 """The most characters that a packed word list may take in a page: 0.5 MB."""
 
+MAX_FRAMES = 16_000_000
+"""The most characters that the networks of a run may take in a page: 16 MB."""
+
 MAX_COMBINATIONS = 20_000
 """The most combinations of labels in a page, the most frequent ones: labels are sampled from these."""
 
 
-def page_html(model: Model, words: Iterable[str] = (), source: str = "", *, word: str | None = None) -> str:
+def page_html(
+    model: Model,
+    words: Iterable[str] = (),
+    source: str = "",
+    *,
+    word: str | None = None,
+    compare: Model | None = None,
+    names: tuple[str, str] = ("the first network", "the second network"),
+    frames: Sequence[Frame] = (),
+) -> str:
     """The page of a model, in one string of HTML. It opens with ``word`` as if it were typed.
 
     ``words`` are those the model was trained on, from a list named ``source``: with them the page says which
     of the words it samples are new. The page contains all of them. A list that would take more than
-    ``MAX_LIST`` characters is left out, and the page says so. Raises UsageError on a network that the page
+    ``MAX_LIST`` characters is left out, and the page says so. A model ``compare``, which may have other
+    characters and labels, is shown beside the first one; ``names`` are what the page calls them. ``frames``
+    are the networks of the model's run after several steps, with a slider over them: the page shows those in
+    place of the model's network, the last one first. Raises UsageError on a network that the page
     cannot compute and on a ``word`` that is too long, and DataError on a ``word`` with a character that the
     network does not know.
     """
     require_model(model, "page_html")
-    columns = () if model.labels is None else model.labels.columns
-    check_data(model.network, model.vocabulary.characters, labels=columns)
     require_words(words, "page_html")
-    members = [describe(network) for network in members_of(model.network)]
-    values = torch.cat([tensor.flatten() for _, tensors in members for tensor in tensors])
+    if compare is not None:
+        require_model(compare, "page_html")
+    if frames:
+        model = replace(model, network=frames[-1].network)
     known = sorted({model.lowered(normalize(word)) for word in words})
     packed = pack_words(known)
     content = {
-        "characters": model.vocabulary.characters,
-        "capitals": None if model.capitals is None else describe_capitals(model),
-        "labels": None if model.labels is None else describe_labels(model),
-        "members": [description for description, _ in members],
-        "weights": base64.b64encode(values.detach().float().cpu().numpy().astype("<f4").tobytes()).decode(),
+        **describe_model(model),
+        "other": None if compare is None else describe_model(compare),
+        "names": names,
+        "frames": [describe_frame(frame) for frame in frames[:-1]] + [frame_facts(frames[-1])]
+        if frames
+        else None,
         "parameters": sum(p.numel() for p in model.network.parameters()),
         "network": model.name,
         "source": source,
@@ -99,6 +127,55 @@ def page_html(model: Model, words: Iterable[str] = (), source: str = "", *, word
         script=script,
         content=json.dumps(content).replace("<", "\\u003c"),
     )
+
+
+def describe_model(model: Model) -> dict[str, Any]:
+    """What ``Network`` in ``network.js`` is made of: characters, capitals, labels, and members with weights.
+
+    Raises UsageError on a network that the page cannot compute.
+    """
+    columns = () if model.labels is None else model.labels.columns
+    check_data(model.network, model.vocabulary.characters, labels=columns)
+    return {
+        "characters": model.vocabulary.characters,
+        "capitals": None if model.capitals is None else describe_capitals(model),
+        "labels": None if model.labels is None else describe_labels(model),
+        "members": [describe(member)[0] for member in members_of(model.network)],
+        "weights": as_base64(page_values(model.network)),
+    }
+
+
+def page_values(network: Layer) -> Tensor:
+    """All numbers that the page reads, of all members one after another, in float32."""
+    tensors = [tensor.flatten() for member in members_of(network) for tensor in describe(member)[1]]
+    return torch.cat(tensors).detach().float().cpu()
+
+
+def as_base64(values: Tensor) -> str:
+    """Numbers as base64, in the order of bytes of a machine with a browser."""
+    kind = "<f2" if values.dtype == torch.float16 else "<f4"
+    return base64.b64encode(values.numpy().astype(kind).tobytes()).decode()
+
+
+def most_frames(network: Layer) -> int:
+    """How many networks like this one may be in a page, at least two; all but the last are in float16."""
+    size = math.ceil(page_values(network).numel() * 2 * 4 / 3)
+    return max(2, MAX_FRAMES // size - 1)
+
+
+def describe_frame(frame: Frame) -> dict[str, Any]:
+    """A frame in plain values, with its weights in float16, or in float32 if one of them overflows."""
+    values = page_values(frame.network)
+    half = values.half()
+    is_half = bool(half.isfinite().all())
+    return {**frame_facts(frame), "half": is_half, "weights": as_base64(half if is_half else values)}
+
+
+def frame_facts(frame: Frame) -> dict[str, Any]:
+    """The step of a frame and its losses, None where one is not finite, as JSON has no such numbers."""
+    losses = {"loss": frame.loss, "val": frame.val}
+    finite = {name: x if x is not None and math.isfinite(x) else None for name, x in losses.items()}
+    return {"step": frame.step, **finite}
 
 
 def describe_capitals(model: Model) -> dict[str, Any]:

@@ -192,13 +192,22 @@ function showTwo() {
     const choice = state.choice.map((shares, i) => (i === k ? [[label, 1]] : shares));
     return logProbs(symbols, network.condition(network.labels.mean(choice)));
   });
-  const larger = logs[0].map((x, i) => Math.max(x, logs[1][i]));
-  const shown = ranked(larger).slice(0, MOST_COMPARED);
-  const most = Math.exp(larger[shown[0]]);
-  labels.forEach((label, i) => {
-    by("two-table").querySelectorAll("th")[i + 1].textContent = labelText(k, label);
+  const rows = [...logs[0].keys()].map((symbol) => [charOf(symbol), logs.map((of) => Math.exp(of[symbol]))]);
+  showBeside("two-table", labels.map((label) => labelText(k, label)), new Map(rows.slice(1)), rows[0][1]);
+  by("two-after").replaceChildren("The likeliest next characters ", ...afterText(), ":");
+}
+
+// Probabilities of two side by side, those of the likeliest characters: `of` has the two of each character, and
+// `end` those of the end. One that does not exist is undefined.
+function showBeside(id, headings, of, end) {
+  const larger = ([, two]) => Math.max(...two.map((p) => p ?? 0));
+  const all = [[null, end], ...of]; // null stands for the end, as no character is it
+  const shown = all.sort((a, b) => larger(b) - larger(a)).slice(0, MOST_COMPARED);
+  const most = larger(shown[0]);
+  headings.forEach((text, i) => {
+    by(id).querySelectorAll("th")[i + 1].textContent = text;
   });
-  const rows = children(by("two-table").querySelector("tbody"), shown.length, () => {
+  const rows = children(by(id).querySelector("tbody"), shown.length, () => {
     const row = element("tr");
     row.append(element("td"));
     for (let i = 0; i < 2; i++) {
@@ -211,16 +220,15 @@ function showTwo() {
     return row;
   });
   rows.forEach((row, j) => {
-    const face = glyph(shown[j]);
-    if (shown[j] === STOP) face.textContent = "end";
+    const [ch, two] = shown[j];
+    const face = refreshCharacter(element("span"), ch ?? "end", ch === null);
     row.firstChild.replaceChildren(face);
-    logs.forEach((of, i) => {
+    two.forEach((p, i) => {
       const [bar, how] = row.children[i + 1].firstChild.children;
-      bar.style.setProperty("--p", Math.exp(of[shown[j]]) / most);
-      how.textContent = percent(Math.exp(of[shown[j]]));
+      bar.style.setProperty("--p", (p ?? 0) / most);
+      how.textContent = p === undefined ? "–" : percent(p);
     });
   });
-  by("two-after").replaceChildren("The likeliest next characters ", ...afterText(), ":");
 }
 
 // Labels as points --------------------------------------------------------------------------------------

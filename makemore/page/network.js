@@ -146,10 +146,21 @@ function bytesOf(base64) {
   return bytes;
 }
 
+// The numbers of float16, see IEEE 754; none of them is infinite.
+function fromHalves(halves) {
+  return Float32Array.from(halves, (bits) => {
+    const exponent = (bits >> 10) & 31,
+      fraction = (bits & 1023) / 1024;
+    const size = exponent ? (1 + fraction) * 2 ** (exponent - 15) : fraction * 2 ** -14;
+    return bits >> 15 ? -size : size;
+  });
+}
+
 class Network {
-  // One member, or several whose probabilities are averaged.
-  constructor({ characters, capitals, labels, members, weights }) {
-    const values = new Float32Array(bytesOf(weights).buffer); // machines with a browser are little-endian
+  // One member, or several whose probabilities are averaged. The weights are float32, or float16 if `half`.
+  constructor({ characters, capitals, labels, members, weights, half }) {
+    const { buffer } = bytesOf(weights); // machines with a browser are little-endian
+    const values = half ? fromHalves(new Uint16Array(buffer)) : new Float32Array(buffer);
     let at = 0;
     const takeValues = (number) => values.subarray(at, (at += number));
     this.characters = [...characters];

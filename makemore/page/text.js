@@ -31,10 +31,12 @@ function glyph(symbol, className = "") {
   return refresh(element("span"), symbol, className);
 }
 
-function refresh(span, symbol, className = "") {
-  const ch = charOf(symbol);
-  const code = symbol !== STOP && invisible(ch);
-  span.className = `char ${className}${symbol === STOP ? " stop" : ""}${code ? " code" : ""}`;
+const refresh = (span, symbol, className = "") =>
+  refreshCharacter(span, charOf(symbol), symbol === STOP, className);
+
+function refreshCharacter(span, ch, stops, className = "") {
+  const code = !stops && invisible(ch);
+  span.className = `char ${className}${stops ? " stop" : ""}${code ? " code" : ""}`;
   span.textContent = code ? (ch === " " ? "space" : codeOf(ch)) : /\p{M}/u.test(ch) ? "◌" + ch : ch;
   return span;
 }

@@ -8,7 +8,8 @@ const MOST_CENTRED = 16; // in a wider tree a node is above its newest character
 
 const content = JSON.parse(document.getElementById("content").textContent);
 const LONGEST = content.longest; // characters of the longest word
-const network = new Network(content);
+let network = new Network(content); // that of the last step, if the page has those of several
+const other = content.other && new Network(content.other); // which is shown beside it
 const { any } = network.labels;
 // The labels that are chosen, those of the word that is shown, and what they do to the network.
 const state = { symbols: [], at: 0, finished: false, member: 0, choice: any, shown: any };
@@ -196,6 +197,7 @@ function show() {
   showTree();
   showNext();
   showTwo();
+  showNetworks();
   const word = network.decode(state.symbols);
   by("begin-text").replaceChildren(
     "begin with ",
@@ -236,15 +238,15 @@ function type(symbol) {
 
 // The characters of a text that the network knows, in another case or Unicode form if necessary, and the others,
 // without those that have no use in a word.
-function understood(text) {
+function understood(text, of = network) {
   const tries = [text.normalize("NFC"), text.normalize("NFD"), text].map((form) => {
     const symbols = [],
       strange = [];
     for (const ch of form) {
       const own = [ch, ch.toLowerCase(), ch.toUpperCase()].find((c) =>
-        [...c].every((x) => network.symbolOf.has(x)),
+        [...c].every((x) => of.symbolOf.has(x)),
       );
-      if (own) symbols.push(...[...own].map((x) => network.symbolOf.get(x)));
+      if (own) symbols.push(...[...own].map((x) => of.symbolOf.get(x)));
       else if (!DROPPED.test(ch)) strange.push(ch);
     }
     return { symbols, strange };
@@ -278,30 +280,38 @@ function typed() {
   say(note || summary());
 }
 
-let playing = null;
+let playing = null; // the button that was pressed and its timer
 
 function stopPlaying() {
-  clearInterval(playing);
+  if (playing === null) return;
+  clearInterval(playing.timer);
+  by(playing.id).setAttribute("aria-pressed", "false");
+  by(playing.id).textContent = "Play";
   playing = null;
-  by("play").setAttribute("aria-pressed", "false");
-  by("play").textContent = "Play";
+}
+
+// Call `tick` again and again until it returns false, with a button that says Stop.
+function startPlaying(id, tick) {
+  stopPlaying();
+  by(id).setAttribute("aria-pressed", "true");
+  by(id).textContent = "Stop";
+  playing = { id, timer: setInterval(() => tick() || stopPlaying(), 700) };
 }
 
 function play() {
-  if (playing !== null) return stopPlaying();
+  if (playing?.id === "play") return stopPlaying();
   if (!state.symbols.length) {
     const note = "There is no character to go through yet: type a beginning, or press “Finish it”.";
     by("note").textContent = note;
     return say(note, 100);
   }
   by("note").textContent = "";
-  by("play").setAttribute("aria-pressed", "true");
-  by("play").textContent = "Stop";
+  startPlaying("play", () => {
+    if (state.at >= state.symbols.length) return false;
+    goTo(state.at + 1);
+    return true;
+  });
   goTo(0);
-  playing = setInterval(() => {
-    if (state.at >= state.symbols.length) stopPlaying();
-    else goTo(state.at + 1);
-  }, 700);
 }
 
 // Start -------------------------------------------------------------------------------------------------
@@ -393,9 +403,11 @@ async function begin() {
     readColors();
     showTree();
   });
+  buildFrames();
   buildTree();
   setWord(content.word === null ? likeliestBeginning(3) : network.encode(content.word));
   buildChooser();
+  buildBeside();
   showSettings();
 
   // For the browser's console.
@@ -403,7 +415,10 @@ async function begin() {
   const logsOf = (word, labels = {}) =>
     Array.from(network.logProbs(network.encode(word), conditionOf(labels)));
   globalThis.makemore = {
-    network,
+    get network() {
+      return network;
+    },
+    other,
     state,
     unpackWords,
     filtered,
@@ -427,7 +442,8 @@ async function begin() {
       cannotTellNew("This browser cannot unpack the words the network was trained on");
     }
   }
-  sampleWords();
+  if (content.frames) showFrame(content.frames.length - 1);
+  else sampleWords();
 }
 
 // The characters that are likeliest one after another, up to a number of them.

@@ -50,8 +50,9 @@ function explain(id, inputs, meaning, refusal) {
   by(id).textContent = inputs.every((input) => by(input).validity.valid) ? meaning : refusal;
 }
 
-async function sampleWords() {
+async function sampleWords(quiet = false) {
   const mine = ++sampling;
+  sampleBeside();
   const list = by("sampled"),
     note = by("sampled-note");
   const novel = by("novel").checked && known !== null;
@@ -108,7 +109,7 @@ async function sampleWords() {
   } else if (known !== null && !novel)
     note.textContent = `${inList || "None"} of them ${inList > 1 ? "are" : "is"} in the list the network was trained on.`;
   showKeep();
-  say(`${plural(sampled.length, "word")} sampled. ${note.textContent}`, 100);
+  if (!quiet) say(`${plural(sampled.length, "word")} sampled. ${note.textContent}`, 100);
 }
 
 function sampledItem(symbols, labels, isKnown) {

@@ -7,12 +7,13 @@ from pathlib import Path
 
 from torch import Generator
 
-from makemore.core.errors import UsageError
+from makemore.core.errors import UsageError, WriteError
 from makemore.inference.generation import Filters, generate
 from makemore.pictures.recorder import GRADIENTS_FILE, Recorder, read_records, write_records
 from makemore.run.catalog import PICTURES
+from makemore.run.frames import FRAMES_DIRECTORY, check_number_kept, frame_files, frame_path
 from makemore.run.label_choice import choose_labels
-from makemore.run.model_file import Model
+from makemore.run.model_file import Model, save_model
 from makemore.run.settings import Settings
 from makemore.training.evaluation import Evaluation
 from makemore.training.trainer import Trainer
@@ -112,8 +113,37 @@ class TensorBoard(Callback):
         self.writer.add_text("new words", "\n".join(f"    {word}" for word in words), losses.step)
 
 
-def check_installed(settings: Settings) -> None:
-    """Raise UsageError if the settings need a package that is not installed."""
+class KeptNetworks(Callback):
+    """Keeps the network at step 0, after every ``every`` steps, and after the last one.
+
+    A resumed run continues with the files it has, without those after the saved step. Raises WriteError if a
+    file cannot be written.
+    """
+
+    def __init__(self, out_dir: Path, model: Model, trainer: Trainer, every: int) -> None:
+        self.path = out_dir / FRAMES_DIRECTORY
+        self.model, self.trainer, self.every = model, trainer, every
+        try:
+            self.path.mkdir(exist_ok=True)
+        except OSError as error:
+            raise WriteError(f"cannot create the directory {self.path}: {error.strerror}") from error
+        for step, path in frame_files(out_dir).items():
+            if step > trainer.step or trainer.step == 0:
+                path.unlink()
+        if trainer.step == 0:
+            self._keep()
+
+    def on_steps(self) -> None:
+        if self.trainer.step % self.every == 0 or self.trainer.done:
+            self._keep()
+
+    def _keep(self) -> None:
+        save_model(self.model, frame_path(self.path.parent, self.trainer.step))
+
+
+def check_possible(settings: Settings) -> None:
+    """Raise UsageError if the settings need a package that is not installed, or would keep too much."""
+    check_number_kept(settings.recipe.steps, settings.run.keep_every)
     if settings.run.tensorboard and find_spec("tensorboard") is None:
         raise UsageError("--tensorboard needs the package tensorboard: pip install tensorboard")
 
@@ -123,6 +153,8 @@ def callbacks_for(out_dir: Path, settings: Settings, model: Model, trainer: Trai
     found: list[Callback] = []
     if settings.run.record_every:
         found.append(Gradients(out_dir, trainer, settings.run.record_every))
+    if settings.run.keep_every:
+        found.append(KeptNetworks(out_dir, model, trainer, settings.run.keep_every))
     if settings.run.tensorboard:
         found.append(TensorBoard(out_dir, settings, model, trainer))
     return found

@@ -10,6 +10,7 @@ import filelock
 from makemore.core.errors import ModelFileError, UsageError
 from makemore.pictures.recorder import GRADIENTS_FILE
 from makemore.run.callbacks import LOG_DIRECTORY
+from makemore.run.frames import frame_files
 from makemore.run.model_file import MODEL_FILE, load_model
 from makemore.run.teacher_files import TEACHER_FILE
 
@@ -42,6 +43,7 @@ def run_files(out_dir: Path) -> Iterator[Path]:
         yield out_dir / name
     yield from sorted(out_dir.glob(CONFUSION_FILE.format("[0-9]*")))
     yield from sorted(out_dir.glob(TEACHER_FILE.format("[0-9]*")))
+    yield from frame_files(out_dir).values()
     yield from sorted((out_dir / LOG_DIRECTORY).glob("events.out.tfevents.*"))
 
 

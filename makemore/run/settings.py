@@ -174,6 +174,16 @@ class RunSettings(Knobs):
         group=OUTPUT,
         may_change=True,
     )
+    keep_every: int = knob(
+        0,
+        "steps between networks that are kept, from step 0 to the last one, in the directory frames in"
+        " --out-dir, for makemore-page --frames; an ensemble is kept whole, its teachers are not",
+        0,
+        10**9,
+        default_text="none is kept",
+        group=OUTPUT,
+        may_change=True,
+    )
     tensorboard: bool = knob(
         False,
         "write losses, learning rates, words and pictures for TensorBoard to the directory tensorboard in"

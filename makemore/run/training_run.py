@@ -152,7 +152,7 @@ class TrainingRun:
             leave=False,
             mininterval=0.5,
         ) as bar:
-            for losses in trainer.run(math.gcd(run.log_every, run.eval_every)):
+            for losses in trainer.run(math.gcd(run.log_every, run.eval_every, run.keep_every)):
                 check_finite(losses, trainer.step - len(losses))
                 if not noted and (note := engine_note(trainer.engine)):
                     bar.write(note, file=sys.stdout)

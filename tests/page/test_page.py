@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import math
 import re
 import zlib
 from dataclasses import replace
@@ -32,7 +33,8 @@ from makemore import (
 from makemore.commands.cli import page_main
 from makemore.core.errors import DataError, UsageError
 from makemore.core.layer import Layer
-from makemore.page.building import describe, pack_words
+from makemore.page.building import describe, most_frames, pack_words, page_values
+from makemore.run.frames import Frame
 from makemore.run.model_file import Model, save_model
 
 
@@ -190,6 +192,42 @@ def test_layernorm_is_described_with_its_tensors() -> None:
     assert torch.equal(tensors[4], first.beta)
 
 
+def test_frames_are_in_float16_unless_a_value_is_too_large() -> None:
+    model, other, large = model_of("abc"), model_of("abc", n_hidden=12), model_of("abc")
+    with torch.no_grad():
+        layers_of(large.network)[-1].state_dict()["weight"][0, 0] = 1e6
+    networks = [other.network, large.network, model.network]
+    frames = [Frame(10 * i, network, math.nan if i else 3.5, None) for i, network in enumerate(networks)]
+    content = content_of(page_html(model, frames=frames))
+    told = content["frames"]
+    assert isinstance(told, list)
+    assert [frame.get("half") for frame in told] == [True, False, None]
+    assert [(frame["step"], frame["loss"], frame["val"]) for frame in told] == [
+        (0, 3.5, None),
+        (10, None, None),
+        (20, None, None),
+    ]
+    half = torch.frombuffer(bytearray(base64.b64decode(told[0]["weights"])), dtype=torch.float16)
+    assert torch.equal(half, page_values(other.network).half())
+    assert content["weights"] == page_html(model).split('"weights": "')[1].split('"')[0]
+    assert content_of(page_html(model))["frames"] is None
+
+
+def test_a_page_has_as_many_frames_as_there_is_room_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = model_of("abc")
+    for room in (100_000, 1):
+        monkeypatch.setattr(makemore.page.building, "MAX_FRAMES", room)
+        number = most_frames(model.network)
+        frames = [Frame(i, model.network, 1.0, None) for i in range(number)]
+        content = content_of(page_html(model, frames=frames))
+        told, last = content["frames"], content["weights"]
+        assert isinstance(told, list)
+        assert isinstance(last, str)
+        size = sum(len(frame.get("weights", "")) for frame in told) + len(last)
+        assert number == 2 or size <= room + 4 * number
+    assert number == 2
+
+
 def test_labels_are_described(monkeypatch: pytest.MonkeyPatch) -> None:
     counts = {(0, 1): 5, (1, 1): 30, (2, 2): 4, (2, 0): 7}
     labels = labels_of({"gender": ["F", "M"], "</script>": ["<b>", "Thai"]}, counts)
@@ -256,6 +294,13 @@ def test_the_command(
     assert isinstance(members, list)
     assert len(members) == 3
 
+    assert page_main(["two.html", "--model", "ensemble", "--compare", "bundled", "--without-words"]) == 0
+    content = content_of(Path("two.html").read_text(encoding="utf-8"))
+    assert content["names"] == ["ensemble", "bundled"]
+    other = content["other"]
+    assert isinstance(other, dict)
+    assert other["characters"] == load_model().vocabulary.characters
+
     capsys.readouterr()
     save_model(small_model, "small")
     assert page_main(["--model", "small"]) == 0
@@ -281,6 +326,10 @@ def test_the_command(
             "makemore-page: the character '7' is not in the vocabulary",
         ),
         (["--word", "a" * 101, "--without-words"], 2, "a page's longest word has 100"),
+        (["--frames", "none", "--without-words"], 2, "makemore-page: cannot read none/model.safetensors"),
+        (["--frames", "out", "--model", "shipped"], 2, "choose one"),
+        (["--compare", "none", "--without-words"], 2, "makemore-page: cannot read none: No such file"),
+        (["--compare", "bug", "--without-words"], 2, "makemore-page: no page can be made of this network"),
         (["--model", "bug"], 2, "makemore-page: no page can be made of this network"),
     ],
 )
