@@ -406,7 +406,7 @@ def resumed_run(given: Mapping[str, Any], out_dir: Path, model: Model, processes
         trainer.restore(progress.step, progress.losses, progress.evaluations, progress.state)
     except (KeyError, TypeError, ValueError, RuntimeError, IndexError) as error:
         raise ModelFileError(f"{model_file} has an invalid training state") from error
-    return TrainingRun(out_dir, settings, words, model, trainer, processes)
+    return TrainingRun(out_dir, settings, words, replace(model, progress=None), trainer, processes)
 
 
 def check_steps_left(settings: Settings, progress: Progress, out_dir: Path) -> None:

@@ -35,6 +35,7 @@ from makemore.paper.layers import Dropout
 from makemore.paper.networks import hierarchical
 from makemore.run.architecture import register_layer
 from makemore.run.catalog import ENGINES, NETWORKS, RECIPES, Plan, network_plan
+from makemore.run.frames import frame_files
 from makemore.run.model_file import load_model
 from makemore.run.signals import Signals
 from makemore.training.processes import Processes
@@ -235,12 +236,15 @@ def test_every_recipe_and_engine_resumes_bit_for_bit(
 ) -> None:
     """Stopped by a signal in the middle of an epoch."""
     flags = ["--recipe", recipe, "--engine", engine, "--steps", "150", "--eval-every", "40"]
-    flags += ["--ensemble", str(members)]
+    flags += ["--ensemble", str(members), "--keep-every", "25"]
     assert train_main(argv(word_file, tmp_path / "a", *flags)) == 0
     stop = stops_itself("     60/    150:", signal.SIGTERM)
     assert wait(start(argv(word_file, tmp_path / "b", *flags), tmp_path / "log", stop)) == 143
     assert train_main(["--resume", "--out-dir", str(tmp_path / "b")]) == 0
     assert_same_end(tmp_path / "a", tmp_path / "b")
+    kept, again = (frame_files(tmp_path / name) for name in "ab")
+    assert [*kept] == [*again] == [*range(0, 151, 25)]
+    assert all(path.read_bytes() == again[step].read_bytes() for step, path in kept.items())
 
 
 @pytest.mark.parametrize(
