@@ -6,7 +6,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import optuna
-from matplotlib import pyplot
+from matplotlib import pyplot, rc_context
 
 PICTURES = (
     "optimization_history",
@@ -24,7 +24,8 @@ def draw_study(study: optuna.Study, out_dir: Path) -> list[Path]:
     pyplot.switch_backend("Agg")
     written = []
     for name in PICTURES:
-        with suppress(RuntimeError, ValueError):
+        # Optuna chooses a style for all pictures of the process.
+        with suppress(RuntimeError, ValueError), rc_context():
             axes = getattr(optuna.visualization.matplotlib, f"plot_{name}")(study)
             panels = [*getattr(axes, "flat", [axes])]
             panels[0].figure.set_size_inches(max(10, 3 * len(panels)), 6)
