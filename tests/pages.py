@@ -131,3 +131,21 @@ return [...document.querySelectorAll("button, input, canvas, p, h2, .char")].fil
 }).map((e) => e.outerHTML.slice(0, 90));
 """
 """The elements that stick out of the window, or whose text sticks out of them."""
+
+
+AXE_RULES = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"]
+"""The sets of rules that axe-core checks a page by."""
+
+
+def checked_by_axe(page: Any, axe: str) -> dict[str, Any]:
+    """What axe-core, whose script is given, finds in a page: "violations" and "passes"."""
+    page.execute_script(axe)
+    found: dict[str, Any] = page.execute_async_script(
+        "axe.run({runOnly: arguments[0]}).then(arguments[1])", AXE_RULES
+    )
+    return found
+
+
+def violations(found: Mapping[str, Any]) -> list[tuple[str, list[str]]]:
+    """The rules that a page breaks, each with the beginnings of the elements that do."""
+    return [(v["id"], [node["html"][:200] for node in v["nodes"]]) for v in found["violations"]]

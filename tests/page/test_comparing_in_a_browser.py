@@ -8,7 +8,18 @@ from typing import Any
 
 import pytest
 import torch
-from pages import ODD, STICKS_OUT, WIDTHS, labels_of, model_of, resize, texts, write
+from pages import (
+    ODD,
+    STICKS_OUT,
+    WIDTHS,
+    checked_by_axe,
+    labels_of,
+    model_of,
+    resize,
+    texts,
+    violations,
+    write,
+)
 
 from makemore import Model, page_html
 
@@ -99,7 +110,4 @@ def test_every_width_and_accessibility(dark: bool, axe: str, open_page: Any, tmp
         resize(page, width)
         assert page.execute_script("return document.documentElement.scrollWidth") == width
         assert page.execute_script(STICKS_OUT) == []
-    page.execute_script(axe)
-    rules = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"]
-    found = page.execute_async_script("axe.run({runOnly: arguments[0]}).then(arguments[1])", rules)
-    assert [(v["id"], [node["html"][:200] for node in v["nodes"]]) for v in found["violations"]] == []
+    assert violations(checked_by_axe(page, axe)) == []

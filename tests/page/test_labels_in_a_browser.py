@@ -17,6 +17,7 @@ from pages import (
     SET,
     STICKS_OUT,
     WIDTHS,
+    checked_by_axe,
     labels_of,
     layers_of,
     model_of,
@@ -24,6 +25,7 @@ from pages import (
     resize,
     sample_again,
     texts,
+    violations,
     write,
     written,
 )
@@ -342,8 +344,4 @@ def test_accessibility_of_labels_by_axe(
     page = open_page(written(tmp_path / "page.html", make(), ["a"]), 1280, dark)
     town, *_ = fields(page)
     page.execute_script(CHANGE, town, 1 if make is hostile_model else "none of them")
-    page.execute_script(axe)
-    rules = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"]
-    found = page.execute_async_script("axe.run({runOnly: arguments[0]}).then(arguments[1])", rules)
-    violations = [(v["id"], [node["html"][:200] for node in v["nodes"]]) for v in found["violations"]]
-    assert violations == []
+    assert violations(checked_by_axe(page, axe)) == []
