@@ -489,10 +489,10 @@ class WindowsStep(Step):
         symbols = SYMBOL_DERIVATIVES[type(embedding)](embedding, self.levels[0], drops, grad_buffer)
         self.derivatives: list[Any] = [symbols]
         self.nodes = [Node(embedding, (INPUT,))]
-        self._append_parts(nodes, where, grad_buffer)
+        self._append_derivatives(nodes, where, grad_buffer)
         self.back = Backward(self.nodes, self.derivatives)
 
-    def _append_parts(self, nodes: Sequence[Node], where: Geometry, grad_buffer: GradBuffer) -> None:
+    def _append_derivatives(self, nodes: Sequence[Node], where: Geometry, grad_buffer: GradBuffer) -> None:
         """Make the derivative of each node, on the rows of its level."""
         counts, derivative_of = use_counts(nodes), [0]  # which derivative has the output of each node
         reader_of = {j: node.layer for node in nodes for j in node.inputs}  # the last one, if there are more

@@ -401,10 +401,16 @@ and Optuna's pictures are written to OUT_DIR.
 """The end of the help of ``makemore-search``."""
 
 
-def search_main(argv: Sequence[str] | None = None) -> int:
-    """``makemore-search``."""
+def split_at_dashes(argv: Sequence[str] | None) -> tuple[list[str], list[str]]:
+    """The arguments before and after ``--``; by default those of the process."""
     argv = list(sys.argv[1:] if argv is None else argv)
     end = argv.index("--") if "--" in argv else len(argv)
+    return argv[:end], argv[end + 1 :]
+
+
+def search_main(argv: Sequence[str] | None = None) -> int:
+    """``makemore-search``."""
+    own, of_runs = split_at_dashes(argv)
     parser = Parser(
         "makemore-search",
         "Search for the best settings of makemore-train with many training runs. Needs the package optuna.",
@@ -445,7 +451,7 @@ def search_main(argv: Sequence[str] | None = None) -> int:
     )
     add("--storage", metavar="ADDRESS", help="database of the study (default: sqlite:///OUT_DIR/study.db)")
     add("--study", default="makemore", metavar="NAME", help="name of the study (default: %(default)s)")
-    args, run = parser.parse(argv[:end]), parse_run(train_parser(), argv[end + 1 :])
+    args, run = parser.parse(own), parse_run(train_parser(), of_runs)
     if run.resume or run.overwrite or run.out_dir is not None:
         parser.error(
             "a search keeps no runs: leave out the flags --out-dir, --resume and --overwrite after --"

@@ -59,7 +59,10 @@ async function sampleBeside() {
   const lists = ["networks-first", "networks-second"].map(by);
   const words = [[], []];
   for (let i = 0; i < WORDS_BESIDE; i++) {
-    both.forEach(([which, choice], j) => words[j].push(wordOf(which, choice)));
+    both.forEach(([which, choice], j) => {
+      const found = wordOf(which, [], choice);
+      words[j].push(found && which.decode(found.symbols));
+    });
     await new Promise((resume) => setTimeout(resume));
     if (mine !== samplingBeside) return;
   }
@@ -72,18 +75,6 @@ async function sampleBeside() {
       }),
     );
   });
-}
-
-// A word that a network samples, null if each try became too long.
-function wordOf(which, choice) {
-  const { temperature, topK } = settings();
-  const weights = which.labels.weights(choice);
-  for (let i = 0; i < TRIES; i++) {
-    const condition = which.condition(which.labels.sample(choice, weights));
-    const symbols = which.sample([], { temperature, topK, condition, longest: LONGEST });
-    if (symbols) return which.decode(symbols);
-  }
-  return null;
 }
 
 function buildBeside() {

@@ -136,19 +136,21 @@ def describe_model(model: Model) -> dict[str, Any]:
     """
     columns = () if model.labels is None else model.labels.columns
     check_data(model.network, model.vocabulary.characters, labels=columns)
+    members, values = describe_members(model.network)
     return {
         "characters": model.vocabulary.characters,
         "capitals": None if model.capitals is None else describe_capitals(model),
         "labels": None if model.labels is None else describe_labels(model),
-        "members": [describe(member)[0] for member in members_of(model.network)],
-        "weights": as_base64(page_values(model.network)),
+        "members": members,
+        "weights": as_base64(values),
     }
 
 
-def page_values(network: Layer) -> Tensor:
-    """All numbers that the page reads, of all members one after another, in float32."""
-    tensors = [tensor.flatten() for member in members_of(network) for tensor in describe(member)[1]]
-    return torch.cat(tensors).detach().float().cpu()
+def describe_members(network: Layer) -> tuple[list[dict[str, Any]], Tensor]:
+    """The members in plain values, and all numbers that the page reads of one after another, in float32."""
+    members = [describe(member) for member in members_of(network)]
+    values = torch.cat([tensor.flatten() for _, tensors in members for tensor in tensors])
+    return [description for description, _ in members], values.detach().float().cpu()
 
 
 def as_base64(values: Tensor) -> str:
@@ -159,13 +161,13 @@ def as_base64(values: Tensor) -> str:
 
 def most_frames(network: Layer) -> int:
     """How many networks like this one may be in a page, at least two; all but the last are in float16."""
-    size = math.ceil(page_values(network).numel() * 2 * 4 / 3)
+    size = math.ceil(describe_members(network)[1].numel() * 2 * 4 / 3)
     return max(2, MAX_FRAMES // size - 1)
 
 
 def describe_frame(frame: Frame) -> dict[str, Any]:
     """A frame in plain values, with its weights in float16, or in float32 if one of them overflows."""
-    values = page_values(frame.network)
+    _, values = describe_members(frame.network)
     half = values.half()
     is_half = bool(half.isfinite().all())
     return {**frame_facts(frame), "half": is_half, "weights": as_base64(half if is_half else values)}

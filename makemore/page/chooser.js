@@ -201,7 +201,7 @@ function showTwo() {
 // `end` those of the end. One that does not exist is undefined.
 function showBeside(id, headings, of, end) {
   const larger = ([, two]) => Math.max(...two.map((p) => p ?? 0));
-  const all = [[null, end], ...of]; // null stands for the end, as no character is it
+  const all = [[null, end], ...of]; // the end is not a character, so it has null
   const shown = all.sort((a, b) => larger(b) - larger(a)).slice(0, MOST_COMPARED);
   const most = larger(shown[0]);
   headings.forEach((text, i) => {

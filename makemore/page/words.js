@@ -2,7 +2,7 @@
 
 const FRUITLESS = 2000; // words that are passed over in a row before the page gives up
 const FRUITLESS_SYMBOLS = 20000; // and their symbols
-const TRIES = 10; // to finish a word that becomes too long
+const TRIES = 10; // to sample a word that does not become too long
 
 let sampling = 0;
 let sampled = []; // the words as texts
@@ -131,18 +131,26 @@ function sampledItem(symbols, labels, isKnown) {
   return item;
 }
 
+// A word that a network samples after a beginning, and its labels; null if no try gave one.
+function wordOf(which, beginning, choice) {
+  const weights = which.labels.weights(choice);
+  for (let i = 0; i < TRIES; i++) {
+    const labels = which.labels.sample(choice, weights);
+    const condition = which.condition(labels);
+    const symbols = which.sample(beginning, { ...settings(), condition, longest: LONGEST });
+    if (symbols !== null && !hasBlankAround(which.decode(symbols), beginning.length > 0)) return { symbols, labels };
+  }
+  return null;
+}
+
 // Finish the word that is shown. It gets labels where any is chosen.
 function finish() {
   stopPlaying();
   const before = state.symbols.slice(0, state.finished ? state.at : undefined);
-  const weights = network.labels.weights(state.shown);
-  for (let i = 0; i < TRIES; i++) {
-    const labels = network.labels.sample(state.shown, weights);
-    const condition = network.condition(labels);
-    const symbols = network.sample(before, { ...settings(), condition, longest: LONGEST });
-    if (symbols === null || hasBlankAround(network.decode(symbols), before.length > 0)) continue;
-    setWord(symbols, before.length, true, labels);
-    return say(network.decode(symbols), 100);
+  const found = wordOf(network, before, state.shown);
+  if (found !== null) {
+    setWord(found.symbols, before.length, true, found.labels);
+    return say(network.decode(found.symbols), 100);
   }
   by("note").textContent = `No word that begins like this ended within ${LONGEST} characters.`;
   say(by("note").textContent, 100);

@@ -45,7 +45,7 @@ from makemore.data.examples import LabelledExamples
 from makemore.data.reading import STDIN, display_name
 from makemore.data.word_list import Data, WordList, load_words
 from makemore.inference.classification import Confusion, confusions
-from makemore.inference.generation import generate_scored
+from makemore.inference.generation import generate_scored, has_no_blank_around
 from makemore.inference.scoring import loss
 from makemore.lecture.sampling import sample_word
 from makemore.lecture.words import STOP
@@ -272,7 +272,7 @@ class TrainingRun:
         if labels is None:
             sampled = (sample_word(network, vocabulary, generator) for _ in range(100 * number))
             # A word that is empty or has blanks around it is passed over: no listed word is like that.
-            words = list(islice((word for word in sampled if word and word == word.strip()), number))
+            words = list(islice((word for word in sampled if word and has_no_blank_around(word)), number))
             lines = [self.model.restored(word) for word in words]
         else:
             samples = list(generate_scored(network, vocabulary, generator, number, labels=labels))

@@ -15,7 +15,7 @@ from makemore.run.settings import NETWORK, RUN
 def parse_range(asked: str, recipe: str) -> tuple[str, BaseDistribution]:
     """The setting and the range of a ``--search``, such as ``lr=0.005:0.05:log`` or ``targets=soft,hard``.
 
-    Raises UsageError if there is no such setting or range.
+    Raises UsageError on an unknown setting, and on text that is not a range of its values.
     """
     knobs = RECIPES[recipe][0].knobs() | {name: knob for name, knob in RUN.items() if knob.group == NETWORK}
     name, _, values = asked.partition("=")

@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from torch import Generator
 
-from makemore.commands.cli import given, parse_run, train_parser
+from makemore.commands.cli import given, parse_run, split_at_dashes, train_parser
 from makemore.data.encoding import encode_words
 from makemore.data.word_list import Data, WordList, load_words
 from makemore.lecture.words import Examples
@@ -75,12 +75,11 @@ def losses(words: WordList, asked: Mapping[str, Any]) -> tuple[int, float, float
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Train with every seed and print the losses."""
-    argv = list(sys.argv[1:] if argv is None else argv)
-    end = argv.index("--") if "--" in argv else len(argv)
+    own, of_runs = split_at_dashes(argv)
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--data", default="lecture", help="the word list (default: lecture)")
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3], metavar="N", help="default: 1 2 3")
-    args, more = parser.parse_args(argv[:end]), parse_run(train_parser(), argv[end + 1 :])
+    args, more = parser.parse_args(own), parse_run(train_parser(), of_runs)
     words, rows = load_words(args.data), list[tuple[float, float, float]]()
     for seed in args.seeds:
         started = time.process_time()

@@ -17,12 +17,14 @@ from pages import (
     SET,
     STICKS_OUT,
     WIDTHS,
+    checked_by_axe,
     layers_of,
     model_of,
     percents,
     resize,
     sample_again,
     texts,
+    violations,
     write,
     written,
 )
@@ -574,9 +576,6 @@ def test_accessibility_by_axe(dark: bool, axe: str, open_page: Any, bundled_page
     page = open_page(bundled_page, 1280, dark)
     page.execute_script("document.getElementById('as-table').open = true")
     page.execute_script("document.querySelector('#sampled button').click()")
-    page.execute_script(axe)
-    rules = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"]
-    found = page.execute_async_script("axe.run({runOnly: arguments[0]}).then(arguments[1])", rules)
-    violations = [(v["id"], [node["html"][:200] for node in v["nodes"]]) for v in found["violations"]]
-    assert violations == []
+    found = checked_by_axe(page, axe)
+    assert violations(found) == []
     assert len(found["passes"]) > 30

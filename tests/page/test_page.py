@@ -33,7 +33,7 @@ from makemore import (
 from makemore.commands.cli import page_main
 from makemore.core.errors import DataError, UsageError
 from makemore.core.layer import Layer
-from makemore.page.building import describe, most_frames, pack_words, page_values
+from makemore.page.building import describe, describe_members, most_frames, pack_words
 from makemore.run.frames import Frame
 from makemore.run.model_file import Model, save_model
 
@@ -208,7 +208,7 @@ def test_frames_are_in_float16_unless_a_value_is_too_large() -> None:
         (20, None, None),
     ]
     half = torch.frombuffer(bytearray(base64.b64decode(told[0]["weights"])), dtype=torch.float16)
-    assert torch.equal(half, page_values(other.network).half())
+    assert torch.equal(half, describe_members(other.network)[1].half())
     assert content["weights"] == page_html(model).split('"weights": "')[1].split('"')[0]
     assert content_of(page_html(model))["frames"] is None
 
