@@ -3,8 +3,8 @@
 The page computes what the model computes, in the browser. ``network.js`` is the forward pass, and the other
 scripts show it; they are in this directory, with the HTML and the style sheet. The page contains the weights
 as base64: for each member of an ensemble the rows of the symbols and labels, the stages of its
-``Convolution``, and the tensors of the pointwise layers. A network that has no convolution is refused, as is
-a layer that the page does not know.
+``Convolution``, and the tensors of the pointwise layers. A network that has no convolution is refused, unless
+it is a tree with statistics of each position, as is a layer that the page does not know.
 
 The words, characters and labels may be any text, so none of it may become markup. They are JSON in which
 every ``<`` is escaped, the scripts write them as text only, and the page's security policy lets no other
@@ -37,11 +37,11 @@ from makemore.core.layer import Layer, layer_text
 from makemore.core.text import known_form, normalize, plural, require_words
 from makemore.data.capitals import capital_letter
 from makemore.data.labels import Labels
-from makemore.inference.convolution import Convolution
 from makemore.lecture.layers import Sequential, Tanh
 from makemore.lecture.sampling import MAX_LENGTH
+from makemore.page.positions import convolutions_by_node, nodes_in_tree
 from makemore.paper.layers import GatedActivation, LabelledEmbedding, LayerNorm, ReLU, RMSNorm
-from makemore.pictures.embedding import principal_components
+from makemore.pictures.embedding import in_directions, principal_directions
 from makemore.run.frames import Frame
 from makemore.run.model_file import Model, require_model
 from makemore.training.ensemble import members_of
@@ -105,7 +105,7 @@ def page_html(
         **describe_model(model),
         "other": None if compare is None else describe_model(compare),
         "names": names,
-        "frames": [describe_frame(frame) for frame in frames[:-1]] + [frame_facts(frames[-1])]
+        "frames": [describe_frame(frame, model) for frame in frames[:-1]] + [frame_facts(frames[-1])]
         if frames
         else None,
         "parameters": sum(p.numel() for p in model.network.parameters()),
@@ -140,7 +140,8 @@ def describe_model(model: Model) -> dict[str, Any]:
     return {
         "characters": model.vocabulary.characters,
         "capitals": None if model.capitals is None else describe_capitals(model),
-        "labels": None if model.labels is None else describe_labels(model),
+        "labels": None if model.labels is None else describe_labels(model.labels),
+        "points": label_points(model, model.network),
         "members": members,
         "weights": as_base64(values),
     }
@@ -165,12 +166,20 @@ def most_frames(network: Layer) -> int:
     return max(2, MAX_FRAMES // size - 1)
 
 
-def describe_frame(frame: Frame) -> dict[str, Any]:
-    """A frame in plain values, with its weights in float16, or in float32 if one of them overflows."""
+def describe_frame(frame: Frame, last: Model) -> dict[str, Any]:
+    """A frame in plain values, with its weights in float16, or in float32 if one of them overflows.
+
+    The model has the network of the last frame.
+    """
     _, values = describe_members(frame.network)
     half = values.half()
     is_half = bool(half.isfinite().all())
-    return {**frame_facts(frame), "half": is_half, "weights": as_base64(half if is_half else values)}
+    return {
+        **frame_facts(frame),
+        "points": label_points(last, frame.network),
+        "half": is_half,
+        "weights": as_base64(half if is_half else values),
+    }
 
 
 def frame_facts(frame: Frame) -> dict[str, Any]:
@@ -209,73 +218,87 @@ def beginning(model: Model, word: str) -> str:
     return form
 
 
-def describe_labels(model: Model) -> dict[str, Any]:
-    """The labels of a model in plain values.
+def describe_labels(labels: Labels) -> dict[str, Any]:
+    """Labels in plain values.
 
-    Those are the columns with the points of ``label_points``; the most frequent combinations of labels, one
-    after another, and their counts; and the number of combinations that are left out.
+    Those are the columns; the most frequent combinations of labels, one after another, and their counts; and
+    the number of combinations that are left out.
     """
-    labels = model.labels
-    assert labels is not None
-    columns = [
-        {"name": column.name, "values": column.values, **points}
-        for column, points in zip(labels.columns, label_points(model.network, labels), strict=True)
-    ]
     most = labels.counts.argsort(descending=True, stable=True)[:MAX_COMBINATIONS].sort().values
     return {
-        "columns": columns,
+        "columns": [{"name": column.name, "values": column.values} for column in labels.columns],
         "rows": labels.rows[most].flatten().tolist(),
         "counts": labels.counts[most].tolist(),
         "left_out": len(labels) - len(most),
     }
 
 
-def label_points(network: Layer, labels: Labels) -> list[dict[str, Any]]:
-    """For each column, the rows of its labels as points, and the shares of the variance that these show.
+def label_points(model: Model, network: Layer) -> list[dict[str, Any]]:
+    """For each column of labels, its rows in a network as points, and the shares of the variance they show.
 
-    The points are those of the two largest principal components, divided by the largest coordinate, x and y
-    of each label in turn. Of an ensemble they are those of the first member.
+    The directions are the two of largest variance in the model's network, and the unit is the largest
+    coordinate there: so the points of earlier networks of the same run can be compared with its own. A point
+    is x and y, one point after another. Of ensembles they are those of the first member.
+    """
+    if model.labels is None:
+        return []
+    described = []
+    for table, last in zip(*(label_tables(of, model.labels) for of in (network, model.network)), strict=True):
+        directions = principal_directions(last)
+        unit = in_directions(last, directions)[0].abs().max().clamp_min(1e-30)
+        points, shares = in_directions(table, directions)
+        flat = (points / unit).flatten().tolist()
+        described.append({"points": [round(x, 4) for x in flat], "variance": shares})
+    return described
+
+
+def label_tables(network: Layer, labels: Labels) -> list[Tensor]:
+    """The rows of each column's labels in a network, without that of words without a label.
+
+    Of an ensemble they are those of the first member.
     """
     first = members_of(network)[0]
     embedding = next(layer for layer in first.modules() if isinstance(layer, LabelledEmbedding))
-    described = []
-    for table in torch.split(embedding.label_weight.detach().cpu(), list(labels.sizes)):
-        points, shares = principal_components(table[1:])  # row 0 is that of words without a label
-        points = points / points.abs().max().clamp_min(1e-30)
-        described.append(
-            {"points": [round(x, 4) for x in points.flatten().tolist()], "variance": shares},
-        )
-    return described
+    tables = torch.split(embedding.label_weight.detach().cpu(), list(labels.sizes))
+    return [table[1:] for table in tables]
 
 
 def describe(network: Layer) -> tuple[dict[str, Any], list[Tensor]]:
     """A network's stages in plain values, and the tensors that the page reads, in the order it reads them.
 
-    Raises UsageError on a network that has no convolution, and on a layer that the page does not know.
+    Raises UsageError on a network that the page cannot compute.
     """
     try:
-        convolution = Convolution.from_network(network)
+        convolutions = convolutions_by_node(network)
     except ValueError as error:
         raise UsageError(f"no page can be made of this network: {error}") from error
-    tensors = [convolution.embedding]
-    if convolution.labelled is not None:
-        tensors.append(convolution.labelled.label_weight)
+    first = convolutions[0]
+    tensors = [first.embedding]
+    if first.labelled is not None:
+        tensors.append(first.labelled.label_weight)
     num_labels = sum(len(tensor) for tensor in tensors[1:])
     stages = []
-    for stage in convolution.stages:
+    for i, stage in enumerate(first.stages):
         n, channels, out = stage.weight.shape
         layers = pointwise_layers(stage.activation)
-        sums = {"n": n, "dilation": stage.dilation, "from": channels, "to": out}
+        by_node = [convolution.stages[i] for convolution in convolutions]
+        if len(by_node) > 1:
+            by_node = by_node[: nodes_in_tree(first.stages, i)]
         stages.append(
             {
-                **sums,
+                "n": n,
+                "dilation": stage.dilation,
+                "from": channels,
+                "to": out,
+                "nodes": len(by_node),  # with a weight and a bias of their own; one if all have the same
                 "source": stage.source,
                 "added": stage.added,
                 "activations": [describe_layer(layer) for layer in layers],
             }
         )
-        tensors += [stage.weight, stage.bias, *(p for layer in layers for p in layer.parameters())]
-    shape = list(convolution.embedding.shape)
+        tensors += [tensor for each in by_node for tensor in (each.weight, each.bias)]
+        tensors += [p for layer in layers for p in layer.parameters()]
+    shape = list(first.embedding.shape)
     return {"embedding": shape, "labels": num_labels, "stages": stages}, tensors
 
 

@@ -237,16 +237,19 @@ function showPoints() {
   const svg = by("points"),
     { k, labels } = compared;
   if (!labels) return;
-  const { name, values, points, variance } = network.labels.columns[k];
+  const { name, values } = network.labels.columns[k];
+  const { points, variance } = network.points[k];
   by("figure").hidden = values.length < 3; // which are on a line
   const { clientWidth: width, clientHeight: height } = svg;
   if (!width) return;
   const [xs, ys] = [0, 1].map((at) => values.map((_, i) => points[2 * i + at]));
-  const scale = (all, size) => {
+  const everyStep = (content.frames ?? [content]).flatMap((frame) => (frame.points ?? content.points)[k].points);
+  const scale = (at, size) => {
+    const all = everyStep.filter((_, i) => i % 2 === at); // so that the points can be followed from step to step
     const [least, most] = [Math.min, Math.max].map((f) => all.reduce((a, b) => f(a, b)));
     return (v) => 14 + (size - 28) * (most > least ? (v - least) / (most - least) : 0.5);
   };
-  const [across, up] = [scale(xs, width), scale(ys, height)];
+  const [across, up] = [scale(0, width), scale(1, height)];
   const place = (label) => [across(xs[label - 1]), height - up(ys[label - 1])];
   const kind = (label) => ["first", "second"][labels.indexOf(label)] ?? "";
   const total = (label) => network.labels.totals[k].get(label) ?? 0;
@@ -279,8 +282,9 @@ function showPoints() {
   svg.replaceChildren(group, ...texts);
   const seen = `${Math.round(100 * (variance[0] + variance[1]))} %`;
   const which = content.members.length > 1 ? " of the first network" : "";
+  const directions = `the two directions of largest variance${content.frames ? " at the last step" : ""}`;
   by("points-is").textContent =
-    `What each label adds${which}, in the two directions of largest variance (${seen} of it): labels that are used in a similar way are close together.` +
+    `What each label adds${which}, in ${directions} (${seen} of the variance): labels that are used in a similar way are close together.` +
     (texts.length < values.length ? " Point at a dot for its label." : "");
 }
 

@@ -17,9 +17,12 @@ class Member {
     const [symbols, channels] = description.embedding;
     this.embedding = takeValues(symbols * channels);
     this.labelRows = takeValues(description.labels * channels); // of all columns, one after another
-    this.stages = description.stages.map(({ n, dilation, from, to, source, added, activations }) => {
-      const weight = takeValues(n * from * to); // (n, from, to)
-      const bias = takeValues(to);
+    this.stages = description.stages.map(({ n, dilation, from, to, nodes, source, added, activations }) => {
+      // One map for all nodes, or one for each, the oldest first.
+      const affine = Array.from({ length: nodes }, () => ({
+        weight: takeValues(n * from * to), // (n, from, to)
+        bias: takeValues(to),
+      }));
       let channels = to;
       const functions = activations.map(({ name, eps }) => {
         if (name === "rmsnorm") return rmsNorm(takeValues(channels), eps);
@@ -29,7 +32,7 @@ class Member {
       });
       const lags = Array.from({ length: n }, (_, j) => (n - 1 - j) * dilation); // the oldest node comes first
       const bounded = ["tanh", "gate"].includes(activations.at(-1)?.name); // from -1 to 1
-      return { lags, from, source, added, weight, bias, functions, channels, bounded };
+      return { lags, from, source, added, affine, functions, channels, bounded };
     });
     this.rows = this.neededNodes(channels);
     this.blockSize = 1 + this.rows[0].places[0];
@@ -87,7 +90,7 @@ class Member {
       const { places, made, added } = this.rows[i + 1];
       rows.push(
         places.map((_, j) => {
-          let out = affine(stage, made[j].map(node));
+          let out = affineMap(stage, j, made[j].map(node));
           for (const other of added[j].map(node)) out = out.map((x, o) => x + other[o]);
           return stage.functions.reduce((x, f) => f(x), out);
         }),
@@ -120,7 +123,9 @@ function rmsNorm(gamma, eps) {
   };
 }
 
-function affine({ weight, bias, from }, inputs) {
+// The affine map of node j of a stage.
+function affineMap({ affine, from }, j, inputs) {
+  const { weight, bias } = affine.length > 1 ? affine[j] : affine[0];
   const out = Float64Array.from(bias);
   const to = out.length;
   let at = 0;
@@ -158,7 +163,7 @@ function fromHalves(halves) {
 
 class Network {
   // One member, or several whose probabilities are averaged. The weights are float32, or float16 if `half`.
-  constructor({ characters, capitals, labels, members, weights, half }) {
+  constructor({ characters, capitals, labels, points, members, weights, half }) {
     const { buffer } = bytesOf(weights); // machines with a browser are little-endian
     const values = half ? fromHalves(new Uint16Array(buffer)) : new Float32Array(buffer);
     let at = 0;
@@ -172,6 +177,7 @@ class Network {
     this.members = members.map((member) => new Member(member, takeValues));
     this.blockSize = this.members[0].blockSize;
     this.labels = new Labels(labels);
+    this.points = points; // for each column of labels, see label_points in building.py
     this.conditions = new Map();
     this.typical = this.condition(this.labels.mean(this.labels.any));
   }

@@ -102,16 +102,36 @@ def kind_of(symbol: int, vocabulary: Vocabulary) -> str:
 def principal_components(table: Tensor) -> tuple[Tensor, list[float]]:
     """The rows of a table in the two directions of largest variance, and the shares of the variance.
 
-    (V, C) -> (V, 2) and two numbers. The sign of a direction makes its largest component positive.
+    (V, C) -> (V, 2) and two numbers.
     """
-    centered = table.double() - table.double().mean(0)
-    _, sizes, directions = torch.linalg.svd(centered, full_matrices=False)
+    return in_directions(table, principal_directions(table))
+
+
+def principal_directions(table: Tensor) -> Tensor:
+    """The two directions of largest variance among the rows of a table: (V, C) -> (2, C) in float64.
+
+    The sign of a direction makes its largest component positive. A direction that does not exist is 0.
+    """
+    directions = torch.linalg.svd(centered(table), full_matrices=False)[2]
     directions = torch.nn.functional.pad(directions, (0, 0, 0, 2))[:2]
-    sizes = torch.nn.functional.pad(sizes, (0, 2))
     largest = directions.gather(1, directions.abs().argmax(1, keepdim=True))
-    directions = directions * torch.where(largest < 0, -1, 1)
-    total = (sizes**2).sum().clamp_min(1e-30)
-    return centered @ directions.T, (sizes[:2] ** 2 / total).tolist()
+    return directions * torch.where(largest < 0, -1, 1)
+
+
+def in_directions(table: Tensor, directions: Tensor) -> tuple[Tensor, list[float]]:
+    """The rows of a table in two directions, and the share of the variance in each.
+
+    (V, C) and (2, C) -> (V, 2) and two numbers.
+    """
+    rows = centered(table)
+    points = rows @ directions.T
+    total = rows.square().sum().clamp_min(1e-30)
+    return points, (points.square().sum(0) / total).tolist()
+
+
+def centered(table: Tensor) -> Tensor:
+    """The rows of a table less their mean, in float64."""
+    return table.double() - table.double().mean(0)
 
 
 def rows_with_room(points: Tensor, rows: Iterable[int]) -> set[int]:

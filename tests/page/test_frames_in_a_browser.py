@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 from typing import Any
 
@@ -31,13 +32,19 @@ PICTURES = "return [...document.querySelectorAll('canvas')].map((c) => c.toDataU
 
 
 def frames_of(model: Model, number: int) -> list[Frame]:
-    """Networks of the same kind whose weights are smaller the earlier they are; step 0 has tiny ones."""
+    """Networks of the same kind whose weights are smaller the earlier they are.
+
+    Step 0 has tiny ones, and the running statistics that BatchNorm starts with.
+    """
     frames = []
     for i in range(number):
-        network: Layer = model_of(model.vocabulary.characters, labels=model.labels).network
+        network = copy.deepcopy(model.network)
         with torch.no_grad():
             for p in network.parameters():
                 p.mul_(i / number + 1e-6)
+            for name, values in network.state_dict().items():
+                if i == 0 and name.endswith("running_mean"):
+                    values.zero_()
         frames.append(Frame(100 * i, network, 3.0 - i, 2.5 if i % 2 else None))
     return frames
 
@@ -47,8 +54,9 @@ def probabilities(network: Layer, context: list[int]) -> list[float]:
         return torch.softmax(network(torch.tensor([context])).double(), dim=1)[0].tolist()
 
 
-def test_the_slider_swaps_the_network(open_page: Any, tmp_path: Path) -> None:
-    model = model_of("abcde")
+@pytest.mark.parametrize("name", ["wavenet", "hierarchical-bug"])
+def test_the_slider_swaps_the_network(name: str, open_page: Any, tmp_path: Path) -> None:
+    model = model_of("abcde", name)
     frames = frames_of(model, 4)
     path = tmp_path / "page.html"
     path.write_text(page_html(model, frames=frames), encoding="utf-8")
@@ -90,6 +98,28 @@ def test_only_one_button_plays(open_page: Any, tmp_path: Path) -> None:
     )
     page.execute_async_script(ended)
     assert texts(page, "#frame-is")[0].startswith("Step 200 of 200")
+
+
+def test_the_points_of_labels_are_those_of_each_step(open_page: Any, tmp_path: Path) -> None:
+    model = model_of("abc", labels=labels_of({"kind": [*"ABCD"]}, {(i,): 1 for i in range(1, 5)}))
+    path = tmp_path / "page.html"
+    path.write_text(page_html(model, frames=frames_of(model, 4)), encoding="utf-8")
+    page = open_page(path)
+    places_of = (
+        "return [...document.querySelectorAll('#points circle')].sort((a, b) =>"
+        " a.textContent < b.textContent ? -1 : 1).map((e) => [e.cx.baseVal.value, e.cy.baseVal.value])"
+    )
+    places = []
+    for i in (0, 2, 3):
+        page.execute_script(SET, "frame", i)
+        assert "in the two directions of largest variance at the last step" in texts(page, "#points-is")[0]
+        places.append(torch.tensor(page.execute_script(places_of)))
+    first, third, last = places
+    middle = first.mean(0)
+    assert (first - middle).abs().max() < 0.1, "the labels of step 0 differ by hardly anything"
+    # The weights of frame i are i / 4 times the model's.
+    torch.testing.assert_close((third - middle) / (2 / 4), (last - middle) / (3 / 4), atol=0.1, rtol=0)
+    assert (last - middle).abs().max() > 30
 
 
 @pytest.mark.parametrize("dark", [False, True])

@@ -83,6 +83,8 @@ def test_log_probabilities_are_the_packages_for_200_words(open_page: Any, bundle
         {"name": "mlp", "block_size": 1},
         {"name": "mlp-8", "n_hidden": 7},
         {"members": 3},
+        {"name": "hierarchical-bug"},
+        {"name": "hierarchical-bug", "block_size": 16, "members": 2},
         {"name": "gated"},
         {"name": "dropout"},
         {"name": "layernorm"},

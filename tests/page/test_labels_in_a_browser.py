@@ -236,11 +236,11 @@ def test_two_labels_side_by_side_and_as_points(open_page: Any, tmp_path: Path) -
     rows = members_of(model.network)[0].modules()
     weight = next(layer.label_weight for layer in rows if hasattr(layer, "label_weight"))
     points, shares = principal_components(weight[1:])
-    told = page.execute_script("return makemore.network.labels.columns[0].points")
+    told = page.execute_script("return makemore.network.points[0].points")
     torch.testing.assert_close(
         torch.tensor(told, dtype=torch.float64).view(5, 2), points / points.abs().max(), atol=1e-4, rtol=0
     )
-    assert f"({100 * sum(shares):.0f} % of it)" in texts(page, "#points-is")[0]
+    assert f"({100 * sum(shares):.0f} % of the variance)" in texts(page, "#points-is")[0]
     places = page.execute_script(
         "return Object.fromEntries([...document.querySelectorAll('#points circle')]"
         ".map((e) => [e.textContent.slice(1, 2), Number(e.getAttribute('cx'))]))"
