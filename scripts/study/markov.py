@@ -29,6 +29,9 @@ from makemore.data.word_list import WordList, load_words
 ORDERS = range(1, 9)
 """The orders that are tried."""
 
+SMOOTHINGS = ("Witten-Bell", "Kneser-Ney")
+"""The ways of smoothing that are tried."""
+
 STOP = "\n"
 """Begins and ends every word; no word has it."""
 
@@ -114,7 +117,7 @@ def rows(words: WordList, orders: Sequence[int] = ORDERS) -> list[Row]:
     """The losses of all models on the val and the test split of a list."""
     train, val, test = words.split()
     found = []
-    for smoothing in ("Witten-Bell", "Kneser-Ney"):
+    for smoothing in SMOOTHINGS:
         for order in orders:
             model = MarkovModel(train, order, smoothing, len(words.vocabulary))
             found.append(Row(smoothing, order, model.loss(val), model.loss(test)))

@@ -18,6 +18,7 @@ import train_command
 
 from makemore.data.word_list import load_words
 from makemore.run.model_file import load_model, save_model
+from makemore.training.ensemble import members_of
 
 
 @pytest.mark.full
@@ -126,7 +127,7 @@ def test_markov_models_of_a_list(word_file: Path, capsys: pytest.CaptureFixture[
 
 def test_short_lists_are_distinct_words_of_every_source(word_file: Path, tmp_path: Path) -> None:
     (tmp_path / "capitals.txt").write_text("\n".join(["Anna", "anna", "Bert", "ANNA", *"CDEFG"]))
-    found = dict(few_words.lists([tmp_path, word_file]))
+    found = dict(few_words.lists([tmp_path, word_file], parts=None))
     assert found["capitals"] == ["Anna", "Bert", *"CDEFG"]
     assert found[word_file.stem] == few_words.distinct(word_file.read_text(encoding="utf-8").split())
     for number in few_words.PARTS:
@@ -138,8 +139,9 @@ def test_few_words_are_compared(
     word_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     fast = ["--steps", 5, "--n-hidden", 8]
-    monkeypatch.setattr(few_words, "ROWS", {"one": [*fast, "--ensemble", 1], "now": fast})
+    monkeypatch.setattr(few_words, "WAYS", {"one": [*fast, "--ensemble", 1], "now": fast})
     argv = [str(tmp_path), "--lists", str(word_file), "--seeds", "1", "2", "--only", word_file.stem]
+    argv += ["--ways", "one", "now"]
     assert few_words.main(argv) == 0
     head, _, row = capsys.readouterr().out.splitlines()
     assert head == "| list | words | Markov | one | less Markov | s | now | less Markov | s |"
@@ -147,9 +149,46 @@ def test_few_words_are_compared(
     assert cells[0] == word_file.stem
     assert len(cells) == 9
     assert all(1 < float(cells[i]) < 4 for i in (2, 3, 6))
+    assert re.fullmatch(r"[+-]\d\.\d{3} \(\d\.\d{3}\)", cells[7])
     losses = [load_model(tmp_path / f"{word_file.stem}-{seed}" / "now").progress for seed in (1, 2)]
     tests = [progress.evaluations[-1].test for progress in losses if progress is not None]
     assert float(cells[6]) == pytest.approx(sum(test or 0 for test in tests) / 2, abs=6e-4)
+
+
+@pytest.mark.full
+def test_parts_of_a_list_are_tested_on_its_other_words(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ways = {way: [*flags, "--steps", 5] for way, flags in few_words.WAYS.items()}
+    monkeypatch.setattr(few_words, "WAYS", ways)
+    argv = [str(tmp_path), "--parts", "60", "--only", "names", "--seeds", "1", "--ways", "now"]
+    assert few_words.main([*argv, "start", "start-ensemble", "start-mixed"]) == 0
+    head, _, row = capsys.readouterr().out.splitlines()
+    cells = row.strip("| ").split(" | ")
+    assert len(cells) == len(head.strip("| ").split(" | ")) == 15
+    folder = tmp_path / "names-60-1"
+    own = (folder / "words.txt").read_text(encoding="utf-8").split()
+    assert len(own) == 60
+    (case,) = few_words.cases(load_words().words, 60, [1])
+    assert case.words == own
+    assert len(case.others) == 1200
+    assert not set(own) & set(case.others)
+    assert {*"".join(case.others)} <= {*"".join(own)}
+    for i, way in ((3, "now"), (6, "start"), (9, "start-ensemble"), (12, "start-mixed")):
+        assert float(cells[i]) == pytest.approx(few_words.test_loss(folder / way, case.others), abs=6e-4)
+        assert 2 < float(cells[i]) < 4
+    known = load_words(folder / "words.txt")
+    lowest = few_words.markov_loss(known, case.others)
+    assert float(cells[2]) == pytest.approx(lowest, abs=6e-4)
+    assert lowest <= markov.MarkovModel(known.split()[0], 1, "Witten-Bell", len(known.vocabulary)).loss(
+        case.others
+    )
+    labels = load_model(folder / "start-mixed").labels
+    assert labels is not None
+    assert labels.columns[0].values == ("bundled", "own")
+    assert labels.counts.tolist() == [1000, 60]
+    network = load_model(folder / "start-ensemble").network
+    assert len(members_of(network)) == 8
 
 
 @pytest.mark.full
