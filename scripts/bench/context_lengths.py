@@ -84,7 +84,7 @@ def passes(args: argparse.Namespace) -> Rows:
             for name in names
         }
         title = f"context {context}, {len(words):,} lines"
-        found = compare(title, contestants, args.rounds, **{"speed to the tree": "tree"})
+        found = compare(title, contestants, args.rounds, args.cpu_time, **{"speed to the tree": "tree"})
         for row in found:
             row["seconds"] = row["us"] * len(examples) / 1e6
             row["peak_mb"] = in_fresh_process(step_mb, row["row"], context, args.data, args.quick)

@@ -187,7 +187,9 @@ def steps(args: argparse.Namespace) -> Rows:
         names = agreeing(ways, X[:3], Y[:3], tolerance=1e-3, judges=JUDGES)
         contestants = {name: Contestant(partial(ways[name], X, Y), len(X)) for name in names}
         contestants["products"] = products(network_for(data), X[0], len(X))
-        rows += compare(f"a step of SGD, batch {batch_size:,}", contestants, args.rounds, **BASES)
+        rows += compare(
+            f"a step of SGD, batch {batch_size:,}", contestants, args.rounds, args.cpu_time, **BASES
+        )
     return rows
 
 
@@ -215,7 +217,7 @@ def gradients(args: argparse.Namespace) -> Rows:
         names = agreeing(ways, *drawn[0], tolerance=2e-4)
         contestants = {n: Contestant(partial(all_gradients, engines[n], drawn), len(drawn)) for n in names}
         contestants["products"] = products(network_for(data), drawn[0][0], len(drawn))
-        rows += compare(f"gradients, batch {batch_size:,}", contestants, args.rounds, **BASES)
+        rows += compare(f"gradients, batch {batch_size:,}", contestants, args.rounds, args.cpu_time, **BASES)
     return rows
 
 
@@ -246,7 +248,9 @@ def threads(args: argparse.Namespace) -> Rows:
                     partial(on_threads, number, way), len(X)
                 )
         bases = {f"speed to {name}, 1": f"{name}, threads: 1" for name in ENGINES}
-        rows += compare(f"threads, batch {batch_size:,}", contestants, min(5, args.rounds), **bases)
+        rows += compare(
+            f"threads, batch {batch_size:,}", contestants, min(5, args.rounds), args.cpu_time, **bases
+        )
     return rows
 
 

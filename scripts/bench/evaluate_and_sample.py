@@ -65,7 +65,7 @@ def evaluation(args: argparse.Namespace) -> Rows:
     ways = {way: partial(split_losses, way, network, data) for way in EVALUATIONS}
     contestants = {way: Contestant(ways[way], 1) for way in agreeing(ways, tolerance=1e-5)}
     base = {"speed to lecture": "lecture"}
-    rows = compare("the losses of the splits", contestants, min(5, args.rounds), **base)
+    rows = compare("the losses of the splits", contestants, min(5, args.rounds), args.cpu_time, **base)
     with tempfile.TemporaryDirectory() as directory:
         model_file = Path(directory, "model")
         save_model(Model(network, data.vocabulary, PLAN), model_file)
@@ -98,7 +98,7 @@ def sampling(args: argparse.Namespace) -> Rows:
         "log_likelihoods": Contestant(partial(log_likelihoods, convolution, vocabulary, words), many),
         "20 words, with conversion": Contestant(partial(sampled, generate, network, 20), 20),
     }
-    rows = compare("a word", contestants, min(9, args.rounds), **{"speed to the loop": loop})
+    rows = compare("a word", contestants, min(9, args.rounds), args.cpu_time, **{"speed to the loop": loop})
     length = sum(map(len, words)) / len(words)
     print(f"  mean length {length:.2f}")
     return [row | {"mean_length": length} for row in rows]

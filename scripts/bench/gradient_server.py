@@ -1,15 +1,17 @@
-"""Computes gradients whenever a line comes in on stdin: started by ``versions.py``, once for each version.
+"""Computes gradients when stdin asks for them: started by ``versions.py``, once for each version.
 
     python scripts/bench/gradient_server.py BATCHES
 
-Each line makes it compute the gradients of all batches in a safetensors file, by the version of makemore
-that Python finds. It answers with the norm of the last batch's gradients. Everything that has moved between
+The line "gradients" makes it compute the gradients of all batches in a safetensors file, by the version of
+makemore that Python finds. It answers with the norm of the last batch's gradients. The line "time" asks for
+the seconds of CPU time that it has used. Everything that has moved between
 the versions is imported from where it is, so that an earlier version can be served too.
 """
 
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Sequence
 from pkgutil import resolve_name
 from typing import Any
@@ -46,7 +48,10 @@ def main() -> None:
     batches = list(zip(*(tensors[name] for name in ("X", "Y", "keep_mask")), strict=True))
     network = first_of(NETWORKS)["wavenet"].build(batches[0][1].shape[1], Generator().manual_seed(1))
     engine = first_of(ENGINES)(network)
-    for _ in sys.stdin:
+    for question in sys.stdin:
+        if question.strip() == "time":
+            print(time.process_time(), flush=True)
+            continue
         for batch in batches:
             engine.gradients(*batch)
         print(torch.cat([p.grad.flatten() for p in network.parameters()]).norm().item(), flush=True)

@@ -1,6 +1,7 @@
 """Timing for the benchmarks: contestants take turns, so that other load on the machine slows all equally.
 
 A time is the median over the rounds, printed with its quartiles; a ratio is the median of the rounds' ratios.
+With ``--cpu-time`` it is CPU time: then other programs on the same cores matter less.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import json
 import os
 import platform
 import re
+import resource
 import subprocess
 import sys
 import tempfile
@@ -30,14 +32,26 @@ CORES = len(allowed_cores())
 """The number of cores this process may use. Taken early: torchrun's processes are pinned to fewer later."""
 
 
+def cpu_seconds() -> float:
+    """The CPU time so far of this process, of all its threads, and of the children that it has waited for."""
+    children = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return time.process_time() + children.ru_utime + children.ru_stime
+
+
 class Contestant(NamedTuple):
-    """One way to do something: ``call()`` does it for ``items`` items at once."""
+    """One way to do something: ``call()`` does it for ``items`` items at once.
+
+    ``cpu_clock()`` is the CPU time so far of the processes that do it.
+    """
 
     call: Callable[[], object]
     items: int
+    cpu_clock: Callable[[], float] = cpu_seconds
 
 
-def compare(title: str, contestants: Mapping[str, Contestant], rounds: int, **bases: str) -> Rows:
+def compare(
+    title: str, contestants: Mapping[str, Contestant], rounds: int, cpu_time: bool = False, **bases: str
+) -> Rows:
     """Time contestants in turns; print and return a row for each.
 
     Each round starts with another contestant. ``bases`` map the title of a column of ratios to the contestant
@@ -50,11 +64,15 @@ def compare(title: str, contestants: Mapping[str, Contestant], rounds: int, **ba
         contestant.call()  # warm-up
     for i in range(rounds):
         for name in names[i % len(names) :] + names[: i % len(names)]:
-            call, items = contestants[name]
-            start = time.perf_counter()
+            call, items, cpu_clock = contestants[name]
+            clock = cpu_clock if cpu_time else time.perf_counter
+            start = clock()
             call()
-            seconds[name].append((time.perf_counter() - start) / items)
-    print(f"\n{title:<34} {'us each':>12} {'quartiles':>23}" + "".join(f"{column:>22}" for column in bases))
+            seconds[name].append((clock() - start) / items)
+    print(
+        f"\n{title:<34} {'CPU us each' if cpu_time else 'us each':>12} {'quartiles':>23}"
+        + "".join(f"{column:>22}" for column in bases)
+    )
     rows: Rows = []
     for name in names:
         q25, median, q75 = quartiles([s * 1e6 for s in seconds[name]])
@@ -151,6 +169,7 @@ def parser(description: str | None, parts: Mapping[str, object]) -> argparse.Arg
     )
     parser.add_argument("--data", help="word list, or 'lecture' (default: the bundled names)")
     parser.add_argument("--rounds", type=at_least(1), default=11, metavar="N", help="default: 11")
+    parser.add_argument("--cpu-time", action="store_true", help="measure CPU time in place of wall time")
     parser.add_argument("--quick", action="store_true", help="only test the script; takes seconds")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures to this file")
     return parser

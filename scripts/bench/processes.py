@@ -66,7 +66,7 @@ def alone_and_shared(args: argparse.Namespace, data: Data, processes: Processes,
         titles[1]: Contestant(partial(several.advance, args.steps), args.steps),
     }
     title = f"{name}, batch {args.batch_size:,}, width {args.n_hidden}"
-    return compare(title, contestants, args.rounds, **{"speed to one": titles[0]})
+    return compare(title, contestants, args.rounds, args.cpu_time, **{"speed to one": titles[0]})
 
 
 def main(argv: Sequence[str] | None = None) -> int:

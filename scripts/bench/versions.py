@@ -76,20 +76,29 @@ def gradients(args: argparse.Namespace) -> Rows:
                     env=environment(version),
                 )
                 stack.enter_context(server)  # its end closes stdin, which ends the process
-                contestants[name] = Contestant(partial(served, server), len(batches))
+                contestants[name] = Contestant(
+                    partial(served, server), len(batches), partial(answer, server, "time")
+                )
                 norms[name] = served(server)
             before, now = norms.values()
             if not abs(now - before) <= 1e-4 * before:
                 raise SystemExit(f"the norms of the gradients differ: {norms}")
-            rows += compare(f"gradients, batch {batch_size:,}", contestants, args.rounds, **base(args))
+            rows += compare(
+                f"gradients, batch {batch_size:,}", contestants, args.rounds, args.cpu_time, **base(args)
+            )
     return rows
 
 
 def served(server: subprocess.Popen[str]) -> float:
     """Let a server compute its batches; returns the norm of the last one's gradients, nan if it failed."""
+    return answer(server, "gradients")
+
+
+def answer(server: subprocess.Popen[str], question: str) -> float:
+    """What a server answers, see ``gradient_server.py``; nan if it failed."""
     assert server.stdin is not None
     assert server.stdout is not None
-    server.stdin.write("once more\n")
+    server.stdin.write(f"{question}\n")
     server.stdin.flush()
     return float(server.stdout.readline() or "nan")
 
@@ -107,7 +116,9 @@ def command(args: argparse.Namespace) -> Rows:
             name: Contestant(partial(whole_command, argv, version, vals, name), 1)
             for name, version in args.versions.items()
         }
-        rows += compare(f"the default command, seed {seed}", contestants, min(3, args.rounds), **base(args))
+        rows += compare(
+            f"the default command, seed {seed}", contestants, min(3, args.rounds), args.cpu_time, **base(args)
+        )
         print(", ".join(f"val of {name} {val:.4f}" for name, val in vals.items()))
     return rows
 

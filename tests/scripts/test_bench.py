@@ -8,6 +8,7 @@ import re
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -21,7 +22,7 @@ import pytest
 import time_to_loss
 import torch
 import versions
-from in_turns import agreeing
+from in_turns import Contestant, agreeing, compare
 from torch import Generator, Tensor
 
 from makemore.backprop.engine import BackpropEngine
@@ -249,7 +250,7 @@ def test_the_products_are_those_of_a_training_step() -> None:
 
     network = NETWORKS["wavenet"].build(27, Generator().manual_seed(1))
     X = torch.zeros((32, 8), dtype=torch.int64)
-    multiply, steps = engines.products(network, X, 5)
+    multiply, steps, _ = engines.products(network, X, 5)
     counter = FlopCounterMode(display=False)
     with counter, torch.inference_mode(False):
         multiply()
@@ -290,13 +291,31 @@ def test_this_version_against_earlier_ones(
     if not git_has(commit):
         pytest.skip(f"there is no git repository with {commit}")
     argv = [commit, "--quick", "--data", str(word_file), "--batch-sizes", "8", "--seeds", "1"]
-    assert versions.main([*argv, "--only", *parts]) == 0
+    assert versions.main([*argv, "--only", *parts, "--cpu-time"]) == 0
     out = capsys.readouterr().out
     assert re.search(rf"gradients, batch 8 .*\n  {commit} .*1\.00x\n  this version ", out)
     if "command" in parts:
         before, now = map(float, re.findall(r"val of .+? ([0-9.]+)", out))
         # Few words have had other settings since: several networks, and smoothed targets.
         assert now == pytest.approx(before, rel=0.1)
+
+
+def test_cpu_time_leaves_out_waiting_and_counts_other_processes(capsys: pytest.CaptureFixture[str]) -> None:
+    compute = "sum(range(4_000_000))"
+    contestants = {
+        "waits": Contestant(partial(time.sleep, 0.2), 1),
+        "computes": Contestant(partial(eval, compute), 1),
+        "a child computes": Contestant(partial(subprocess.run, [sys.executable, "-c", compute]), 1),
+        "its own clock": Contestant(partial(time.sleep, 0.01), 1, cpu_clock=iter(range(100)).__next__),
+    }
+    cpu = {row["row"]: row["us"] for row in compare("title", contestants, 2, cpu_time=True)}
+    wall = {row["row"]: row["us"] for row in compare("title", contestants, 2)}
+    out = capsys.readouterr().out
+    assert ["CPU us each" in line for line in out.splitlines() if "title" in line] == [True, False]
+    assert cpu["waits"] < 5e4 < 2e5 <= wall["waits"]
+    assert min(cpu["computes"], cpu["a child computes"]) > 1e4
+    assert cpu["its own clock"] == 1e6
+    assert wall["its own clock"] < 1e6
 
 
 def test_an_unknown_commit_is_refused() -> None:
