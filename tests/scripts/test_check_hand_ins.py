@@ -20,7 +20,14 @@ TRAINED = 11
 MISTAKES: list[tuple[int, str, str, str]] = [
     # The exercise, a part of the solution, what a student may write in its place, and what the check says.
     (1, "(32, 4, 68),  # (32, 4, 20) @ (20,", "(32, 80, 68),  # (", "b is not (32, 80, 68)"),
-    (1, '"error",  # (32, 8, 10)', "(32, 4, 68),  # (32, 8, 10)", "c raises an error: compare 10 with 20"),
+    (1, '"error",  # (32, 8, 10)', "(32, 4, 68),  # (32, 8, 10)", "c raises an error: 10 meets 20"),
+    (
+        1,
+        '"error",  # (32, 4, 20)',
+        "(32, 4, 68),  # (32, 4, 20)",
+        "20 meets 20, but the batch dimensions are not equal",
+    ),
+    (1, "(32, 4, 1, 68)", "32", 'h should be a tuple such as (4, 200), or "error", not 32'),
     (1, "(32, 4, 1, 68)", "(32, 4, 68)", "h has 4 dimensions, not 3"),
     (1, "(5, 4, 3, 7)", '"error"', "e raises no error"),
     (2, "self.out.squeeze(1)", "self.out", "must become (4, 80), not (4, 1, 80)"),
@@ -34,8 +41,8 @@ MISTAKES: list[tuple[int, str, str, str]] = [
     (2, "\n        return self.out", "", "the output is None: is a return missing?"),
     (3, "values_now = 32", "values_now = 128", "values_now: the mean is taken over dimension 0"),
     (3, "32 * 4", "32 * 8", "values_wanted: "),
-    (3, "0 if x.ndim == 2 else (0, 1)", "0", "running_mean has the shape (1, 4, 6): one for each"),
-    (3, "0 if x.ndim == 2 else (0, 1)", "(0, 1)", "for (32, 6) the running mean is wrong"),
+    (3, "0 if x.ndim == 2 else (0, 1)", "0", "running_mean has the shape (1, 4, 6): it must have one"),
+    (3, "0 if x.ndim == 2 else (0, 1)", "(0, 1)", "average (B, C) over dimension 0 only, 1 is the channels"),
     (
         3,
         "0 if x.ndim == 2 else (0, 1)",
