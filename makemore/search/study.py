@@ -18,7 +18,7 @@ from optuna.trial import TrialState
 from sqlalchemy import text
 from sqlalchemy.exc import SQLAlchemyError
 
-from makemore.core.errors import DivergedError, Interrupted, UsageError
+from makemore.core.errors import DataError, DivergedError, Interrupted, ModelFileError, UsageError
 from makemore.core.shell import quoted
 from makemore.core.terminal import say
 from makemore.run.settings import flag
@@ -64,7 +64,8 @@ def val_loss(settings: Mapping[str, Any], report: Callable[[float, float], None]
 class Objective:
     """The value of a trial: the mean val loss of runs with the ``common`` settings, one for each seed.
 
-    A trial that is interrupted is put back, to be done again.
+    A trial that is interrupted is put back, to be done again; so is one whose word list or teacher cannot be
+    read, which ends the search.
     """
 
     def __init__(
@@ -86,17 +87,24 @@ class Objective:
                 vals.append(val_loss({**self.common, **values, "seed": seed}, report))
             end = f"val {sum(vals) / len(vals):.4f}"
             return sum(vals) / len(vals)
+        except (DataError, ModelFileError):  # the fault of a file, not of the trial's values
+            self.put_back(trial)
+            raise
         except (optuna.TrialPruned, DivergedError, UsageError) as error:
             end = str(error)
             raise optuna.TrialPruned(end) from error
         except Interrupted:
-            # Done again by the next process, the first trial with the default settings too.
-            trial.study.enqueue_trial(trial.params, user_attrs=trial.user_attrs)
+            self.put_back(trial)
             trial.study.tell(trial.number, state=TrialState.FAIL)
             raise
         finally:
             end += "; " + " ".join(f"{name} {value}" for name, value in values.items())
             say(f"trial {trial.number:3d}: {end}; {time.perf_counter() - started:.1f} s")
+
+    @staticmethod
+    def put_back(trial: optuna.Trial) -> None:
+        """Let the next process do a trial again, the first trial with the default settings too."""
+        trial.study.enqueue_trial(trial.params, user_attrs=trial.user_attrs)
 
     def best_flags(self, study: optuna.Study) -> str:
         """The best trial as a command line, with its val loss and that of the default settings."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
+import shutil
 import signal
 import sqlite3
 import subprocess
@@ -95,6 +96,34 @@ def test_a_search_and_its_results(
     argv[argv.index(7)] = 8
     assert run_search(argv) == 2
     assert "the study makemore was begun with other seeds: give the same" in capsys.readouterr().err
+
+
+@pytest.mark.full
+def test_a_list_that_disappears_ends_the_search_and_loses_no_trial(
+    word_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    argv = ["--search", "lr=0.01,0.055", "--trials", "2", "--out-dir", str(tmp_path), "--"]
+    listed, moved = tmp_path / "listed.txt", tmp_path / "elsewhere"
+    shutil.copy(word_file, listed)
+    argv += ["--data", str(listed), *TINY]
+    val_loss = study_module.val_loss
+
+    def then_move(settings: Any, report: Any) -> float:
+        found: float = val_loss(settings, report)
+        listed.rename(moved)
+        return found
+
+    with monkeypatch.context() as patch:
+        patch.setattr(study_module, "val_loss", then_move)
+        assert run_search(argv) == 2
+    out, err = capsys.readouterr()
+    assert out.startswith("trial   0: val ")
+    assert "trial   1: stopped; lr " in out
+    assert err == f"makemore-search: cannot read the word list {listed}: No such file or directory\n"
+    moved.rename(listed)
+    assert run_search(argv) == 0
+    states = [trial.state for trial in trials_of(tmp_path)]
+    assert states == [State.COMPLETE, State.FAIL, State.COMPLETE]
 
 
 @pytest.mark.full
