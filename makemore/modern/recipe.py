@@ -29,6 +29,9 @@ SMOOTHED_EXAMPLES = 3_000
 TINY_EXAMPLES = 600
 """Training examples of some 100 names. Fewer get half the steps."""
 
+AVERAGED_DROPOUT = 0.5
+"""The most context dropout where networks are averaged, which makes up for some overfitting of each."""
+
 NARROW_NETWORK_EXAMPLES = 1200
 """Training examples of some 170 names, up to which hidden layers of half the width give a lower loss."""
 
@@ -188,7 +191,8 @@ class ModernRecipe(Recipe):
         Up to ``FEW_EXAMPLES`` the val loss, which is that of few words, does not end the run, and below
         ``SMOOTHED_EXAMPLES`` it does not choose the network. There the soft targets are mixed with the
         distributions of a Markov model (``markov.py``), which counts as up to 16 examples, and the least
-        number of steps is halved for the shortest lists.
+        number of steps is halved for the shortest lists. Between the two, several networks are averaged and
+        the targets are not mixed: there context dropout is ``AVERAGED_DROPOUT`` at most.
 
         With more than ``UNDROPPED_EXAMPLES`` a network does not overfit, and context dropout falls to 0. From
         ``WIDE_NETWORK_EXAMPLES`` on a wider network gets fewer steps, for the same time. The rules were
@@ -217,6 +221,9 @@ class ModernRecipe(Recipe):
         rare = min(1.0, max(0.0, rare))  # how much the targets need smoothing, 1 for the shortest lists
         least_steps = steps / 8 * min(1.0, max(0.5, examples / (1.5 * TINY_EXAMPLES)))
         dropout = chosen.get("context_dropout", 0.2) + 0.18 * (scarcity - plenty) + 0.08 * few
+        most_dropout = 0.85 if few else 0.75
+        if few and SMOOTHED_EXAMPLES <= examples <= FEW_EXAMPLES:
+            most_dropout = AVERAGED_DROPOUT
         rules = {
             "examples_per_row": 2 if taught else min(16, round(4 * 2 ** (0.84 * few))),
             "lr": round(min(0.055, 0.02 * math.exp(0.41 * few)), 4),
@@ -226,7 +233,7 @@ class ModernRecipe(Recipe):
             "steps": round(min(10_000, max(least_steps, wanted))),
             "batch_size": batch_size,
             "weight_decay": round(0.4 + 0.2 * scarcity + min(1.4, 0.6 * few), 2),
-            "context_dropout": round(min(0.85 if few else 0.75, max(0.0, dropout)), 2),
+            "context_dropout": round(min(most_dropout, max(0.0, dropout)), 2),
         }
         if examples <= FEW_EXAMPLES:
             rules["patience"] = 1000

@@ -44,7 +44,7 @@ def test_fewer_examples_get_more_regularization() -> None:
     assert few.examples_per_row > lecture.examples_per_row == many.examples_per_row
     assert ModernRecipe.for_examples(1_700, steps=5).steps == 5
     found = ModernRecipe.for_examples(17_000)  # 3,000 names, by makemore-search
-    assert (found.steps, found.lr, found.lr_adamw, found.context_dropout) == (158, 0.0529, 0.019, 0.82)
+    assert (found.steps, found.lr, found.lr_adamw) == (158, 0.0529, 0.019)
     assert ModernRecipe.for_examples(17_000, teachers=2).lr == lecture.lr
 
 
@@ -54,6 +54,9 @@ def test_large_lists_need_no_context_dropout_and_wide_networks_more() -> None:
 
     assert dropout(267_771) == dropout(2**19) == 0.2
     assert 0.2 > dropout(1_000_000) > dropout(2_000_000) == dropout(10**8) == 0
+    assert dropout(3_000) == dropout(17_000) == dropout(30_000) == 0.5  # several networks are averaged
+    assert dropout(2_999) == 0.85
+    assert 0.5 < dropout(30_001) < 0.7
     assert dropout(182_625, 2) == 0.3
     assert dropout(182_625, 0.5) == 0.2
     assert dropout(1_000_000, 4) > dropout(1_000_000)
