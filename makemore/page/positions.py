@@ -38,8 +38,8 @@ def norms_by_position(network: Layer) -> list[HistoricBatchNorm1d]:
 
 
 def has_positions(layer: Layer) -> TypeGuard[HistoricBatchNorm1d]:
-    """Whether a layer has running statistics at each of several positions."""
-    return isinstance(layer, HistoricBatchNorm1d) and layer.running_mean.ndim > 1
+    """Whether a layer is that BatchNorm, not a class derived from it, with several positions."""
+    return type(layer) is HistoricBatchNorm1d and layer.running_mean.ndim > 1
 
 
 def positions_of(norm: HistoricBatchNorm1d) -> int:

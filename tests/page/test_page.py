@@ -148,6 +148,10 @@ class Sign(Layer):
         return self.out
 
 
+class OwnHistoricNorm(HistoricBatchNorm1d):
+    """May compute something else."""
+
+
 def test_networks_that_are_refused_in_one_line() -> None:
     bug = ResidualBlock(FlattenConsecutive(2), [Linear(4, 2), HistoricBatchNorm1d(2, 2)], Linear(2, 2))
     model = model_of("abc")
@@ -155,6 +159,10 @@ def test_networks_that_are_refused_in_one_line() -> None:
         (
             Sequential([Embedding(4, 2), bug, FlattenConsecutive(2), Linear(4, 4)]),
             "no page can be made of this network: statistics at each position can be shown in a tree only",
+        ),
+        (
+            Sequential([Embedding(4, 2), OwnHistoricNorm(2, 2), FlattenConsecutive(2), Linear(4, 4)]),
+            r"no page can be made of this network: OwnHistoricNorm\(2\) does not declare",
         ),
         (
             Sequential([Embedding(4, 2), Undeclared()]),
