@@ -100,6 +100,11 @@ def begin(
         check_resumable(out_dir)
         stack.enter_context(locked(out_dir))
         content = RESUMED + read_bytes(model_file)
+    elif processes.is_first and processes.has_started():
+        raise UsageError(
+            f"torchrun restarted the run, but its model file is not on this machine, in {out_dir}: resume"
+            " where it is, or share the directory among the machines"
+        )
     content = processes.broadcast_bytes(content)
     if content:
         model = read_model(content.removeprefix(RESUMED), str(model_file))

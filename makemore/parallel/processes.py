@@ -60,6 +60,9 @@ class DistributedProcesses(Processes):
         if _store is not None and self.is_first:
             _store.set(STARTED, "")
 
+    def has_started(self) -> bool:
+        return _store is not None and bool(_store.check([STARTED]))
+
     def _device(self) -> torch.device:
         if self.backend == "nccl":
             return torch.device("cuda", torch.cuda.current_device())

@@ -52,5 +52,9 @@ class Processes:
     def mark_started(self) -> None:
         """Record that the run has written its first file, for processes that torchrun may start later."""
 
+    def has_started(self) -> bool:
+        """Whether earlier processes of the run have written a file, if torchrun's store tells."""
+        return False
+
 
 ONE_PROCESS = Processes()

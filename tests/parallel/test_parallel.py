@@ -14,8 +14,9 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import namespaces
@@ -330,10 +331,13 @@ def workers(parent: int) -> list[int]:
     return [int(pid) for pid in children.read_text(encoding="utf-8").split()]
 
 
-def lose_a_worker(arguments: Sequence[object], restarts: int, model_file: Path) -> tuple[int, str]:
+def lose_a_worker(
+    arguments: Sequence[object], restarts: int, model_file: Path, then: Callable[[], object] = int
+) -> tuple[int, str]:
     """The exit code and stderr of a run that loses a worker after step 50.
 
-    The worker is suspended before it is killed, so that the run cannot finish in between.
+    The worker is suspended before it is killed, so that the run cannot finish in between. Meanwhile ``then``
+    is called.
     """
     while True:
         began = time.time()
@@ -349,6 +353,8 @@ def lose_a_worker(arguments: Sequence[object], restarts: int, model_file: Path) 
         lost = workers(process.pid)[-1:]
         namespaces.kill(lost, signal.SIGSTOP)
         finished = not lost or two_hosts.saved_step(model_file, began) is None
+        if not finished:
+            then()
         namespaces.kill(lost, signal.SIGCONT if finished else signal.SIGKILL)
         _, err = process.communicate(timeout=300)
         if not finished:
@@ -377,3 +383,22 @@ def test_a_lost_worker(restarts: int, word_file: Path, tmp_path: Path) -> None:
     whole, killed = (load_model(tmp_path / name / "model.safetensors") for name in ("whole", "killed"))
     for name, tensor in whole.network.state_dict().items():
         assert torch.equal(tensor, killed.network.state_dict()[name]), name
+
+
+@pytest.mark.slow
+def test_a_run_that_is_restarted_where_its_files_are_not_does_not_begin_again(
+    word_file: Path, tmp_path: Path
+) -> None:
+    """As on another machine: torchrun may give the first process to any of them."""
+    argv = [*TRAIN, *SMALL, "--data", word_file, "--recipe", "lecture", "--steps", 600]
+    argv += ["--save-every", 0, "--log-every", 50, "--out-dir", tmp_path / "run"]
+    here, elsewhere = tmp_path / "run", tmp_path / "elsewhere"
+    code, err = lose_a_worker(argv, 1, here / "model.safetensors", partial(here.rename, elsewhere))
+    assert code != 0
+    lines = [line for line in err.splitlines() if "torchrun restarted the run" in line]
+    assert lines == [
+        f"makemore-train: torchrun restarted the run, but its model file is not on this machine, in {here}:"
+        " resume where it is, or share the directory among the machines"
+    ]
+    assert not (here / "model.safetensors").exists()
+    assert two_hosts.saved_step(elsewhere / "model.safetensors") is not None
