@@ -32,7 +32,7 @@ from makemore.backprop.derivatives import (
     derivative_class,
 )
 from makemore.core.fit import check_batch, check_logits
-from makemore.core.graph import INPUT, Node, check_declarations, node_values, trace, use_counts
+from makemore.core.graph import INPUT, Node, check_declarations, is_chain, node_values, trace, use_counts
 from makemore.core.layer import (
     Layer,
     declared,
@@ -132,8 +132,7 @@ class Backward:
         for j, inputs in enumerate(self.inputs):
             if self.partial[j]:
                 self.late[inputs[0]].append(j)
-        in_a_row = all(inputs == (i - 1,) for i, inputs in enumerate(self.inputs))
-        self.in_a_row = derivatives[::-1] if in_a_row and not any(self.partial) else None
+        self.in_a_row = derivatives[::-1] if is_chain(nodes) and not any(self.partial) else None
 
     def __call__(self, dy: Tensor) -> None:
         if self.in_a_row is not None:  # saves 2.5 % of a step at batch 32

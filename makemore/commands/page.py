@@ -36,10 +36,11 @@ def page(
     that a page cannot show, DataError on a word with a character that the network does not know, and
     WriteError.
     """
-    kept = None if frames is None else open_frames(frames)
-    if frames is None or kept is None:
+    kept = None
+    if frames is None:
         opened = open_model(path, COMMAND)
     else:
+        kept = open_frames(frames)
         opened, path = Opened(kept.model, is_bundled=False, directory=frames), frames
     words, source = list[str](), ""
     if not without_words:

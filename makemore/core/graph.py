@@ -128,6 +128,11 @@ def _follow(layer: Layer, x: _Value, followed: _Followed | None = None) -> _Valu
     return out
 
 
+def is_chain(nodes: Sequence[Node]) -> bool:
+    """Whether each node reads the output of the one before, the first one the input."""
+    return all(node.inputs == (i - 1,) for i, node in enumerate(nodes))
+
+
 def use_counts(nodes: Sequence[Node]) -> list[int]:
     """How many nodes read the output of each."""
     counts = Counter(j for node in nodes for j in node.inputs)

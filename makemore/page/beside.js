@@ -24,18 +24,17 @@ function showNetworks() {
   const ends = logs.map((each) => Math.exp(each[STOP]));
   const names = namesBeside();
   names.forEach((name, i) => (by(["networks-first-name", "networks-second-name"][i]).textContent = name));
-  showBeside("networks-table", names, new Map(of), ends);
-  by("networks-after").replaceChildren("The likeliest next characters ", ...afterText(), ":");
+  showBeside("networks", names, new Map(of), ends);
   const notes = [];
   if (strange.length) {
     const left = strange.map((ch) => (invisible(ch) ? codeOf(ch) : ch)).join(" ");
-    notes.push(`${isolated(content.names[1])} does not know ${isolated(left)}: it sees the word without.`);
+    notes.push(`${names[1]} does not know ${isolated(left)}: it sees the word without.`);
   }
   if (network.labels.columns.length && !other.labels.columns.length)
-    notes.push(`${isolated(content.names[1])} takes no labels.`);
+    notes.push(`${names[1]} takes no labels.`);
   if (other.labels.columns.length) {
     const same = otherChoice(state.shown) === state.shown;
-    if (!same) notes.push(`${isolated(content.names[1])} has other labels: its probabilities are for their mean.`);
+    if (!same) notes.push(`${names[1]} has other labels: its probabilities are for their mean.`);
     else if (state.shown.every((shares) => shares)) notes.push("Both are for the labels that are chosen.");
     else notes.push("Both are for the labels that are chosen, and for the mean of the others.");
   }

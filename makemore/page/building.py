@@ -25,7 +25,7 @@ from dataclasses import asdict, replace
 from importlib import resources
 from itertools import takewhile
 from string import Template
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -105,9 +105,7 @@ def page_html(
         **describe_model(model),
         "other": None if compare is None else describe_model(compare),
         "names": names,
-        "frames": [describe_frame(frame, model) for frame in frames[:-1]] + [frame_facts(frames[-1])]
-        if frames
-        else None,
+        "frames": describe_frames(frames, label_views(model)) if frames else None,
         "parameters": sum(p.numel() for p in model.network.parameters()),
         "network": model.name,
         "source": source,
@@ -141,7 +139,7 @@ def describe_model(model: Model) -> dict[str, Any]:
         "characters": model.vocabulary.characters,
         "capitals": None if model.capitals is None else describe_capitals(model),
         "labels": None if model.labels is None else describe_labels(model.labels),
-        "points": label_points(model, model.network),
+        "points": label_points(model.network, label_views(model)),
         "members": members,
         "weights": as_base64(values),
     }
@@ -166,17 +164,19 @@ def most_frames(network: Layer) -> int:
     return max(2, MAX_FRAMES // size - 1)
 
 
-def describe_frame(frame: Frame, last: Model) -> dict[str, Any]:
-    """A frame in plain values, with its weights in float16, or in float32 if one of them overflows.
+def describe_frames(frames: Sequence[Frame], views: Sequence[LabelView]) -> list[dict[str, Any]]:
+    """Frames in plain values. The network of the last one is that of the page's model."""
+    return [describe_frame(frame, views) for frame in frames[:-1]] + [frame_facts(frames[-1])]
 
-    The model has the network of the last frame.
-    """
+
+def describe_frame(frame: Frame, views: Sequence[LabelView]) -> dict[str, Any]:
+    """A frame in plain values, with its weights in float16, or in float32 if one of them overflows."""
     _, values = describe_members(frame.network)
     half = values.half()
     is_half = bool(half.isfinite().all())
     return {
         **frame_facts(frame),
-        "points": label_points(last, frame.network),
+        "points": label_points(frame.network, views),
         "half": is_half,
         "weights": as_base64(half if is_half else values),
     }
@@ -233,34 +233,53 @@ def describe_labels(labels: Labels) -> dict[str, Any]:
     }
 
 
-def label_points(model: Model, network: Layer) -> list[dict[str, Any]]:
+class LabelView(NamedTuple):
+    """How the labels of a column are seen as points.
+
+    ``rows`` is their place in a network's table of labels, ``directions``, (2, C), what becomes x and y, and
+    ``unit`` the length of 1.
+    """
+
+    rows: slice
+    directions: Tensor
+    unit: Tensor
+
+
+def label_views(model: Model) -> list[LabelView]:
+    """The views of each column of labels: in the two directions of largest variance in a model's network.
+
+    The unit is the largest coordinate there.
+    """
+    views, start = list[LabelView](), 0
+    for size in () if model.labels is None else model.labels.sizes:
+        rows = slice(start + 1, start + size)  # without the row of words without a label
+        table = label_table(model.network)[rows]
+        directions = principal_directions(table)
+        unit = in_directions(table, directions)[0].abs().max().clamp_min(1e-30)
+        views.append(LabelView(rows, directions, unit))
+        start += size
+    return views
+
+
+def label_points(network: Layer, views: Sequence[LabelView]) -> list[dict[str, Any]]:
     """For each column of labels, its rows in a network as points, and the shares of the variance they show.
 
-    The directions are the two of largest variance in the model's network, and the unit is the largest
-    coordinate there: so the points of earlier networks of the same run can be compared with its own. A point
-    is x and y, one point after another. Of ensembles they are those of the first member.
+    Points of several networks can be compared if they have the same views. A point is x and y, one point
+    after another. Of ensembles they are those of the first member.
     """
-    if model.labels is None:
-        return []
     described = []
-    for table, last in zip(*(label_tables(of, model.labels) for of in (network, model.network)), strict=True):
-        directions = principal_directions(last)
-        unit = in_directions(last, directions)[0].abs().max().clamp_min(1e-30)
-        points, shares = in_directions(table, directions)
-        flat = (points / unit).flatten().tolist()
+    for view in views:
+        points, shares = in_directions(label_table(network)[view.rows], view.directions)
+        flat = (points / view.unit).flatten().tolist()
         described.append({"points": [round(x, 4) for x in flat], "variance": shares})
     return described
 
 
-def label_tables(network: Layer, labels: Labels) -> list[Tensor]:
-    """The rows of each column's labels in a network, without that of words without a label.
-
-    Of an ensemble they are those of the first member.
-    """
+def label_table(network: Layer) -> Tensor:
+    """The table of labels of a network, or of the first member of an ensemble: all columns in a row."""
     first = members_of(network)[0]
     embedding = next(layer for layer in first.modules() if isinstance(layer, LabelledEmbedding))
-    tables = torch.split(embedding.label_weight.detach().cpu(), list(labels.sizes))
-    return [table[1:] for table in tables]
+    return embedding.label_weight.detach().cpu()
 
 
 def describe(network: Layer) -> tuple[dict[str, Any], list[Tensor]]:

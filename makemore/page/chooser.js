@@ -193,21 +193,21 @@ function showTwo() {
     return logProbs(symbols, network.condition(network.labels.mean(choice)));
   });
   const rows = [...logs[0].keys()].map((symbol) => [charOf(symbol), logs.map((of) => Math.exp(of[symbol]))]);
-  showBeside("two-table", labels.map((label) => labelText(k, label)), new Map(rows.slice(1)), rows[0][1]);
-  by("two-after").replaceChildren("The likeliest next characters ", ...afterText(), ":");
+  showBeside("two", labels.map((label) => labelText(k, label)), new Map(rows.slice(1)), rows[0][1]);
 }
 
-// Probabilities of two side by side, those of the likeliest characters: `of` has the two of each character, and
-// `end` those of the end. One that does not exist is undefined.
-function showBeside(id, headings, of, end) {
+// Probabilities of two side by side, those of the likeliest characters after the word, in a panel of the page:
+// `of` has the two of each character, and `end` those of the end. One that does not exist is undefined.
+function showBeside(panel, headings, of, end) {
+  const table = by(`${panel}-table`);
   const larger = ([, two]) => Math.max(...two.map((p) => p ?? 0));
   const all = [[null, end], ...of]; // the end is not a character, so it has null
   const shown = all.sort((a, b) => larger(b) - larger(a)).slice(0, MOST_COMPARED);
   const most = larger(shown[0]);
   headings.forEach((text, i) => {
-    by(id).querySelectorAll("th")[i + 1].textContent = text;
+    table.querySelectorAll("th")[i + 1].textContent = text;
   });
-  const rows = children(by(id).querySelector("tbody"), shown.length, () => {
+  const rows = children(table.querySelector("tbody"), shown.length, () => {
     const row = element("tr");
     row.append(element("td"));
     for (let i = 0; i < 2; i++) {
@@ -229,9 +229,23 @@ function showBeside(id, headings, of, end) {
       how.textContent = p === undefined ? "–" : percent(p);
     });
   });
+  by(`${panel}-after`).replaceChildren("The likeliest next characters ", ...afterText(), ":");
 }
 
 // Labels as points --------------------------------------------------------------------------------------
+
+// The least and the largest x and y of the points of column k at all steps, so that they can be followed from
+// step to step.
+const pointRanges = [];
+
+function pointRange(k) {
+  if (!pointRanges[k]) {
+    const all = (content.frames ?? [content]).flatMap((frame) => (frame.points ?? content.points)[k].points);
+    const [xs, ys] = [0, 1].map((at) => all.filter((_, i) => i % 2 === at));
+    pointRanges[k] = [xs, ys].map((of) => [Math.min, Math.max].map((f) => of.reduce((a, b) => f(a, b))));
+  }
+  return pointRanges[k];
+}
 
 function showPoints() {
   const svg = by("points"),
@@ -242,15 +256,11 @@ function showPoints() {
   by("figure").hidden = values.length < 3; // which are on a line
   const { clientWidth: width, clientHeight: height } = svg;
   if (!width) return;
-  const [xs, ys] = [0, 1].map((at) => values.map((_, i) => points[2 * i + at]));
-  const everyStep = (content.frames ?? [content]).flatMap((frame) => (frame.points ?? content.points)[k].points);
-  const scale = (at, size) => {
-    const all = everyStep.filter((_, i) => i % 2 === at); // so that the points can be followed from step to step
-    const [least, most] = [Math.min, Math.max].map((f) => all.reduce((a, b) => f(a, b)));
-    return (v) => 14 + (size - 28) * (most > least ? (v - least) / (most - least) : 0.5);
-  };
-  const [across, up] = [scale(0, width), scale(1, height)];
-  const place = (label) => [across(xs[label - 1]), height - up(ys[label - 1])];
+  const scale = ([least, most], size) => (v) =>
+    14 + (size - 28) * (most > least ? (v - least) / (most - least) : 0.5);
+  const [ofX, ofY] = pointRange(k);
+  const [across, up] = [scale(ofX, width), scale(ofY, height)];
+  const place = (label) => [across(points[2 * label - 2]), height - up(points[2 * label - 1])];
   const kind = (label) => ["first", "second"][labels.indexOf(label)] ?? "";
   const total = (label) => network.labels.totals[k].get(label) ?? 0;
   const all = values.map((_, i) => i + 1).sort((a, b) => total(b) - total(a) || a - b);

@@ -12,10 +12,11 @@ import math
 from collections.abc import Sequence
 from typing import TypeGuard
 
-from makemore.core.graph import trace
+from makemore.core.graph import is_chain, trace
 from makemore.core.layer import Layer, window_of
 from makemore.inference.convolution import Convolution, NotAConvolution, Stage
-from makemore.lecture.layers import BatchNorm1d, FlattenConsecutive, HistoricBatchNorm1d, Sequential
+from makemore.lecture.layers import BatchNorm1d, FlattenConsecutive, HistoricBatchNorm1d
+from makemore.paper.networks import replace_layers
 
 
 def convolutions_by_node(network: Layer) -> list[Convolution]:
@@ -50,12 +51,9 @@ def positions_of(norm: HistoricBatchNorm1d) -> int:
 def with_statistics_of(network: Layer, position: int) -> Layer:
     """A copy of a network with the statistics of one position, or of the last one, at every position."""
     same = copy.deepcopy(network)
-    for parent in same.modules():
-        if isinstance(parent, Sequential):
-            parent.layers = [
-                at_every_position(layer, position) if has_positions(layer) else layer
-                for layer in parent.layers
-            ]
+    replace_layers(
+        same, lambda layer: [at_every_position(layer, position) if has_positions(layer) else layer]
+    )
     return same
 
 
@@ -74,8 +72,7 @@ def is_tree(network: Layer) -> bool:
     Then every position of every layer is a node, in the same order.
     """
     nodes = trace(network)
-    in_a_row = all(node.inputs == (i,) for i, node in enumerate(nodes[1:]))
-    return in_a_row and all(is_part_of_tree(node.layer) for node in nodes)
+    return is_chain(nodes) and all(is_part_of_tree(node.layer) for node in nodes)
 
 
 def is_part_of_tree(layer: Layer | None) -> bool:

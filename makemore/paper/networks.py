@@ -146,13 +146,14 @@ def with_labels(layers: Sequence[Layer], label_sizes: Sequence[int]) -> list[Lay
 
 def add_dropout(network: Sequential, p: float) -> None:
     """Put a Dropout after each activation of a network: each layer that declares an ``output_range``."""
+    replace_layers(network, lambda layer: [layer, Dropout(p)] if declared(layer, "output_range") else [layer])
+
+
+def replace_layers(network: Layer, replacement: Callable[[Layer], Sequence[Layer]]) -> None:
+    """Put other layers in place of each layer of every Sequential in a network."""
     for module in [*network.modules()]:
         if isinstance(module, Sequential):
-            module.layers = [
-                each
-                for layer in module.layers
-                for each in ([layer, Dropout(p)] if declared(layer, "output_range") else [layer])
-            ]
+            module.layers = [new for layer in module.layers for new in replacement(layer)]
 
 
 def output_layer(channels: int, vocab_size: int) -> Linear:

@@ -28,7 +28,6 @@ from tqdm import tqdm
 from makemore.core.atomic_write import atomic_write
 from makemore.core.device import resolve_device
 from makemore.core.errors import (
-    DataError,
     DivergedError,
     Interrupted,
     ModelFileError,
@@ -316,8 +315,13 @@ def check_finite(losses: Tensor, start: int) -> None:
         raise DivergedError(start + bad, f"the loss is {losses[bad].item()}")
 
 
-def new_run(given: Mapping[str, Any], out_dir: Path, processes: Processes) -> TrainingRun:
-    """A run that begins at step 0."""
+def new_run(
+    given: Mapping[str, Any],
+    out_dir: Path,
+    processes: Processes,
+    split: Callable[[WordList, int], Data] = WordList.data,
+) -> TrainingRun:
+    """A run that begins at step 0. ``split`` makes the examples from the words and the block size."""
     run = checked(given)
     trained = None if run.init_from is None else load_model(run.init_from)
     if trained is not None:
@@ -325,7 +329,7 @@ def new_run(given: Mapping[str, Any], out_dir: Path, processes: Processes) -> Tr
         run = checked(given)
     plan = plan_of(run)
     device, words = device_and_words(run, processes)
-    data = words.data(plan.block_size)
+    data = split(words, plan.block_size)
     if run.n_hidden is None and trained is None:
         times = RECIPES[run.recipe][0].default_width_ratio(len(data.train), given.get("steps"))
         plan = replace(plan, n_hidden=round(plan.n_hidden * times))
@@ -346,8 +350,8 @@ def new_run(given: Mapping[str, Any], out_dir: Path, processes: Processes) -> Tr
 def distil(trainer: Trainer, out_dir: Path, resumed: bool) -> bytes:
     """Let a trainer distil from the trained network that its recipe names.
 
-    Returns the bytes of its model file, empty if there is none. Raises ModelFileError, and DataError or
-    UsageError on a network for other characters, labels or contexts.
+    Returns the bytes of its model file, empty if there is none. Raises ModelFileError, and UsageError on a
+    network for other characters, labels or contexts.
     """
     from makemore.modern.trainer import ModernTrainer
 
@@ -356,7 +360,7 @@ def distil(trainer: Trainer, out_dir: Path, resumed: bool) -> bytes:
     network, content = given_teacher(trainer.recipe.distil_from, out_dir, resumed, trainer.processes)
     try:
         trainer.distil_from([network.to(trainer.data.train.symbols.device)])
-    except (DataError, UsageError) as error:
+    except UsageError as error:
         raise UsageError(
             f"--distil-from needs a network trained on the same kind of words: {error}"
         ) from error

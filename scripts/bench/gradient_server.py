@@ -4,8 +4,8 @@
 
 The line "gradients" makes it compute the gradients of all batches in a safetensors file, by the version of
 makemore that Python finds. It answers with the norm of the last batch's gradients. The line "time" asks for
-the seconds of CPU time that it has used. Everything that has moved between
-the versions is imported from where it is, so that an earlier version can be served too.
+the seconds of CPU time that it has used. Everything that has moved between the versions is imported from
+where it is, so that an earlier version can be served too.
 """
 
 from __future__ import annotations

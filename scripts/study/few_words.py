@@ -179,11 +179,7 @@ def test_loss(run: Path, words: Sequence[str]) -> float:
 
 def markov_loss(words: WordList, others: Sequence[str]) -> float:
     """The lowest loss of a Markov model on other words than those it is fitted to."""
-    return min(
-        markov.MarkovModel(words.split()[0], order, smoothing, len(words.vocabulary)).loss(others)
-        for smoothing in markov.SMOOTHINGS
-        for order in markov.ORDERS
-    )
+    return min(model.loss(others) for model in markov.models(words))
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -196,7 +192,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3], help="default: 1 2 3")
     parser.add_argument("--only", nargs="+", metavar="NAME", help="names of the lists to compare")
     parser.add_argument(
-        "--parts", type=int, nargs="+", metavar="N", help="compare on random parts of so many words"
+        "--parts",
+        type=int,
+        nargs="+",
+        metavar="N",
+        help="train on N random words of each list, and test on other words of it",
     )
     parser.add_argument(
         "--ways", nargs="+", choices=WAYS, default=["before", "now"], help="default: before now"

@@ -23,13 +23,11 @@ from torch import Generator
 
 from makemore.commands.cli import given, parse_run, split_at_dashes, train_parser
 from makemore.data.encoding import encode_words
-from makemore.data.word_list import Data, WordList, load_words
+from makemore.data.word_list import Data, WordList
 from makemore.lecture.words import Examples
-from makemore.run.catalog import NETWORKS, build_network
-from makemore.run.model_file import Model
-from makemore.run.settings import checked, flags, resolved
+from makemore.run.settings import flags
 from makemore.run.signals import Signals
-from makemore.run.training_run import TrainingRun, make_trainer, plan_of
+from makemore.run.training_run import new_run
 from makemore.training.processes import ONE_PROCESS
 
 SEED, HELD_OUT = 3407, 1000
@@ -51,26 +49,18 @@ def split_data(words: WordList, block_size: int) -> Data:
     return Data(vocabulary, examples(train), examples(val), examples(test), *unseen)
 
 
-def losses(words: WordList, asked: Mapping[str, Any]) -> tuple[int, float, float, float]:
+def losses(asked: Mapping[str, Any]) -> tuple[int, float, float, float]:
     """The parameters and the val, test and unseen test losses of a run with these settings."""
-    run = checked(asked)
-    torch.set_num_threads(run.threads)
-    plan = plan_of(run)
-    data = split_data(words, plan.block_size)
-    width = plan.n_hidden / NETWORKS[plan.name].n_hidden
-    settings = resolved(asked, plan.sizes(), len(data.train), width)
-    generator = Generator().manual_seed(run.seed)
-    network = build_network(plan, settings.run.ensemble, len(data.vocabulary), generator)
-    trainer = make_trainer(settings, network, data, generator, ONE_PROCESS)
     with tempfile.TemporaryDirectory() as directory:  # for the teachers and the model file
-        model = Model(network, data.vocabulary, plan)
-        TrainingRun(Path(directory), settings, words, model, trainer, ONE_PROCESS).train(Signals())
+        run = new_run(asked, Path(directory), ONE_PROCESS, split_data)
+        run.train(Signals())
+    trainer = run.trainer
     trainer.finish()
     found = trainer.evaluate("val", "test", "unseen_test")
     assert found.val is not None
     assert found.test is not None
     assert found.unseen_test is not None
-    return sum(p.numel() for p in network.parameters()), found.val, found.test, found.unseen_test
+    return sum(p.numel() for p in trainer.network.parameters()), found.val, found.test, found.unseen_test
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -80,10 +70,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--data", default="lecture", help="the word list (default: lecture)")
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3], metavar="N", help="default: 1 2 3")
     args, more = parser.parse_args(own), parse_run(train_parser(), of_runs)
-    words, rows = load_words(args.data), list[tuple[float, float, float]]()
+    rows = list[tuple[float, float, float]]()
     for seed in args.seeds:
         started = time.process_time()
-        parameters, *row = losses(words, {**given(more, flags()), "seed": seed})
+        parameters, *row = losses({**given(more, flags()), "data": [args.data], "seed": seed})
         rows.append(tuple(row))  # type: ignore[arg-type]
         seconds = time.process_time() - started
         print(

@@ -21,7 +21,7 @@ import argparse
 import math
 import sys
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from makemore.data.word_list import WordList, load_words
@@ -113,15 +113,21 @@ def discount(table: Mapping[str, Counter[str]]) -> float:
     return once / (once + 2 * twice) if once and twice else 0.75
 
 
-def rows(words: WordList, orders: Sequence[int] = ORDERS) -> list[Row]:
-    """The losses of all models on the val and the test split of a list."""
-    train, val, test = words.split()
-    found = []
+def models(words: WordList, orders: Sequence[int] = ORDERS) -> Iterator[MarkovModel]:
+    """All models of the training split of a list."""
+    train, _, _ = words.split()
     for smoothing in SMOOTHINGS:
         for order in orders:
-            model = MarkovModel(train, order, smoothing, len(words.vocabulary))
-            found.append(Row(smoothing, order, model.loss(val), model.loss(test)))
-    return found
+            yield MarkovModel(train, order, smoothing, len(words.vocabulary))
+
+
+def rows(words: WordList, orders: Sequence[int] = ORDERS) -> list[Row]:
+    """The losses of all models on the val and the test split of a list."""
+    _, val, test = words.split()
+    return [
+        Row(model.smoothing, model.order, model.loss(val), model.loss(test))
+        for model in models(words, orders)
+    ]
 
 
 def best(words: WordList, orders: Sequence[int] = ORDERS) -> Row:
