@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Generator
+from torch import Generator, Tensor
 
 from makemore.core.layer import LabelColumn, Layer
 from makemore.data.labels import Labels
@@ -21,11 +21,15 @@ from makemore.training.ensemble import members_of
 ODD = "</script>\"'&<!--\u2028\u202e\u0301שלוםابج😀👩\u200d💻 $`\\é\ufe0f@"
 """Text that might break out of a page: ends of scripts and comments, quotes, reversed text, joined marks."""
 
-SAMPLED = """
-const done = arguments[0];
-const look = () => document.querySelectorAll("#sampled li").length === 12 ? done() : setTimeout(look, 5);
-look();
-"""
+
+def until(condition: str) -> str:
+    """A script that waits until a condition holds."""
+    return (
+        f"const done = arguments[0]; const look = () => {condition} ? done() : setTimeout(look, 5); look();"
+    )
+
+
+SAMPLED = until("document.querySelectorAll('#sampled li').length === 12")
 """A script that waits until the page has unpacked its list and sampled its first words."""
 
 SEEDED = """
@@ -39,6 +43,15 @@ def resize(browser: Any, width: int) -> None:
     """Set the width of the window, in CSS pixels."""
     size = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": False}
     browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+
+
+def log_probs(model: Model, word: str) -> Tensor:
+    """Each context of the word through the layers, as in the lecture: (len(word) + 1, vocab_size)."""
+    size = model.block_size
+    symbols = [0] * size + model.vocabulary.encode(word)
+    contexts = [symbols[i : i + size] for i in range(len(word) + 1)]
+    with model.network.evaluating():
+        return torch.log_softmax(model.network(torch.tensor(contexts)).double(), dim=1)
 
 
 def layers_of(network: Layer) -> list[Layer]:
@@ -131,6 +144,13 @@ return [...document.querySelectorAll("button, input, canvas, p, h2, .char")].fil
 }).map((e) => e.outerHTML.slice(0, 90));
 """
 """The elements that stick out of the window, or whose text sticks out of them."""
+
+
+def assert_fits(page: Any, width: int) -> None:
+    """Nothing sticks out of a window of that width."""
+    resize(page, width)
+    assert page.execute_script("return document.documentElement.scrollWidth") == width
+    assert page.execute_script(STICKS_OUT) == []
 
 
 AXE_RULES = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"]

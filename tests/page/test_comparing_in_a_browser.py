@@ -1,4 +1,4 @@
-"""Two networks in a browser side by side, and those of a run step by step."""
+"""Two networks in a browser side by side."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from pages import (
     ODD,
-    STICKS_OUT,
     WIDTHS,
+    assert_fits,
     checked_by_axe,
     labels_of,
+    log_probs,
     model_of,
-    resize,
     texts,
+    until,
     violations,
     write,
 )
@@ -25,11 +25,7 @@ from makemore import Model, page_html
 
 pytestmark = pytest.mark.full
 
-WORDS_THERE = """
-const done = arguments[0];
-const look = () => document.querySelectorAll(".words-of li").length === 24 ? done() : setTimeout(look, 5);
-look();
-"""
+WORDS_THERE = until("document.querySelectorAll('.words-of li').length === 24")
 """A script that waits until both networks have sampled their words."""
 
 
@@ -40,10 +36,7 @@ def both(path: Path, first: Model, second: Model) -> Path:
 
 def next_probs(model: Model, word: str) -> dict[str, float]:
     """The probability of each next character after a word, and of the end."""
-    size = model.block_size
-    symbols = ([0] * size + model.vocabulary.encode(word))[-size:]
-    with model.network.evaluating():
-        probs = torch.softmax(model.network(torch.tensor([symbols])).double(), dim=1)[0].tolist()
+    probs = log_probs(model, word)[-1].exp().tolist()
     return {"end" if i == 0 else model.vocabulary.itos[i]: p for i, p in enumerate(probs)}
 
 
@@ -107,7 +100,5 @@ def test_every_width_and_accessibility(dark: bool, axe: str, open_page: Any, tmp
     page = open_page(both(tmp_path / "page.html", model_of("abcdefgh"), model_of(ODD)), WIDTHS[0], dark)
     page.execute_async_script(WORDS_THERE)
     for width in WIDTHS:
-        resize(page, width)
-        assert page.execute_script("return document.documentElement.scrollWidth") == width
-        assert page.execute_script(STICKS_OUT) == []
+        assert_fits(page, width)
     assert violations(checked_by_axe(page, axe)) == []

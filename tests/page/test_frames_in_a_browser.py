@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,19 +11,19 @@ import pytest
 import torch
 from pages import (
     SET,
-    STICKS_OUT,
     WIDTHS,
+    assert_fits,
     checked_by_axe,
     labels_of,
+    log_probs,
     model_of,
-    resize,
     texts,
+    until,
     violations,
     write,
 )
 
 from makemore import Model, page_html
-from makemore.core.layer import Layer
 from makemore.run.frames import Frame
 
 pytestmark = pytest.mark.full
@@ -49,25 +50,22 @@ def frames_of(model: Model, number: int) -> list[Frame]:
     return frames
 
 
-def probabilities(network: Layer, context: list[int]) -> list[float]:
-    with network.evaluating():
-        return torch.softmax(network(torch.tensor([context])).double(), dim=1)[0].tolist()
+def written(path: Path, model: Model, frames: list[Frame]) -> Path:
+    path.write_text(page_html(model, frames=frames), encoding="utf-8")
+    return path
 
 
 @pytest.mark.parametrize("name", ["wavenet", "hierarchical-bug"])
 def test_the_slider_swaps_the_network(name: str, open_page: Any, tmp_path: Path) -> None:
     model = model_of("abcde", name)
     frames = frames_of(model, 4)
-    path = tmp_path / "page.html"
-    path.write_text(page_html(model, frames=frames), encoding="utf-8")
-    page = open_page(path)
+    page = open_page(written(tmp_path / "page.html", model, frames))
     write(page, "abc")
     pictures = set()
     for i in (3, 0, 1, 2):
         page.execute_script(SET, "frame", i)
         told = page.execute_script("return Object.values(makemore.probabilities('abc'))")
-        context = [0] * (model.block_size - 3) + model.vocabulary.encode("abc")
-        expected = probabilities(frames[i].network, context)
+        expected = log_probs(replace(model, network=frames[i].network), "abc")[-1].exp().tolist()
         assert told == pytest.approx(expected, abs=1e-6 if i == 3 else 3e-3)
         shown = texts(page, "#next .how")
         assert shown[-1] == f"{100 * told[0]:.1f} %"
@@ -79,9 +77,7 @@ def test_the_slider_swaps_the_network(name: str, open_page: Any, tmp_path: Path)
 
 def test_only_one_button_plays(open_page: Any, tmp_path: Path) -> None:
     model = model_of("abcde", labels=labels_of({"kind": ["A", "B", "C"]}, {(1,): 2, (2,): 1, (3,): 1}))
-    path = tmp_path / "page.html"
-    path.write_text(page_html(model, frames=frames_of(model, 3)), encoding="utf-8")
-    page = open_page(path)
+    page = open_page(written(tmp_path / "page.html", model, frames_of(model, 3)))
     write(page, "abc")
     press = "document.getElementById(arguments[0]).click()"
     pressed = "return ['play', 'play-frames'].map((id) => document.getElementById(id).ariaPressed)"
@@ -91,20 +87,13 @@ def test_only_one_button_plays(open_page: Any, tmp_path: Path) -> None:
     page.execute_script(press, "play")
     assert page.execute_script(pressed) == ["true", "false"]
     page.execute_script(press, "play-frames")
-    ended = (
-        "const done = arguments[0]; const look = () =>"
-        " document.getElementById('play-frames').ariaPressed === 'false' ? done() : setTimeout(look, 20);"
-        "look()"
-    )
-    page.execute_async_script(ended)
+    page.execute_async_script(until("document.getElementById('play-frames').ariaPressed === 'false'"))
     assert texts(page, "#frame-is")[0].startswith("Step 200 of 200")
 
 
 def test_the_points_of_labels_are_those_of_each_step(open_page: Any, tmp_path: Path) -> None:
     model = model_of("abc", labels=labels_of({"kind": [*"ABCD"]}, {(i,): 1 for i in range(1, 5)}))
-    path = tmp_path / "page.html"
-    path.write_text(page_html(model, frames=frames_of(model, 4)), encoding="utf-8")
-    page = open_page(path)
+    page = open_page(written(tmp_path / "page.html", model, frames_of(model, 4)))
     places_of = (
         "return [...document.querySelectorAll('#points circle')].sort((a, b) =>"
         " a.textContent < b.textContent ? -1 : 1).map((e) => [e.cx.baseVal.value, e.cy.baseVal.value])"
@@ -125,11 +114,7 @@ def test_the_points_of_labels_are_those_of_each_step(open_page: Any, tmp_path: P
 @pytest.mark.parametrize("dark", [False, True])
 def test_every_width_and_accessibility(dark: bool, axe: str, open_page: Any, tmp_path: Path) -> None:
     model = model_of("abcdefgh")
-    path = tmp_path / "page.html"
-    path.write_text(page_html(model, frames=frames_of(model, 3)), encoding="utf-8")
-    page = open_page(path, WIDTHS[0], dark)
+    page = open_page(written(tmp_path / "page.html", model, frames_of(model, 3)), WIDTHS[0], dark)
     for width in WIDTHS:
-        resize(page, width)
-        assert page.execute_script("return document.documentElement.scrollWidth") == width
-        assert page.execute_script(STICKS_OUT) == []
+        assert_fits(page, width)
     assert violations(checked_by_axe(page, axe)) == []

@@ -15,10 +15,11 @@ import torch
 from pages import (
     ODD,
     SET,
-    STICKS_OUT,
     WIDTHS,
+    assert_fits,
     checked_by_axe,
     layers_of,
+    log_probs,
     model_of,
     percents,
     resize,
@@ -37,15 +38,6 @@ from makemore.lecture.sampling import next_symbol_probs
 from makemore.page.building import pack_words
 
 pytestmark = pytest.mark.full
-
-
-def log_probs(model: Model, word: str) -> Tensor:
-    """Each context of the word through the layers, as in the lecture: (len(word) + 1, vocab_size)."""
-    size = model.block_size
-    symbols = [0] * size + model.vocabulary.encode(word)
-    contexts = [symbols[i : i + size] for i in range(len(word) + 1)]
-    with model.network.evaluating():
-        return torch.log_softmax(model.network(torch.tensor(contexts)).double(), dim=1)
 
 
 def page_log_probs(page: Any, words: list[str]) -> list[Tensor]:
@@ -549,17 +541,14 @@ def test_the_probabilities_of_few_and_many_characters_fill_their_panel(
             assert page.execute_script(LAYOUT) == [True, 1, True], (width, word)
             page.execute_script("document.querySelector('.next:not(.likely) .how').textContent = '<0.001 %'")
             assert page.execute_script(LAYOUT) == [True, 1, True], (width, word)
-        assert page.execute_script("return document.documentElement.scrollWidth") == width
-        assert page.execute_script(STICKS_OUT) == []
+        assert_fits(page, width)
 
 
 @pytest.mark.parametrize("dark", [False, True])
 def test_every_width_light_and_dark(dark: bool, open_page: Any, bundled_page: Path) -> None:
     page = open_page(bundled_page, WIDTHS[0], dark)
     for width in WIDTHS:
-        resize(page, width)
-        assert page.execute_script("return document.documentElement.scrollWidth") == width
-        assert page.execute_script(STICKS_OUT) == []
+        assert_fits(page, width)
     paper, ink = (
         page.execute_script("return getComputedStyle(document.body)[arguments[0]]", name)
         for name in ("backgroundColor", "color")

@@ -15,14 +15,13 @@ from pages import (
     ODD,
     SAMPLED,
     SET,
-    STICKS_OUT,
     WIDTHS,
+    assert_fits,
     checked_by_axe,
     labels_of,
     layers_of,
     model_of,
     percents,
-    resize,
     sample_again,
     texts,
     violations,
@@ -331,9 +330,7 @@ def test_every_width_light_and_dark_with_labels(
         page.execute_script(CHANGE, field, value)
     sample_again(page)
     for width in WIDTHS:
-        resize(page, width)
-        assert page.execute_script("return document.documentElement.scrollWidth") == width
-        assert page.execute_script(STICKS_OUT) == []
+        assert_fits(page, width)
 
 
 @pytest.mark.parametrize("dark", [False, True])

@@ -16,6 +16,7 @@ import pytest
 import torch
 import train_command
 
+from makemore.core.errors import ModelFileError
 from makemore.data.word_list import load_words
 from makemore.run.model_file import load_model, save_model
 from makemore.training.ensemble import members_of
@@ -217,3 +218,5 @@ def test_karpathys_split_is_that_of_his_program(tmp_path: Path, capsys: pytest.C
     assert 1 < found[0] < 3.4
     assert found[0] != found[1]
     assert float(lines[-2].split()[1]) == pytest.approx(sum(found) / 2, abs=2e-4)
+    with pytest.raises(ModelFileError, match="no-such-model"):
+        karpathys_split.main(["--data", str(path), "--", *tiny, "--distil-from", "no-such-model"])
