@@ -61,7 +61,9 @@ class SoftTargets:
         self.shares = self.shares * own.repeat_interleave(self.lengths)
 
     def __getitem__(self, index: Tensor) -> tuple[Tensor, Tensor]:
-        """Contexts and weighted distributions of some rows: (B, block_size) int64, (B, vocab_size) float32.
+        """Contexts and weighted distributions of some rows.
+
+        They are (..., block_size) int64 and (..., vocab_size) float32 for an index (...).
 
         >>> from makemore.data.encoding import encode_words
         >>> from makemore.lecture.words import Vocabulary
@@ -75,14 +77,17 @@ class SoftTargets:
                 [0.8000, 0.0000, 0.0000],
                 [0.8000, 0.0000, 0.0000]]))
         """
-        contexts = self.context[index]
-        lengths = self.lengths[contexts]
+        contexts = self.context.index_select(0, index.flatten())  # in half the time of self.context[index]
+        lengths = self.lengths.index_select(0, contexts)
         rows = torch.arange(len(contexts), device=contexts.device).repeat_interleave(lengths)  # of each pair
-        skipped = self.starts[contexts] - (lengths.cumsum(0) - lengths)
-        pairs = torch.arange(len(rows), device=contexts.device) + skipped[rows]
-        Y = torch.zeros((len(contexts), self.vocab_size), device=contexts.device)
-        Y[rows, self.symbols[pairs]] = self.shares[pairs]
+        skipped = self.starts.index_select(0, contexts) - (lengths.cumsum(0) - lengths)
+        pairs = torch.arange(len(rows), device=contexts.device).add_(skipped.index_select(0, rows))
+        places = rows.mul_(self.vocab_size).add_(self.symbols.index_select(0, pairs))
+        Y = torch.zeros(len(contexts) * self.vocab_size, device=contexts.device)
+        Y.scatter_(0, places, self.shares.index_select(0, pairs))
+        Y = Y.view(-1, self.vocab_size)
         if self.prior is not None:
-            Y += self.prior[contexts]
-        Y *= self.weights[contexts].unsqueeze(1)
-        return self.examples[self.example[contexts]][0], Y
+            Y += self.prior.index_select(0, contexts)
+        Y *= self.weights.index_select(0, contexts).unsqueeze(1)
+        X = self.examples[self.example.index_select(0, contexts)][0]
+        return X.view(*index.shape, -1), Y.view(*index.shape, -1)

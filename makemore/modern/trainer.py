@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import repeat
 
 import torch
 import torch.nn.functional as F
@@ -33,6 +34,9 @@ TEACHER_CONTEXTS = 4096
 
 SHARD_EXAMPLES = 2**20
 """The largest number of examples in an epoch, and in its soft targets: a larger list has shards."""
+
+VALUES_AT_ONCE = 2**18
+"""Values of contexts and targets that are gathered in one call, unless a single batch has more."""
 
 
 class ModernTrainer(Trainer):
@@ -158,25 +162,36 @@ class ModernTrainer(Trainer):
 
     def advance(self, steps: int) -> Tensor:
         """Do that many steps on the next batches of the epoch; returns their batch losses, (steps,)."""
-        device = self.data.train.symbols.device
-        losses = torch.empty(steps, device=device)
-        for i in range(steps):
-            index = self._next_batch().to(device)  # may change self.rows
-            X, Y = self.rows[index]
-            keep_mask = None
-            if self.recipe.context_dropout > 0:
-                symbols = len(X), len(self._drop_probs)  # labels are never dropped
-                numbers = torch.rand(symbols, generator=self.generator)
-                keep_mask = (numbers >= self._drop_probs).float().to(device)
-            losses[i] = self.engine.gradients(X, Y, keep_mask)
-            share = self.recipe.share_at(self.step + i)
-            self.muon.step(self.recipe.lr * share)
-            self.adamw.step(self.recipe.lr_adamw * share, self.step + i + 1)
-            self._batches_done += 1
+        losses = torch.empty(steps, device=self.data.train.symbols.device)
+        done = 0
+        while done < steps:
+            for X, Y, keep_mask in self._next_batches(steps - done):
+                losses[done] = self.engine.gradients(X, Y, keep_mask)
+                share = self.recipe.share_at(self.step + done)
+                done += 1
+                self.muon.step(self.recipe.lr * share)
+                self.adamw.step(self.recipe.lr_adamw * share, self.step + done)
         return losses
 
-    def _next_batch(self) -> Tensor:
-        """The rows of the next batch, (B,). The end of an epoch that does not fill a batch is left out."""
+    def _next_batches(self, most: int) -> Iterator[tuple[Tensor, Tensor, Tensor | None]]:
+        """Contexts, targets and ``keep_mask`` of the next batches, at most ``most``.
+
+        They are gathered in one call, which is faster. The numbers that are taken from the generator are the
+        same as for one batch at a time.
+        """
+        index = self._next_rows(most).to(self.data.train.symbols.device)  # may change self.rows
+        X, Y = self.rows[index]
+        if self.recipe.context_dropout == 0:
+            return zip(X, Y, repeat(None), strict=False)
+        symbols = *index.shape, len(self._drop_probs)  # labels are never dropped
+        numbers = torch.rand(symbols, generator=self.generator)
+        return zip(X, Y, (numbers >= self._drop_probs).float().to(X.device), strict=True)
+
+    def _next_rows(self, most: int) -> Tensor:
+        """The rows of the next batches of an epoch, (n, B), with n at most ``most``.
+
+        The end of an epoch that does not fill a batch is left out.
+        """
         size, chunks = self._batch_shape()
         if self._epoch is None or (self._batches_done + 1) * chunks > len(self._epoch):
             if self._epoch is not None and len(self.shards) > 1:
@@ -185,11 +200,14 @@ class ModernTrainer(Trainer):
             self._epoch_start = self.generator.get_state()
             self._epoch = torch.randperm(self._num_chunks(), generator=self.generator)
             self._batches_done = 0
-        batch = self._epoch[self._batches_done * chunks :][:chunks]
+        values = size * chunks * (len(self._drop_probs) + len(self.data.vocabulary))  # of a batch
+        most = min(most, max(1, VALUES_AT_ONCE // values), len(self._epoch) // chunks - self._batches_done)
+        batches = self._epoch[self._batches_done * chunks :][: most * chunks].view(most, chunks)
+        self._batches_done += most
         if size == 1:
-            return batch
-        starts = (batch * size).clamp(max=len(self.rows) - size)  # the last chunk overlaps the one before
-        return (starts.unsqueeze(1) + torch.arange(size)).flatten()  # (chunks,) -> (chunks * size,)
+            return batches
+        starts = (batches * size).clamp(max=len(self.rows) - size)  # the last chunk overlaps the one before
+        return (starts.unsqueeze(2) + torch.arange(size)).flatten(1)  # (n, chunks) -> (n, chunks * size)
 
     def _batch_shape(self) -> tuple[int, int]:
         """The number of consecutive rows in a chunk, and the number of chunks in a batch."""

@@ -126,12 +126,28 @@ def test_old_characters_are_dropped_and_the_last_two_never(data: Data) -> None:
 
 def test_an_epoch_has_every_row_at_most_once(data: Data) -> None:
     run = modern(data, batch_size=1000)
-    batches = []
-    for _ in range(len(run.rows) // 1000):
-        batches.append(run._next_batch())
-        run._batches_done += 1
+    batches = [run._next_rows(1)[0] for _ in range(len(run.rows) // 1000)]
     assert len(torch.cat(batches).unique()) == 1000 * len(batches)
-    assert sorted(run._next_batch().tolist()) != sorted(batches[0].tolist())
+    assert sorted(run._next_rows(1)[0].tolist()) != sorted(batches[0].tolist())
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.3])
+def test_batches_gathered_together_are_those_gathered_one_by_one(
+    data: Data, dropout: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Over the end of an epoch, with the same numbers from the generator."""
+
+    def run(values_at_once: int) -> ModernTrainer:
+        monkeypatch.setattr(trainer_module, "VALUES_AT_ONCE", values_at_once)
+        run = modern(data, WindowsEngine, batch_size=4096, steps=35, context_dropout=dropout)
+        for _ in run.run(35):
+            pass
+        return run
+
+    together, alone = run(10**6), run(1)
+    assert len(together.rows) < 35 * 4096
+    assert torch.equal(together.losses, alone.losses)
+    assert torch.equal(together.generator.get_state(), alone.generator.get_state())
 
 
 def test_batches_of_consecutive_examples(data: Data) -> None:
@@ -139,10 +155,9 @@ def test_batches_of_consecutive_examples(data: Data) -> None:
     assert (run.recipe.targets, run.recipe.context_dropout) == ("hard", 0)
     seen = []
     for _ in range(len(run.rows) // 960):
-        chunks = run._next_batch().view(15, 64)
+        chunks = run._next_rows(1).view(15, 64)
         assert torch.equal(chunks, chunks[:, :1] + torch.arange(64))
         seen.append(chunks)
-        run._batches_done += 1
     rows = torch.cat(seen).flatten()
     assert len(rows.unique()) >= len(rows) - 64  # the last chunk has rows of the one before
     assert rows.max() < len(run.rows)
@@ -208,7 +223,7 @@ def test_each_epoch_takes_the_next_shard_of_a_large_list(data: Data, monkeypatch
     assert all(shard.symbols[-1] == 0 for shard in run.shards)
     seen = []
     for _ in range(5):
-        index = run._next_batch()
+        index = run._next_rows(1)[0]
         rows = SoftTargets(run.shards[run._shard % 3], len(data.vocabulary), run.recipe.examples_per_row)
         for ours, expected in zip(run.rows[index], rows[index], strict=True):
             assert torch.equal(ours, expected)
