@@ -59,24 +59,25 @@ class Muon:
     def step(self, lr: float) -> None:
         """Update the weights by their gradients. Those without a gradient stay as they are."""
         for same_shape in self.same_shape:
-            names, updates = [], []
-            for name in same_shape:
-                grad, buffer = self.weights[name].grad, self.buffers[name]
-                if grad is None:
-                    continue
-                buffer.lerp_(grad, 1 - self.momentum)
-                names.append(name)
-                updates.append(grad.lerp(buffer, self.momentum))
-            if not updates:
+            updated = [name for name in same_shape if self.weights[name].grad is not None]
+            if not updated:
                 continue
-            fan_in, fan_out = updates[0].shape
+            fan_in, fan_out = self.weights[updated[0]].shape
+            updates = self.buffers[updated[0]].new_empty(len(updated), fan_in, fan_out)
+            for name, update in zip(updated, updates, strict=True):
+                grad, buffer = self.weights[name].grad, self.buffers[name]
+                assert grad is not None
+                buffer.lerp_(grad, 1 - self.momentum)
+                torch.lerp(grad, buffer, self.momentum, out=update)
             rate = lr * max(1, fan_in / fan_out) ** 0.5
-            for name, update in zip(names, self._orthogonalized(torch.stack(updates)), strict=True):
+            for name, update in zip(updated, self._orthogonalized(updates), strict=True):
                 self.weights[name].mul_(1 - lr * self.weight_decay).sub_(update, alpha=rate)
 
     def _orthogonalized(self, updates: Tensor) -> Tensor:
         """The updates, (N, fan_in, fan_out), orthogonalized: each process sends its part to the others."""
         parts = self.processes.split(len(updates))
+        if len(parts) == 1:
+            return orthogonalized(updates)
         own = parts[self.processes.rank]
         if own.stop > own.start:
             updates[own] = orthogonalized(updates[own])
@@ -92,7 +93,7 @@ class Muon:
 
 def orthogonalized(updates: Tensor) -> Tensor:
     """Move the singular values of matrices near 1 by Newton-Schulz: (N, fan_in, fan_out) -> the same."""
-    X = updates / updates.norm(dim=(1, 2), keepdim=True).clamp(min=1e-7)
+    X = updates / torch.linalg.vector_norm(updates, dim=(1, 2), keepdim=True).clamp(min=1e-7)
     short, long = sorted(updates.shape[1:])
     return gram_newton_schulz(X) if long > GRAM_RATIO * short else newton_schulz(X)
 
