@@ -355,12 +355,13 @@ class BackpropEngine:
 
     def gradients(self, X: Tensor, Y: Tensor, keep_mask: Tensor | None = None) -> Tensor:
         """Gradients of a batch, X (B, T): see ``training.Engine``. ``p.grad`` stays the same tensors."""
-        if keep_mask is not None:
-            symbols = X.shape[0], X.shape[1] - len(label_sizes(self.network)), *X.shape[2:]
-            if keep_mask.shape != symbols:
-                raise ValueError(f"keep_mask has the shape {tuple(keep_mask.shape)}, the batch {symbols}")
         with torch.inference_mode(False), torch.no_grad():
             self._prepare(X)
+            if keep_mask is not None:
+                assert self._first is not None
+                symbols = X.shape[0], X.shape[1] - len(label_sizes(self._first)), *X.shape[2:]
+                if keep_mask.shape != symbols:
+                    raise ValueError(f"keep_mask has the shape {tuple(keep_mask.shape)}, the batch {symbols}")
             step, compute = self._step(X, Y, drops=keep_mask is not None, gradients=True)
             if step.keep_mask is not None and keep_mask is not None:
                 step.keep_mask.copy_(keep_mask.reshape(-1, 1))

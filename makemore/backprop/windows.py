@@ -24,7 +24,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from itertools import accumulate, pairwise
+from itertools import pairwise
 from typing import Any, Protocol
 
 import torch
@@ -88,15 +88,15 @@ class Level:
 
     ``below``, (D, n), has the rows of the level below that a window consists of. ``counts``, (D,) and
     floating, is how often it occurs among ``total`` windows. ``ids``, (B*P,), is the row of each window.
-    ``window`` says which windows those of the level above consist of. ``parts`` has the rows that are the
-    first part of such a window, those that are the second, and so on. If the windows above overlap, each
-    part has all rows.
+    ``window`` says which windows those of the level above consist of. ``sizes`` has the numbers of rows that
+    are the first part of such a window, that are the second, and so on: they are stored in this order. If
+    the windows above overlap, each part has all rows.
     """
 
     below: Tensor
     counts: Tensor
     ids: Tensor
-    parts: list[slice]
+    sizes: list[int]
     merges = True  # whether equal windows are one row
 
     def __init__(self, batch_size: int, positions: int, window: Window, dtype: torch.dtype) -> None:
@@ -113,7 +113,7 @@ class Level:
         index, self.ids, counts = unique_rows([self.group, *windows.unbind(1)], sizes)
         self.below = windows.index_select(0, index)
         self.counts = counts.to(self.dtype)
-        self._set_parts(self.group.index_select(0, index))
+        self._count_parts(self.group.index_select(0, index))
 
     def windows_above(self, ids: Tensor) -> Tensor:
         """The windows of the level above, given by the rows of this level that ``ids`` has: (B*P', n')."""
@@ -126,25 +126,25 @@ class Level:
     def find_symbols(self, upper: Level, vocab_size: int) -> None:
         """Find the rows of the lowest level, single symbols, in the rows of the next level."""
         symbols = upper.below.t().flatten()  # (D, n) -> (n*D,)
-        part = torch.arange(self.num_parts).repeat_interleave(len(upper.below))
+        part = torch.arange(self.num_parts).unsqueeze(1).expand(-1, len(upper)).flatten()
         index, rows, _ = unique_rows([part, symbols], [self.num_parts, vocab_size])
         self.below = symbols.index_select(0, index).unsqueeze(1)
         self.counts = torch.bincount(rows, upper.counts.repeat(self.num_parts)).to(self.dtype)
-        self._set_parts(part.index_select(0, index))
+        self._count_parts(part.index_select(0, index))
         upper.below = rows.view(self.num_parts, -1).t().contiguous()
 
-    def _set_parts(self, group: Tensor) -> None:
+    def _count_parts(self, group: Tensor) -> None:
         sizes = torch.bincount(group, minlength=self.groups).tolist()
-        self.parts = [slice(start, end) for start, end in pairwise(accumulate(sizes, initial=0))]
-        if self.overlaps:
-            self.parts *= self.num_parts
+        self.sizes = sizes * self.num_parts if self.overlaps else sizes
 
-    def products(self) -> tuple[list[slice], int]:
-        """The places at which the products of each part are stored, and the number of all products."""
-        rows = len(self)
-        if not self.overlaps:
-            return self.parts, rows
-        return [slice(j * rows, (j + 1) * rows) for j in range(self.num_parts)], self.num_parts * rows
+    def parts(self, x: Tensor) -> Sequence[Tensor]:
+        """The rows of x, (D, C), that are each part."""
+        return [x] * self.num_parts if self.overlaps else x.split_with_sizes(self.sizes)
+
+    @property
+    def num_products(self) -> int:
+        """The number of products of a row and the piece of a weight for its part."""
+        return sum(self.sizes)
 
     def __len__(self) -> int:
         return len(self.below)
@@ -268,39 +268,57 @@ class FuseDerivative(WindowDerivative):
         W, b = layer.weight, layer.bias
         self.lower, self.upper = lower, upper
         self.W, self.W_buffer = (
-            w.unflatten(0, (lower.num_parts, -1)) for w in (W, grad_buffer(W))
-        )  # (n, C, H)
+            w.unflatten(0, (lower.num_parts, -1)).unbind() for w in (W, grad_buffer(W))
+        )  # n times (C, H)
+        self.W_t = [W_j.t() for W_j in self.W]
         self.b, self.b_buffer = b, None if b is None else grad_buffer(b)
         self.products, self.dx = GrowingBuffer(W, W.shape[1]), GrowingBuffer(W, W.shape[0] // lower.num_parts)
+        self.starts = torch.arange(0)
+        self.y = None if upper.merges else W.new_empty(upper.total, W.shape[1])
 
     # W is split into n pieces W_j, one for each part of a window. For a row x_i that is part j of windows:
     #   y = sum over j of p_ij + b   p_ij = x_i W_j
     def forward(self, x: Tensor) -> Tensor:
-        places, number = self.lower.products()
-        products, self.x = self.products(number), x
-        for W_j, rows, place in zip(self.W, self.lower.parts, places, strict=True):
-            torch.mm(x[rows], W_j, out=products[place])  # (D_j, C) -> (D_j, H)
+        products, self.x_parts = self.products(self.lower.num_products), self.lower.parts(x)
+        self.places = products.split_with_sizes(self.lower.sizes)  # of the products of each part
+        for W_j, x_j, place in zip(self.W, self.x_parts, self.places, strict=True):
+            torch.mm(x_j, W_j, out=place)  # (D_j, C) -> (D_j, H)
         self.rows = self.upper.below
         if self.lower.overlaps:  # the products by W_j are stored after all those by the earlier pieces
-            self.rows = self.rows + torch.arange(0, number, len(x))
-        y: Tensor = F.embedding_bag(self.rows, products, mode="sum")  # (D, n) -> (D, H)
-        return y if self.b is None else y.add_(self.b)
+            self.rows = self.rows + torch.arange(0, len(products), len(x))
+        y = self.sum_products(products) if self.y is None else self.sum_into(self.y, products)
+        return y if self.b is None else y.add_(self.b)  # (D, H)
+
+    def sum_products(self, products: Tensor) -> Tensor:
+        """The sum of the products at each of the ``rows``, (D, n) -> (D, H)."""
+        D, n = self.rows.shape
+        if len(self.starts) < D:  # kept, as making them takes longer than the sum
+            self.starts = torch.arange(0, n * (D + D // 4), n)
+        y: Tensor = F.embedding_bag(self.rows.flatten(), products, self.starts[:D], mode="sum")
+        return y
+
+    def sum_into(self, y: Tensor, products: Tensor) -> Tensor:
+        """The same in given memory: what reads the tensor ``y`` need not be built anew for each batch."""
+        first, *others = self.rows.unbind(1)
+        torch.index_select(products, 0, first, out=y)
+        for rows in others:
+            y.add_(products.index_select(0, rows))
+        return y
 
     #   dp_ij = the sum of dy over the windows that row i is part j of
     #   dx_i = sum over j of dp_ij W_j'   dW_j = sum over i of x_i' dp_ij   db = the sum of dy's rows
     # dx comes first, as dW may be added to W itself.
     def backward(self, dy: Tensor) -> Tensor:
-        places, number = self.lower.products()
-        dx, dproducts = self.dx(len(self.x)), self.products(number).zero_()
+        dx, dproducts = self.dx(len(self.lower)), self.products(self.lower.num_products).zero_()
         for rows in self.rows.unbind(1):
             dproducts.index_add_(0, rows, dy)
-        for j, (part, place) in enumerate(zip(self.lower.parts, places, strict=True)):
+        for j, (dplace, dx_j) in enumerate(zip(self.places, self.lower.parts(dx), strict=True)):
             if j > 0 and self.lower.overlaps:
-                dx.addmm_(dproducts[place], self.W[j].t())
+                dx_j.addmm_(dplace, self.W_t[j])
             else:
-                torch.mm(dproducts[place], self.W[j].t(), out=dx[part])
-        for W_j_buffer, part, place in zip(self.W_buffer, self.lower.parts, places, strict=True):
-            W_j_buffer.addmm_(self.x[part].t(), dproducts[place])
+                torch.mm(dplace, self.W_t[j], out=dx_j)
+        for W_j_buffer, x_j, dplace in zip(self.W_buffer, self.x_parts, self.places, strict=True):
+            W_j_buffer.addmm_(x_j.t(), dplace)
         if self.b_buffer is not None:
             self.b_buffer.add_(dy.sum(0))
         return dx
@@ -407,7 +425,10 @@ class NarrowLinearDerivative(LinearDerivative):
 
 
 class RowwiseDerivative(WindowDerivative):
-    """A layer that computes each row on its own, by its plain derivative built for the rows of each batch."""
+    """A layer that computes each row on its own, by its plain derivative.
+
+    That is built for the tensor of rows: for each batch, or once if all batches are in the same tensor.
+    """
 
     def __init__(self, layer: Layer, grad_buffer: GradBuffer, inplace_ok: bool) -> None:
         kind = derivative_class(layer)
@@ -415,9 +436,12 @@ class RowwiseDerivative(WindowDerivative):
             kind = NarrowLinearDerivative
         self.needs_output = kind.needs_output
         self.derivative_at: Callable[[Tensor], Derivative] = lambda x: kind(layer, x, grad_buffer, inplace_ok)
+        self.x: Tensor | None = None
 
     def forward(self, x: Tensor) -> Tensor:
-        self.derivative = self.derivative_at(x.contiguous())  # torch's BatchNorm misreads columns as rows
+        x = x.contiguous()  # torch's BatchNorm misreads columns as rows
+        if x is not self.x:
+            self.derivative, self.x = self.derivative_at(x), x
         for kernel in self.derivative.forward:
             kernel()
         return self.derivative.y
@@ -557,8 +581,8 @@ class WindowsStep(Step):
         if not lowest.overlaps:
             lowest.find_symbols(self.levels[1], num_symbols)
         fusing = [derivative for derivative in self.derivatives if isinstance(derivative, FuseDerivative)]
-        plain_work = sum(derivative.upper.total * derivative.W.numel() for derivative in fusing)
-        work = sum(derivative.lower.products()[1] * derivative.W[0].numel() for derivative in fusing)
+        plain_work = sum(each.upper.total * each.lower.num_parts * each.W[0].numel() for each in fusing)
+        work = sum(each.lower.num_products * each.W[0].numel() for each in fusing)
         return bool(plain_work >= MIN_SAVING * work)
 
 
