@@ -52,7 +52,7 @@ TILE = 256
 """Rows of every matrix product, see ``Stage.products``."""
 
 SUM_ROWS = 1024
-"""Rows of products that are added up at once, so that they stay in the processor's cache."""
+"""Rows that are added up at once, of products in several tensors."""
 
 PIECE_VALUES = 2**22
 """Values of a layer's output that are held at once: 16 MB in float32."""
@@ -100,41 +100,66 @@ class Stage(NamedTuple):
         number of rows. Here every matrix product has ``TILE`` rows, so that the product of a row does not
         depend on how many other rows it is computed with.
         """
-        *full, last = torch.split(x, TILE)
-        tiles = [*full, F.pad(last, (0, 0, 0, TILE - len(last)))]
-        products = []
-        for weight in self.weight:
-            product = x.new_empty(len(tiles) * TILE, weight.shape[1])
-            for tile, rows in zip(tiles, torch.split(product, TILE), strict=True):
-                torch.mm(tile, weight, out=rows)
-            products.append(product[: len(x)])
-        products[-1] += self.bias
+        products = [x.new_empty(len(x), self.weight.shape[2]) for _ in self.weight]
+        self._multiply(x, products)
         return products
 
+    def joined_products(self, x: Tensor) -> Tensor:
+        """The same in one tensor, (n, D, C_out), which ``sum_products`` adds in less time."""
+        products = x.new_empty(len(self.weight), len(x), self.weight.shape[2])
+        self._multiply(x, products.unbind())
+        return products
+
+    def _multiply(self, x: Tensor, products: Sequence[Tensor]) -> None:
+        *full, last = torch.split(x, TILE)
+        last = F.pad(last, (0, 0, 0, TILE - len(last)))
+        for product, weight in zip(products, self.weight, strict=True):
+            *full_rows, last_rows = torch.split(product, TILE)
+            for tile, rows in zip(full, full_rows, strict=True):
+                torch.mm(tile, weight, out=rows)
+            last_rows.copy_(torch.mm(last, weight)[: len(last_rows)])
+        products[-1].add_(self.bias)
+
     def sum_products(
-        self, products: Sequence[Tensor], columns: Sequence[Tensor], values: Sequence[Value]
+        self, products: Tensor | Sequence[Tensor], columns: Sequence[Tensor], values: Sequence[Value]
     ) -> Value:
         """The output for the distinct windows among N positions.
 
-        A window is a row of the n ``columns``, (N,) each, the oldest position first: indices into the
-        ``products``. ``values`` are the embedding and the outputs of all earlier stages.
+        A window is a row of the n ``columns``, (N,) each, the oldest position first: indices into the n
+        ``products``, in one tensor or several. ``values`` are the embedding and the outputs of all earlier
+        stages.
         """
         source, added = values[self.source], [values[i] for i in self.added]
         if len(columns) == 1 and not added:
             return source._replace(rows=self.activated(products[0]))
-        products = [*products, *(value.rows for value in added)]
+        n = len(columns)
         columns = [*columns, *(value.ids for value in added)]
         ids, index = source.ids, source.position_of
         # The source's rows are reused if each gives one window: of one position, with the same added values.
         if index is None or len(self.weight) > 1 or not all(torch.equal(c, c[index][ids]) for c in columns):
-            index, ids, _ = unique_rows(columns, [len(product) for product in products])
+            sizes = [len(rows) for rows in (*products, *(value.rows for value in added))]
+            index, ids, _ = unique_rows(columns, sizes)
         pieces = []
-        for some in torch.split(index, SUM_ROWS):
-            total, *others = (p.index_select(0, c[some]) for p, c in zip(products, columns, strict=True))
-            for other in others:
-                total += other
+        # Joined products are added in one call; others in pieces that stay in the processor's cache.
+        for some in [index] if isinstance(products, Tensor) else torch.split(index, SUM_ROWS):
+            total = _sum_of_rows(products, [column.index_select(0, some) for column in columns[:n]])
+            for value, column in zip(added, columns[n:], strict=True):
+                total += value.rows.index_select(0, column.index_select(0, some))
             pieces.append(self.activated(total))
-        return Value(torch.cat(pieces), ids, index)
+        return Value(pieces[0] if len(pieces) == 1 else torch.cat(pieces), ids, index)
+
+
+def _sum_of_rows(tables: Tensor | Sequence[Tensor], columns: Sequence[Tensor]) -> Tensor:
+    """The sum of a row of each of n tables, (R, C) each: n columns of D row numbers -> (D, C)."""
+    if isinstance(tables, Tensor):  # in one, (n, R, C)
+        R = tables.shape[1]
+        rows = torch.stack([column + j * R for j, column in enumerate(columns)], dim=1)
+        total: Tensor = F.embedding_bag(rows, tables.flatten(0, 1), mode="sum")
+        return total
+    total, *others = (table.index_select(0, column) for table, column in zip(tables, columns, strict=True))
+    for other in others:
+        total += other
+    return total
 
 
 class Value(NamedTuple):
@@ -342,9 +367,10 @@ class Convolution:
             # has there is found at the first example.
             source = values[stage.source]
             columns = [
-                source.ids[index - offsets.clamp(max=lag)] if lag else source.ids for lag in stage.lags
+                source.ids.index_select(0, index - offsets.clamp(max=lag)) if lag else source.ids
+                for lag in stage.lags
             ]
-            values.append(stage.sum_products(stage.products(source.rows), columns, values))
+            values.append(stage.sum_products(stage.joined_products(source.rows), columns, values))
             for j in self.last_reads[i]:
                 values[j] = values[j]._replace(rows=values[j].rows.new_empty(0))  # frees memory
         return values[-1].rows, values[-1].ids
@@ -465,7 +491,7 @@ def _channels_after(layer: Layer, x: Tensor) -> int:
 
 def _multiplied_out(layers: Sequence[Layer], channels: int) -> tuple[Tensor, Tensor]:
     """Affine layers as one, x @ weight + bias, in float64 on the CPU."""
-    weight = torch.eye(channels, dtype=torch.float64)
+    weight: Tensor | None = None  # the identity
     bias = torch.zeros(channels, dtype=torch.float64)
     for layer in layers:
         try:
@@ -478,7 +504,9 @@ def _multiplied_out(layers: Sequence[Layer], channels: int) -> tuple[Tensor, Ten
                 f" {len(bias)}"
             )
         if scale.ndim == 1:  # a factor for each channel
-            weight, bias = weight * scale, bias * scale + shift
+            weight = scale.diag() if weight is None else weight * scale
+            bias = bias * scale + shift
         else:
-            weight, bias = weight @ scale, bias @ scale + shift
-    return weight, bias
+            weight = scale.contiguous() if weight is None else weight @ scale
+            bias = bias @ scale + shift
+    return torch.eye(channels, dtype=torch.float64) if weight is None else weight, bias

@@ -440,6 +440,30 @@ def test_a_false_declaration_is_found(kind: type[Fixed], message: str, place: in
             use(network)
 
 
+class TorchLinear(Layer):
+    """Stores its weight as ``torch.nn.Linear`` does, and declares a view of it."""
+
+    PARAMETERS = ("weight",)
+
+    def __init__(self, fan_in: int, fan_out: int) -> None:
+        self.weight = torch.randn((fan_out, fan_in), generator=Generator().manual_seed(3))
+
+    def __call__(self, x: Tensor) -> Tensor:
+        self.out = F.linear(x, self.weight)
+        return self.out
+
+    def affine(self) -> tuple[Tensor, Tensor]:
+        return self.weight.T, torch.zeros(len(self.weight))
+
+
+def test_a_layer_whose_scale_is_not_contiguous() -> None:
+    layers = [Embedding(V, 8), FlattenConsecutive(2), TorchLinear(16, 6), Tanh(), TorchLinear(6, V)]
+    network = Sequential(layers)
+    examples = Examples(encode_words(VOCABULARY, ["ab", "b", "abba"]), 2)
+    Convolution.from_network(network)
+    assert loss(network, examples) == pytest.approx(split_loss(network, examples), abs=1e-6)
+
+
 def test_a_pointwise_layer_without_positions_in_its_output_is_found() -> None:
     network = Sequential([Embedding(V, 8), MeanOfAll(8), Linear(8, V)])
     with pytest.raises(
