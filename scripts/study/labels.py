@@ -18,7 +18,6 @@ from __future__ import annotations
 import argparse
 import copy
 import statistics
-import sys
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -27,6 +26,7 @@ from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
+from answer import answer
 from torch import Generator, Tensor, nn
 
 from makemore.backprop.windows import WindowsEngine
@@ -353,4 +353,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    answer(main)

@@ -11,10 +11,10 @@ are processor seconds of the whole command, memory is its peak.
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from answer import answer
 from docstring_lines import lines
 from train_command import Result, train
 
@@ -89,4 +89,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    answer(main)

@@ -15,6 +15,7 @@ import performance_log
 import pytest
 import torch
 import train_command
+from answer import answer
 
 from makemore.core.errors import ModelFileError
 from makemore.data.word_list import load_words
@@ -220,3 +221,18 @@ def test_karpathys_split_is_that_of_his_program(tmp_path: Path, capsys: pytest.C
     assert float(lines[-2].split()[1]) == pytest.approx(sum(found) / 2, abs=2e-4)
     with pytest.raises(ModelFileError, match="no-such-model"):
         karpathys_split.main(["--data", str(path), "--", *tiny, "--distil-from", "no-such-model"])
+
+
+def test_an_error_of_a_script_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        answer(lambda: karpathys_split.main(["--data", "no-such-list"]))
+    message = capsys.readouterr().err
+    assert message.endswith(": cannot read the word list no-such-list: No such file or directory\n")
+    assert message.count("\n") == 1
+    assert ended.value.code == 2
+
+
+def test_the_exit_code_of_a_script_without_errors() -> None:
+    with pytest.raises(SystemExit) as ended:
+        answer(lambda: 3)
+    assert ended.value.code == 3
