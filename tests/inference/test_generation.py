@@ -78,7 +78,7 @@ HISTORIC = trained(network_plan("hierarchical-bug", 8, 6, 24))
 """A network that no convolution equals."""
 
 
-@pytest.mark.parametrize(("name", "number"), [("pairs", 2000), ("flat", 500), ("deep", 300)])
+@pytest.mark.parametrize(("name", "number"), [("pairs", 1200), ("flat", 500), ("deep", 300)])
 def test_words_are_those_of_the_plain_way(name: str, number: int) -> None:
     plain = list(generate_plain(TRAINED[name], VOCABULARY, seeded(1), number))
     words = list(generate(CONVOLUTIONS[name], VOCABULARY, seeded(1), number))
@@ -169,11 +169,11 @@ def test_rejected_words_are_passed_over_as_in_the_plain_way(network: Sequential)
 def test_no_word_begins_or_ends_with_a_blank() -> None:
     vocabulary = Vocabulary(" ab\N{NO-BREAK SPACE}\N{IDEOGRAPHIC SPACE}")
     network = network_plan("mlp", 3, 6, 24).build(len(vocabulary), seeded()).to(dtype=torch.float64)
-    words = list(generate(network, vocabulary, seeded(), 500))
+    words = list(generate(network, vocabulary, seeded(), 200))
     assert all(word == word.strip() for word in words)
     assert any(" " in word for word in words)
     plain = generate_plain(
-        network, vocabulary, seeded(), 500, accept=lambda words: [word == word.strip() for word in words]
+        network, vocabulary, seeded(), 200, accept=lambda words: [word == word.strip() for word in words]
     )
     assert words == [sample.word for sample in plain]
     assert all(
