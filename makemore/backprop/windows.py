@@ -273,7 +273,6 @@ class FuseDerivative(WindowDerivative):
         self.W_t = [W_j.t() for W_j in self.W]
         self.b, self.b_buffer = b, None if b is None else grad_buffer(b)
         self.products, self.dx = GrowingBuffer(W, W.shape[1]), GrowingBuffer(W, W.shape[0] // lower.num_parts)
-        self.starts = torch.arange(0)
         self.y = None if upper.merges else W.new_empty(upper.total, W.shape[1])
 
     # W is split into n pieces W_j, one for each part of a window. For a row x_i that is part j of windows:
@@ -286,24 +285,15 @@ class FuseDerivative(WindowDerivative):
         self.rows = self.upper.below
         if self.lower.overlaps:  # the products by W_j are stored after all those by the earlier pieces
             self.rows = self.rows + torch.arange(0, len(products), len(x))
-        y = self.sum_products(products) if self.y is None else self.sum_into(self.y, products)
-        return y if self.b is None else y.add_(self.b)  # (D, H)
-
-    def sum_products(self, products: Tensor) -> Tensor:
-        """The sum of the products at each of the ``rows``, (D, n) -> (D, H)."""
-        D, n = self.rows.shape
-        if len(self.starts) < D:  # kept, as making them takes longer than the sum
-            self.starts = torch.arange(0, n * (D + D // 4), n)
-        y: Tensor = F.embedding_bag(self.rows.flatten(), products, self.starts[:D], mode="sum")
-        return y
-
-    def sum_into(self, y: Tensor, products: Tensor) -> Tensor:
-        """The same in given memory: what reads the tensor ``y`` need not be built anew for each batch."""
-        first, *others = self.rows.unbind(1)
-        torch.index_select(products, 0, first, out=y)
-        for rows in others:
-            y.add_(products.index_select(0, rows))
-        return y
+        y = self.y
+        if y is None:
+            y = F.embedding_bag(self.rows, products, mode="sum")  # (D, n) -> (D, H)
+        else:  # into the same memory each time, on which the next layer's derivative is built once
+            first, *others = self.rows.unbind(1)
+            torch.index_select(products, 0, first, out=y)
+            for rows in others:
+                y.add_(products.index_select(0, rows))
+        return y if self.b is None else y.add_(self.b)
 
     #   dp_ij = the sum of dy over the windows that row i is part j of
     #   dx_i = sum over j of dp_ij W_j'   dW_j = sum over i of x_i' dp_ij   db = the sum of dy's rows

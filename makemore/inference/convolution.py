@@ -52,7 +52,7 @@ TILE = 256
 """Rows of every matrix product, see ``Stage.products``."""
 
 SUM_ROWS = 1024
-"""Rows that are added up at once, of products in several tensors."""
+"""Rows of products in several tensors that are added up at once, so that they stay in the cache."""
 
 PIECE_VALUES = 2**22
 """Values of a layer's output that are held at once: 16 MB in float32."""
@@ -140,7 +140,6 @@ class Stage(NamedTuple):
             sizes = [len(rows) for rows in (*products, *(value.rows for value in added))]
             index, ids, _ = unique_rows(columns, sizes)
         pieces = []
-        # Joined products are added in one call; others in pieces that stay in the processor's cache.
         for some in [index] if isinstance(products, Tensor) else torch.split(index, SUM_ROWS):
             total = _sum_of_rows(products, [column.index_select(0, some) for column in columns[:n]])
             for value, column in zip(added, columns[n:], strict=True):
@@ -491,7 +490,7 @@ def _channels_after(layer: Layer, x: Tensor) -> int:
 
 def _multiplied_out(layers: Sequence[Layer], channels: int) -> tuple[Tensor, Tensor]:
     """Affine layers as one, x @ weight + bias, in float64 on the CPU."""
-    weight: Tensor | None = None  # the identity
+    weight = torch.eye(channels, dtype=torch.float64)
     bias = torch.zeros(channels, dtype=torch.float64)
     for layer in layers:
         try:
@@ -504,9 +503,7 @@ def _multiplied_out(layers: Sequence[Layer], channels: int) -> tuple[Tensor, Ten
                 f" {len(bias)}"
             )
         if scale.ndim == 1:  # a factor for each channel
-            weight = scale.diag() if weight is None else weight * scale
-            bias = bias * scale + shift
+            weight, bias = weight * scale, bias * scale + shift
         else:
-            weight = scale.contiguous() if weight is None else weight @ scale
-            bias = bias @ scale + shift
-    return torch.eye(channels, dtype=torch.float64) if weight is None else weight, bias
+            weight, bias = weight @ scale, bias @ scale + shift
+    return weight, bias

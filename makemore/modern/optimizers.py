@@ -76,8 +76,6 @@ class Muon:
     def _orthogonalized(self, updates: Tensor) -> Tensor:
         """The updates, (N, fan_in, fan_out), orthogonalized: each process sends its part to the others."""
         parts = self.processes.split(len(updates))
-        if len(parts) == 1:
-            return orthogonalized(updates)
         own = parts[self.processes.rank]
         if own.stop > own.start:
             updates[own] = orthogonalized(updates[own])
